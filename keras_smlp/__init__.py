@@ -1,0 +1,13 @@
+"""sMLPNet (sparse MLP for image recognition) in Keras 3, on TensorFlow, JAX and PyTorch."""
+
+from keras_smlp import layers as layers
+from keras_smlp.model import SMLPNet as SMLPNet
+from keras_smlp.model import SMLPNetBase as SMLPNetBase
+from keras_smlp.model import SMLPNetSmall as SMLPNetSmall
+from keras_smlp.model import SMLPNetTiny as SMLPNetTiny
+from keras_smlp.variants import VARIANTS as VARIANTS
+from keras_smlp.variants import list_models as list_models
+from keras_smlp.weights.official import load_official as load_official
+from keras_smlp.weights.official import save_official as save_official
+
+__version__ = "0.1.0"

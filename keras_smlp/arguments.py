@@ -1,0 +1,113 @@
+"""The checks of a model's arguments: early, one sentence, what was received and what is allowed."""
+
+import keras
+
+DEFAULT_SHAPE = (224, 224, 3)
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+def check_architecture(dim, depths, expansion, patch_size):
+    """Refuses sizes that are not positive integers; `depths` may be any non-empty sequence."""
+    if not isinstance(depths, tuple) or not depths or not all(map(is_positive_integer, depths)):
+        raise ValueError(
+            f"`depths` must be a sequence of positive integers. Received: depths={depths!r}"
+        )
+    for name, value in {"dim": dim, "expansion": expansion, "patch_size": patch_size}.items():
+        if not is_positive_integer(value):
+            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+
+
+def check_head(include_top, pooling, classes, classifier_activation):
+    """Refuses a head that cannot be built."""
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
+    if not include_top:
+        return
+    if not is_positive_integer(classes):
+        raise ValueError(f"`classes` must be a positive integer. Received: classes={classes!r}")
+    try:
+        keras.activations.get(classifier_activation)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "`classifier_activation` must be None, the name of a Keras activation or a callable. "
+            f"Received: classifier_activation={classifier_activation!r}"
+        ) from error
+
+
+def check_drop_path_rate(rate):
+    """Refuses a rate outside [0, 1)."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(
+            "`drop_path_rate` must be None or a number in [0, 1). "
+            f"Received: drop_path_rate={rate!r}"
+        )
+
+
+def check_policy(dtype):
+    """The dtype policy of one model: the given one, or the global one."""
+    if dtype is None:
+        return keras.config.dtype_policy()
+    if isinstance(dtype, (str, keras.dtype_policies.DTypePolicy)):
+        try:
+            policy = keras.dtype_policies.get(dtype)
+        except (ValueError, TypeError):
+            policy = None
+        if policy is not None and policy.compute_dtype in FLOATS:
+            return policy
+    raise ValueError(
+        "`dtype` must be None or a floating-point dtype policy such as 'float32' or "
+        f"'mixed_bfloat16'. Received: dtype={dtype!r}"
+    )
+
+
+def check_input(input_tensor, input_shape, stride, rgb):
+    """The symbolic images that a network is built on.
+
+    Args:
+        input_tensor: Symbolic tensor or `None`. Taken as it is, if given.
+        input_shape: `(height, width, channels)` or `None` for the published one.
+        stride: What height and width must be multiples of.
+        rgb: Boolean. Whether there must be three channels.
+
+    Returns:
+        A `keras.KerasTensor`, `(batch, height, width, channels)`.
+    """
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "keras_smlp is written for image_data_format 'channels_last'. "
+            f"Received: keras.config.image_data_format()={keras.config.image_data_format()!r}"
+        )
+    if input_tensor is None:
+        shape, name = input_shape or DEFAULT_SHAPE, "input_shape"
+    elif not isinstance(input_tensor, keras.KerasTensor):
+        raise ValueError(
+            "`input_tensor` must be a symbolic Keras tensor, such as keras.Input(...) returns. "
+            f"Received: input_tensor of type {type(input_tensor).__name__}"
+        )
+    else:
+        shape, name = input_tensor.shape[1:], "input_tensor"
+        if input_shape is not None and tuple(input_shape) != tuple(shape):
+            raise ValueError(
+                "`input_shape` must be the shape of `input_tensor` where both are given. "
+                f"Received: input_shape={input_shape!r}, input_tensor.shape={input_tensor.shape}"
+            )
+    if (
+        not isinstance(shape, (list, tuple))
+        or len(shape) != 3
+        or not all(map(is_positive_integer, shape))
+        or any(side % stride for side in shape[:2])
+        or (rgb and shape[2] != 3)
+    ):
+        channels = "3 channels (`include_preprocessing=True` takes RGB)" if rgb else "channels"
+        raise ValueError(
+            f"`{name}` must be (height, width, channels) with a height and a width that are known "
+            f"multiples of {stride}, and {channels}. Received: {name} with the shape {shape!r}"
+        )
+    if input_tensor is not None:
+        return input_tensor
+    return keras.Input(tuple(shape), name="images")
+
+
+def is_positive_integer(value):
+    """Whether it is an integer above zero; `True` is no integer here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

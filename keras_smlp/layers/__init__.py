@@ -1,0 +1,8 @@
+"""Keras layers of sMLPNet, each usable alone in another model."""
+
+from keras_smlp.layers.axial import AxialLinear as AxialLinear
+from keras_smlp.layers.axial import SparseMLP as SparseMLP
+from keras_smlp.layers.depthwise import DepthwiseConv as DepthwiseConv
+from keras_smlp.layers.drop_path import DropPath as DropPath
+from keras_smlp.layers.mixing import ChannelMixing as ChannelMixing
+from keras_smlp.layers.mixing import TokenMixing as TokenMixing

@@ -1,0 +1,158 @@
+"""The paper's sparse MLP: linear maps along one spatial axis, and their fusion."""
+
+import keras
+from keras import ops
+
+from keras_smlp.layers.common import TorchUniform, check_map, register, run
+
+AXES = ("height", "width")
+
+
+@register
+class AxialLinear(keras.Layer):
+    """One linear map along one spatial axis, shared by all rows (or columns) and all channels.
+
+    With `axis="width"`, `y[b, h, v, c] = sum_w kernel[v, w] * x[b, h, w, c] + bias[v]`; with
+    `axis="height"` the same along the columns.
+
+    Args:
+        axis: `"height"` or `"width"`. The axis that is mixed.
+        use_bias: Boolean. Whether to add one bias per output position. Defaults to `True`.
+        kernel_initializer: Keras initializer of the kernel. `None` (default) is PyTorch's,
+            U(-1/sqrt(size), 1/sqrt(size)), as in the official network.
+        bias_initializer: Keras initializer of the bias. `None` (default) is the same distribution.
+        **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Input shape:
+        `(batch, height, width, channels)`. The size of the mixed axis and the channels must be
+        known when the layer is built; height and width may differ.
+
+    Output shape:
+        The input's.
+
+    Raises:
+        ValueError: If `axis` is neither of the two, or the input is no map or has an unknown size.
+
+    Reference:
+        [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422), section 3.2;
+        `proj_h` (width) and `proh_w` (height) in the official `models/smlp.py`.
+
+    Example:
+
+    >>> x = np.zeros((2, 8, 12, 16), "float32")
+    >>> layer = keras_smlp.layers.AxialLinear("width")
+    >>> layer(x).shape, layer.kernel.shape
+    ((2, 8, 12, 16), (12, 12))
+    """
+
+    def __init__(
+        self, axis, use_bias=True, kernel_initializer=None, bias_initializer=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if axis not in AXES:
+            raise ValueError(f"`axis` must be one of {AXES}. Received: axis={axis!r}")
+        self.axis = axis
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+
+    def build(self, input_shape):
+        check_map(self, input_shape, self.axis, "channels")
+        axis = 1 + AXES.index(self.axis)
+        size = input_shape[axis]
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={axis: size})
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(size, size),
+            initializer=self.kernel_initializer or TorchUniform(size),
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(size,),
+                initializer=self.bias_initializer or TorchUniform(size),
+            )
+
+    def call(self, x):
+        if self.axis == "width":
+            return self._affine(x)
+        # the columns' map is a row map of (height, width * channels): no transpose either way
+        _, height, width, channels = ops.shape(x)
+        y = self._affine(ops.reshape(x, (-1, height, width * channels)))
+        return ops.reshape(y, (-1, height, width, channels))
+
+    def _affine(self, x):
+        y = ops.matmul(self.kernel, x)
+        if self.bias is None:
+            return y
+        # the bias first: on TensorFlow, `ops.add(y, bias)` may add it along another axis
+        return ops.add(ops.expand_dims(self.bias, -1), y)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }
+
+
+@register
+class SparseMLP(keras.Layer):
+    """The sparse MLP (sMLP): token mixing along rows and columns, fused with the identity.
+
+    `fuse(concat([x, width(x), height(x)]))`, where `width` and `height` are `AxialLinear` maps and
+    `fuse` is a dense layer on the channels, `3 * channels -> channels`, without a bias. Each output
+    position sees its own row and column; two such layers see the whole map.
+
+    Args:
+        **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Input shape:
+        `(batch, height, width, channels)`, all but the batch known; height and width may differ.
+
+    Output shape:
+        The input's.
+
+    Raises:
+        ValueError: If the input is no map or has an unknown size.
+
+    Reference:
+        [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422), section 3.2;
+        `sMLPBlock` in the official `models/smlp.py`, whose order of concatenation and fusion
+        without a bias (the paper's pseudo-code has others) made the published weights.
+
+    Example:
+
+    >>> x = np.zeros((2, 8, 12, 16), "float32")
+    >>> keras_smlp.layers.SparseMLP()(x).shape
+    (2, 8, 12, 16)
+    """
+
+    def build(self, input_shape):
+        height, width, channels = check_map(self, input_shape, "height", "width", "channels")
+        self.input_spec = keras.layers.InputSpec(shape=(None, height, width, channels))
+        self.width = AxialLinear("width", name="width", dtype=self.dtype_policy)
+        self.height = AxialLinear("height", name="height", dtype=self.dtype_policy)
+        self.fuse = keras.layers.Dense(
+            channels,
+            use_bias=False,
+            kernel_initializer=TorchUniform(3 * channels),
+            name="fuse",
+            dtype=self.dtype_policy,
+        )
+        self.width.build(input_shape)
+        self.height.build(input_shape)
+        self.fuse.build((None, height, width, 3 * channels))
+
+    def call(self, x):
+        branches = [x, run(self, self.width, x), run(self, self.height, x)]
+        return run(self, self.fuse, ops.concatenate(branches, axis=-1))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

@@ -1,0 +1,75 @@
+"""Stochastic depth."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_smlp.layers.common import register
+
+
+@register
+class DropPath(keras.Layer):
+    """Stochastic depth: zeroes a residual branch for whole samples while training.
+
+    Each sample of the batch is dropped with probability `rate`, independently; what is kept is
+    divided by `1 - rate`, so that the expectation stays. At inference it is the identity.
+
+    The state of its random generator is saved with the weights, so a resumed training draws what
+    the uninterrupted one would have drawn (Keras' own `Dropout` starts anew).
+
+    Args:
+        rate: Float in `[0, 1)`. Probability of dropping a sample.
+        seed: Integer or `None`. Seed of the draws; `None` takes one from the generator that
+            `keras.utils.set_random_seed` seeds. Two layers with one seed draw the same masks.
+        **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Call arguments:
+        x: Tensor of any rank, `(batch, ...)`.
+        training: Boolean. Whether to drop. Defaults to the mode that the model is called in.
+
+    Returns:
+        A tensor of the shape and dtype of `x`.
+
+    Raises:
+        ValueError: If `rate` is outside `[0, 1)`.
+
+    Reference:
+        [Deep Networks with Stochastic Depth](https://arxiv.org/abs/1603.09382), as in timm's
+        `DropPath`, which the official sMLPNet uses.
+
+    Example:
+
+    >>> x = np.ones((4, 8, 8, 3), "float32")
+    >>> keras_smlp.layers.DropPath(0.5, seed=1)(x, training=True).shape
+    (4, 8, 8, 3)
+    """
+
+    def __init__(self, rate, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise ValueError(f"`rate` must be a number in [0, 1). Received: rate={rate!r}")
+        self.rate = rate
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed) if rate > 0 else None
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, x, training=None):
+        if not training or self.rate == 0:
+            return x
+        samples = ops.ones((ops.shape(x)[0],) + (1,) * (len(x.shape) - 1), dtype=x.dtype)
+        return x * keras.random.dropout(samples, self.rate, seed=self.seed_generator)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def save_own_variables(self, store):
+        if self.seed_generator is not None:
+            store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        if self.seed_generator is not None and "seed_state" in store:
+            self.seed_generator.state.assign(np.asarray(store["seed_state"]))
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}

@@ -1,0 +1,177 @@
+"""The two halves of an sMLPNet block: token mixing and channel mixing, each with its residual."""
+
+import keras
+from keras import ops
+
+from keras_smlp.layers.axial import SparseMLP
+from keras_smlp.layers.common import TorchUniform, check_map, register, run
+from keras_smlp.layers.depthwise import DepthwiseConv
+from keras_smlp.layers.drop_path import DropPath
+
+# PyTorch's defaults; its momentum of 0.1 is 0.9 in Keras' terms
+EPSILON = 1e-5
+MOMENTUM = 0.9
+
+
+def batch_norm(**kwargs):
+    """Batch normalization with the official network's constants."""
+    return keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)
+
+
+def gelu(x):
+    """The exact GELU (erf); Keras' default is the tanh approximation."""
+    return ops.gelu(x, approximate=False)
+
+
+@register
+class TokenMixing(keras.Layer):
+    """Token mixing of an sMLPNet block: `x + drop_path(mix(x))`.
+
+    `mix` is batch normalization, GELU, a depthwise 3x3 convolution, batch normalization, GELU and
+    the sparse MLP (`SparseMLP`), in this order.
+
+    Args:
+        drop_path_rate: Float in `[0, 1)`. Stochastic depth of the branch. Defaults to `0.0`.
+        seed: Integer or `None`. Seed of the stochastic depth, see `DropPath`.
+        **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Call arguments:
+        x: Map `(batch, height, width, channels)`, all but the batch known.
+        training: Boolean. Batch statistics and stochastic depth if true.
+
+    Returns:
+        A tensor of the shape of `x`.
+
+    Raises:
+        ValueError: If `drop_path_rate` is outside `[0, 1)`, or the input is no map or has an
+            unknown size.
+
+    Reference:
+        [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422), figure 2; an entry of
+        `token_mix` in the official `models/smlp.py`.
+
+    Example:
+
+    >>> x = np.zeros((2, 8, 12, 16), "float32")
+    >>> keras_smlp.layers.TokenMixing(drop_path_rate=0.1)(x).shape
+    (2, 8, 12, 16)
+    """
+
+    def __init__(self, drop_path_rate=0.0, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.drop_path = DropPath(drop_path_rate, seed, name="drop_path", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        shape = check_map(self, input_shape, "height", "width", "channels")
+        self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
+        self.norm1 = batch_norm(name="norm1", dtype=self.dtype_policy)
+        self.conv = DepthwiseConv(3, name="conv", dtype=self.dtype_policy)
+        self.norm2 = batch_norm(name="norm2", dtype=self.dtype_policy)
+        self.mix = SparseMLP(name="mix", dtype=self.dtype_policy)
+        for layer in (self.norm1, self.conv, self.norm2, self.mix):
+            layer.build(input_shape)
+
+    def call(self, x, training=None):
+        y = gelu(run(self, self.norm1, x, training=training))
+        y = run(self, self.conv, y)
+        y = gelu(run(self, self.norm2, y, training=training))
+        y = run(self, self.mix, y)
+        return x + run(self, self.drop_path, y, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        path = self.drop_path
+        return {**super().get_config(), "drop_path_rate": path.rate, "seed": path.seed}
+
+
+@register
+class ChannelMixing(keras.Layer):
+    """Channel mixing of an sMLPNet block: `x + drop_path(mlp(layer_norm(x)))`.
+
+    `mlp` is a dense layer to `expansion * channels`, GELU and a dense layer back, at each position.
+
+    Args:
+        expansion: Positive integer. Width of the hidden layer in multiples of the channels.
+            Defaults to `3`.
+        drop_path_rate: Float in `[0, 1)`. Stochastic depth of the branch. Defaults to `0.0`.
+        seed: Integer or `None`. Seed of the stochastic depth, see `DropPath`.
+        **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Call arguments:
+        x: Tensor `(batch, ..., channels)` of any rank, the channels known.
+        training: Boolean. Stochastic depth if true.
+
+    Returns:
+        A tensor of the shape of `x`.
+
+    Raises:
+        ValueError: If `expansion` is not a positive integer, `drop_path_rate` is outside `[0, 1)`
+            or the channels are unknown.
+
+    Reference:
+        [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422), figure 2; an entry of
+        `channel_mix` in the official `models/smlp.py`.
+
+    Example:
+
+    >>> x = np.zeros((2, 8, 12, 16), "float32")
+    >>> keras_smlp.layers.ChannelMixing(expansion=3)(x).shape
+    (2, 8, 12, 16)
+    """
+
+    def __init__(self, expansion=3, drop_path_rate=0.0, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(expansion, bool) or not isinstance(expansion, int) or expansion < 1:
+            raise ValueError(
+                f"`expansion` must be a positive integer. Received: expansion={expansion!r}"
+            )
+        self.expansion = expansion
+        self.drop_path = DropPath(drop_path_rate, seed, name="drop_path", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(
+                "`ChannelMixing` needs channels that are known when it is built. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        hidden = self.expansion * channels
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=EPSILON, name="norm", dtype=self.dtype_policy
+        )
+        self.dense1 = dense(hidden, channels, name="dense1", dtype=self.dtype_policy)
+        self.dense2 = dense(channels, hidden, name="dense2", dtype=self.dtype_policy)
+        self.norm.build(input_shape)
+        self.dense1.build(input_shape)
+        self.dense2.build((*input_shape[:-1], hidden))
+
+    def call(self, x, training=None):
+        y = run(self, self.norm, x)
+        y = gelu(run(self, self.dense1, y))
+        y = run(self, self.dense2, y)
+        return x + run(self, self.drop_path, y, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        path = self.drop_path
+        return {
+            **super().get_config(),
+            "expansion": self.expansion,
+            "drop_path_rate": path.rate,
+            "seed": path.seed,
+        }
+
+
+def dense(units, fan_in, **kwargs):
+    """A dense layer with PyTorch's initial values: its bias does not start at zero."""
+    return keras.layers.Dense(
+        units,
+        kernel_initializer=TorchUniform(fan_in),
+        bias_initializer=TorchUniform(fan_in),
+        **kwargs,
+    )

@@ -1,0 +1,209 @@
+"""sMLPNet, top to bottom: the network first, then its named variants and its checks.
+
+x -> stem -> stage 1 -> [downsample -> stage i]... -> norm -> mean over positions -> head
+"""
+
+import keras
+
+from keras_smlp.arguments import (
+    check_architecture,
+    check_drop_path_rate,
+    check_head,
+    check_input,
+    check_policy,
+)
+from keras_smlp.layers.common import TorchUniform
+from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, batch_norm, dense
+from keras_smlp.portable import PortableModel
+from keras_smlp.preprocessing import normalization
+from keras_smlp.variants import VARIANTS
+from keras_smlp.weights import loading
+
+
+def SMLPNet(
+    dim,
+    depths,
+    expansion=3,
+    patch_size=4,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    include_preprocessing=True,
+    drop_path_rate=None,
+    name="smlpnet",
+    dtype=None,
+):
+    """An sMLPNet of any width and depth.
+
+    Args:
+        dim: Positive integer. Channels of the first stage; each later stage doubles them.
+        depths: Sequence of positive integers. Blocks of each stage; its length is the number of
+            stages.
+        expansion: Positive integer. Hidden width of the channel mixing, in multiples of the
+            channels. Defaults to `3`.
+        patch_size: Positive integer. Side in pixels of the stem's patches. Defaults to `4`.
+        include_top: Boolean. Whether to end in the classifier (mean over the positions, dense
+            layer). Defaults to `True`.
+        weights: `None` (random initial values, PyTorch's distributions), `"imagenet"` (the official
+            checkpoint, downloaded once and cached) or the path of a `.weights.h5`, `.keras`,
+            `.safetensors` or `.pth` file, the last two with the official keys. Defaults to `None`.
+        input_tensor: Symbolic Keras tensor to build on, an intermediate one too; the model then
+            starts at its inputs. Defaults to a new input.
+        input_shape: `(height, width, channels)`, height and width multiples of 32 (in general of
+            `patch_size * 2 ** (len(depths) - 1)`). The axial kernels depend on it. Defaults to
+            `(224, 224, 3)`.
+        pooling: `None` (the last map), `"avg"` or `"max"`; read where `include_top=False`.
+        classes: Positive integer. Outputs of the classifier. Defaults to `1000`.
+        classifier_activation: Activation of the classifier; `None` gives logits. Defaults to
+            `"softmax"`.
+        include_preprocessing: Boolean. If true (default), the images are RGB in [0, 255], uint8 or
+            float, and the model normalises them in float32; else it takes them normalised.
+        drop_path_rate: Float in `[0, 1)`. Stochastic depth of the last block; block `k` of `N` has
+            `rate * k / (N - 1)`. Defaults to `0.0`.
+        name: String. Name of the model.
+        dtype: Dtype policy of this model alone, for example `"mixed_bfloat16"`. The normalisation
+            and, under 16-bit policies, the classifier stay in float32. Defaults to the global one.
+
+    Returns:
+        A functional `keras.Model`. Its layers are named after their place, for example
+        `stage3_block7_token_mixing`; the output of a stage is its last block's channel mixing.
+
+    Raises:
+        ValueError: If an argument is out of range, or the weights do not fit the model.
+        FileNotFoundError: If `weights` is a path where no file is.
+
+    Reference:
+        [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422); `models/smlp.py` of
+        the official code.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(16, (1, 2, 1), input_shape=(64, 64, 3), classes=10)
+    >>> model(np.zeros((1, 64, 64, 3), "uint8")).shape
+    (1, 10)
+    """
+    depths = tuple(depths) if isinstance(depths, list) else depths
+    drop_path_rate = 0.0 if drop_path_rate is None else drop_path_rate
+    check_architecture(dim, depths, expansion, patch_size)
+    check_head(include_top, pooling, classes, classifier_activation)
+    check_drop_path_rate(drop_path_rate)
+    policy = check_policy(dtype)
+    stride = patch_size * 2 ** (len(depths) - 1)
+    images = check_input(input_tensor, input_shape, stride, rgb=include_preprocessing)
+    source = loading.check(
+        weights, dim, depths, expansion, patch_size, include_top, classes, images.shape[1:]
+    )
+
+    # ---- stem -----------------------------------------------------------------------------------
+    x = normalization()(images) if include_preprocessing else images
+    x = patches(dim, patch_size, x.shape[-1], name="stem", dtype=policy)(x)
+
+    # ---- stages ---------------------------------------------------------------------------------
+    # block k of N drops with rate * k / (N - 1): the first never, the last with the full rate
+    rates = [drop_path_rate * k / max(sum(depths) - 1, 1) for k in range(sum(depths))]
+    for stage, depth in enumerate(depths, start=1):
+        if stage > 1:
+            channels = x.shape[-1]
+            x = patches(2 * channels, 2, channels, name=f"stage{stage}_downsample", dtype=policy)(x)
+        for block in range(1, depth + 1):
+            place = f"stage{stage}_block{block}"
+            rate = rates.pop(0)
+            x = TokenMixing(rate, name=f"{place}_token_mixing", dtype=policy)(x)
+            x = ChannelMixing(expansion, rate, name=f"{place}_channel_mixing", dtype=policy)(x)
+    x = batch_norm(name="norm", dtype=policy)(x)
+
+    # ---- head -----------------------------------------------------------------------------------
+    if include_top:
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype=policy)(x)
+        # logits and softmax in float32, whatever the policy computes in
+        head = "float32" if policy.compute_dtype in ("float16", "bfloat16") else policy
+        x = dense(
+            classes, x.shape[-1], activation=classifier_activation, name="predictions", dtype=head
+        )(x)
+    elif pooling == "avg":
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype=policy)(x)
+    elif pooling == "max":
+        x = keras.layers.GlobalMaxPooling2D(name="max_pool", dtype=policy)(x)
+
+    inputs = images if input_tensor is None else sources(input_tensor)
+    model = PortableModel(inputs, x, name=name)
+    return loading.load(model, source, lambda: SMLPNet(dim, depths, expansion, patch_size))
+
+
+def patches(channels, size, fan_in_channels, **kwargs):
+    """A convolution whose windows tile the map: the stem and the downsampling between stages."""
+    return keras.layers.Conv2D(
+        channels,
+        size,
+        strides=size,
+        use_bias=False,
+        kernel_initializer=TorchUniform(size * size * fan_in_channels),
+        **kwargs,
+    )
+
+
+def sources(tensor):
+    """The input (or the list of inputs) that a symbolic tensor is computed from."""
+    inputs = keras.utils.get_source_inputs(tensor)
+    return inputs[0] if len(inputs) == 1 else inputs
+
+
+def named(constructor_name, variant):
+    """The constructor of one published variant, with the arguments of `keras.applications`."""
+
+    def constructor(
+        include_top=True,
+        weights=None,
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        include_preprocessing=True,
+        drop_path_rate=None,
+        name=f"smlpnet_{variant.name}",
+        dtype=None,
+    ):
+        return SMLPNet(
+            variant.dim,
+            variant.depths,
+            include_top=include_top,
+            weights=weights,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            include_preprocessing=include_preprocessing,
+            drop_path_rate=variant.drop_path_rate if drop_path_rate is None else drop_path_rate,
+            name=name,
+            dtype=dtype,
+        )
+
+    constructor.__name__ = constructor.__qualname__ = constructor_name
+    # the arguments and errors are the network's own, written once
+    arguments = (SMLPNet.__doc__ or "").partition("        include_top:")
+    constructor.__doc__ = f"""sMLPNet-{variant.name.capitalize()}.
+
+    dim={variant.dim}, depths={variant.depths}, {variant.parameters:,} parameters; published top-1
+    accuracy on ImageNet-1K {variant.published_top1}%. `drop_path_rate` defaults to
+    {variant.drop_path_rate}, as in the official training.
+
+    Args:
+{arguments[1]}{arguments[2].partition("    Example:")[0]}
+    Example:
+
+    >>> model = keras_smlp.{constructor_name}(weights=None)
+    >>> model(np.zeros((1, 224, 224, 3), "uint8")).shape
+    (1, 1000)
+    """
+    return constructor
+
+
+SMLPNetTiny = named("SMLPNetTiny", VARIANTS["tiny"])
+SMLPNetSmall = named("SMLPNetSmall", VARIANTS["small"])
+SMLPNetBase = named("SMLPNetBase", VARIANTS["base"])
