@@ -1,0 +1,107 @@
+"""Weights out of Keras' own files (`.weights.h5`, `.keras`), by the names of the layers.
+
+Keras stores a layer under its class name and a counter, so that its own `load_weights` pairs layers
+by their order, and leaves what it did not visit unsaid. Each group also carries the layer's name;
+reading by name lets a network with or without its head, alone or inside another model, take exactly
+its own, and tells what is missing or left over.
+"""
+
+import collections
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import h5py
+
+from keras_smlp.weights.strict import assign
+
+ENDINGS = (".weights.h5", ".keras")
+HEAD = "predictions/"
+# the layers that SMLPNet makes; a model built on an `input_tensor` has others before them
+OURS = re.compile(r"stem|stage\d+_.+|norm|predictions")
+
+
+def read(path):
+    """The weights in a `.weights.h5` or `.keras` file.
+
+    Args:
+        path: Path of a file that `save_weights` or `save` of a functional model wrote.
+
+    Returns:
+        A dict of NumPy arrays by `layer/sublayer/.../index`, the index counting the variables of
+        one layer. The optimizer's and random generators' states are left out.
+
+    Raises:
+        ValueError: If the file is damaged or of another kind.
+        FileNotFoundError: If there is none.
+    """
+    with open(path, "rb") as file:
+        try:
+            if str(path).endswith(".keras"):
+                with zipfile.ZipFile(file) as archive:
+                    file = io.BytesIO(archive.read("model.weights.h5"))
+            with h5py.File(file, "r") as h5:
+                weights = {}
+                collect(h5["layers"], "", weights)
+                return weights
+        except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a whole Keras weights file: {error}") from error
+
+
+def collect(group, prefix, weights):
+    """Gathers the variables under a group: the layers' `vars`, named by the layers."""
+    for child in group.values():
+        if not isinstance(child, h5py.Group):
+            continue
+        variables = child.get("vars")
+        if variables is None:
+            continue
+        path = f"{prefix}{variables.attrs['name']}/"
+        for index, dataset in variables.items():
+            if index.isdigit():
+                weights[path + index] = dataset[()]
+        collect({k: v for k, v in child.items() if k != "vars"}, path, weights)
+
+
+def targets(layers):
+    """The variables of some layers under the names that `read` gives them.
+
+    Args:
+        layers: List of built layers.
+
+    Returns:
+        A dict from name to `(variable, None)`.
+    """
+    found = {}
+    for layer in layers:
+        counts = collections.Counter()
+        for variable in layer.weights:
+            # from the layer's own name on: a model built inside another layer has longer paths
+            parts = variable.path.split("/")
+            place = "/".join(parts[parts.index(layer.name) : -1])
+            found[f"{place}/{counts[place]}"] = (variable, None)
+            counts[place] += 1
+    return found
+
+
+def load(model, path):
+    """Fills a model from a Keras file, strictly; a model without its head leaves the head out.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` made.
+        path: Path ending in `.weights.h5` or `.keras`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the file is damaged, or does not fit: one message for all differences.
+        FileNotFoundError: If there is none.
+    """
+    ours = [layer for layer in model.layers if OURS.fullmatch(layer.name)]
+    weights, expected = read(Path(path)), targets(ours)
+    if not any(name.startswith(HEAD) for name in expected):
+        weights = {name: x for name, x in weights.items() if not name.startswith(HEAD)}
+    assign(expected, weights, path)
+    return model

@@ -1,0 +1,213 @@
+"""The official file <-> Keras: the key map as data, and both directions over it."""
+
+import operator
+import re
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from keras_smlp.files import replacing
+from keras_smlp.weights import pth
+from keras_smlp.weights.strict import assign, file_shape
+
+ENDINGS = (".pth", ".safetensors")
+COUNTER = "num_batches_tracked"
+
+# ---- the key map: official key -> (attribute of the layer, permutation to Keras' layout) --------
+CONVOLUTION = (2, 3, 1, 0)  # (out, in, rows, columns) -> (rows, columns, in, out)
+DEPTHWISE = (2, 3, 0, 1)  # (channels, 1, rows, columns) -> (rows, columns, channels, 1)
+LINEAR = (1, 0)  # (out, in) -> (in, out)
+AXIAL = (2, 3, 0, 1)  # (out, in, 1, 1) -> (out, in): kernel @ x, as PyTorch has it
+
+
+def batch_norm(key, attribute):
+    names = {
+        "weight": "gamma",
+        "bias": "beta",
+        "running_mean": "moving_mean",
+        "running_var": "moving_variance",
+    }
+    return {f"{key}{old}": (f"{attribute}{new}", None) for old, new in names.items()}
+
+
+PATCHES = {"0.weight": ("kernel", CONVOLUTION)}
+TOKEN_MIXING = {
+    **batch_norm("0.conv_merge.BN.", "norm1."),
+    "0.conv_merge.Conv.weight": ("conv.kernel", DEPTHWISE),
+    **batch_norm("1.BN.", "norm2."),
+    # named h and w after the axes that they do NOT mix: the official code permutes first
+    "1.proj_h.weight": ("mix.width.kernel", AXIAL),
+    "1.proj_h.bias": ("mix.width.bias", None),
+    "1.proh_w.weight": ("mix.height.kernel", AXIAL),
+    "1.proh_w.bias": ("mix.height.bias", None),
+    "1.fuse.weight": ("mix.fuse.kernel", CONVOLUTION),
+}
+CHANNEL_MIXING = {
+    "1.weight": ("norm.gamma", None),
+    "1.bias": ("norm.beta", None),
+    "2.net.0.weight": ("dense1.kernel", LINEAR),
+    "2.net.0.bias": ("dense1.bias", None),
+    "2.net.3.weight": ("dense2.kernel", LINEAR),
+    "2.net.3.bias": ("dense2.bias", None),
+}
+HEAD = {"0.weight": ("kernel", LINEAR), "0.bias": ("bias", None)}
+
+
+def targets(model):
+    """The official keys of a model, in the official order.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` made.
+
+    Returns:
+        A dict from official key to `(variable, permutation)`.
+
+    Raises:
+        ValueError: If the model has no sMLPNet in it.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    blocks = sorted(
+        (int(match[1]), int(match[2]))
+        for match in (re.fullmatch(r"stage(\d+)_block(\d+)_token_mixing", name) for name in layers)
+        if match
+    )
+    if not blocks or not {"stem", "norm"} <= layers.keys():
+        raise ValueError(f"`model` must come from keras_smlp.SMLPNet. Received: {model.name!r}")
+    stages = blocks[-1][0]
+    patches = ["stem"] + [f"stage{i}_downsample" for i in range(2, stages + 1)]
+    places = [(f"to_patch_embedding.{i}.", name, PATCHES) for i, name in enumerate(patches)]
+    for part, keys in {"token_mix": TOKEN_MIXING, "channel_mix": CHANNEL_MIXING}.items():
+        for k, (stage, block) in enumerate(blocks):
+            places.append((f"{part}.{k}.", f"stage{stage}_block{block}_{part}ing", keys))
+    places.append(("batch_norm.", "norm", batch_norm("", "")))
+    if "predictions" in layers:
+        places.append(("mlp_head.", "predictions", HEAD))
+    return {
+        prefix + key: (operator.attrgetter(attribute)(layers[name]), axes)
+        for prefix, name, keys in places
+        for key, (attribute, axes) in keys.items()
+    }
+
+
+# ---- reading ------------------------------------------------------------------------------------
+def read(path, key="model"):
+    """The official tensors in a `.pth` or `.safetensors` file, without the batch counters.
+
+    Args:
+        path: Path ending in `.pth` or `.safetensors`.
+        key: String. Entry of a `.pth` container to take. Defaults to `"model"`.
+
+    Returns:
+        A dict of NumPy arrays by official key.
+
+    Raises:
+        ValueError: If the file is damaged or of another kind.
+        FileNotFoundError: If there is none.
+    """
+    ending = check_ending(path)
+    tensors = pth.read(path, key) if ending == ".pth" else read_safetensors(path)
+    return {name: x for name, x in tensors.items() if not name.endswith(COUNTER)}
+
+
+def read_safetensors(path):
+    """The tensors in a `.safetensors` file, as NumPy arrays."""
+    import safetensors.numpy
+
+    with open(path, "rb"):  # the library's errors for a path do not name it
+        pass
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def load_official(model, path, key="model"):
+    """Fills a model from an official checkpoint, strictly.
+
+    Every key of the file is used and every variable of the network filled, or nothing is changed.
+    A model built with `include_top=False` leaves the file's classifier (`mlp_head`) out.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` made.
+        path: Path of a `.pth` or `.safetensors` file with the official keys. `.pth` files are read
+            without PyTorch, and nothing in them is executed.
+        key: String. Which entry of a training container to take. Defaults to `"model"`; the
+            official code's `"model_ema"` restarts from random weights on every resume.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the file is damaged, or does not fit: one message for all differences.
+        FileNotFoundError: If there is none.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNetSmall()
+    >>> keras_smlp.load_official(model, "smlp_s.pth")
+    """
+    tensors, expected = read(path, key), targets(model)
+    if not any(name.startswith("mlp_head.") for name in expected):
+        tensors = {k: x for k, x in tensors.items() if not k.startswith("mlp_head.")}
+    assign(expected, tensors, path)
+    return model
+
+
+# ---- writing ------------------------------------------------------------------------------------
+def save_official(model, path):
+    """Writes a model's weights as a checkpoint that the official code loads with `strict=True`.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` made, with its classifier and a square input.
+        path: Path ending in `.pth` (a container `{"model": state dict}`, as the official files) or
+            `.safetensors`. It is replaced at once when the file is complete.
+
+    Raises:
+        ValueError: If the official network cannot hold the model: no classifier, an input that is
+            not square, quantized weights; or the path has another ending.
+
+    Example:
+
+    >>> keras_smlp.save_official(model, "mine.pth")
+    """
+    ending = check_ending(path)
+    tensors = {}
+    for name, (variable, axes) in targets(model).items():
+        x = ops.convert_to_numpy(variable)
+        if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
+            raise ValueError(
+                f"`model` must have floating-point weights. Received: {name} as {x.dtype}"
+            )
+        shape = file_shape(variable, axes)
+        if axes is not None:
+            x = x.reshape([shape[i] for i in axes]).transpose(np.argsort(axes))
+        tensors[name] = np.ascontiguousarray(x, np.float32)
+        if name.endswith("running_var"):
+            counter = name.replace("running_var", COUNTER)
+            tensors[counter] = np.zeros((), np.int64)
+    if "mlp_head.0.weight" not in tensors:
+        raise ValueError(
+            "`model` must have its classifier (include_top=True), for the official network has one."
+        )
+    sides = {tensors[f"token_mix.0.1.{name}.bias"].shape for name in ("proj_h", "proh_w")}
+    if len(sides) > 1:
+        raise ValueError(
+            "`model` must have a square input, for the official network has no other. "
+            f"Received: input_shape={tuple(model.input_shape[1:])}"
+        )
+    if ending == ".pth":
+        pth.write(path, tensors)
+        return
+    import safetensors.numpy
+
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary)
+
+
+def check_ending(path):
+    """The file ending, if it is one of the official formats."""
+    ending = Path(path).suffix
+    if ending not in ENDINGS:
+        raise ValueError(f"`path` must end in one of {ENDINGS}. Received: {str(path)!r}")
+    return ending

@@ -1,0 +1,70 @@
+"""All or nothing: every tensor of a file used, every variable filled, every shape equal."""
+
+import numpy as np
+
+SHOWN = 8
+
+
+def assign(expected, tensors, source):
+    """Fills variables from a file's tensors after comparing both lists; else changes nothing.
+
+    Args:
+        expected: Dict from a tensor's name in the file to `(variable, axes)`; `axes` is the
+            permutation from the file's layout to the variable's, `None` for none.
+        tensors: Dict of NumPy arrays by name.
+        source: What the tensors come from, for the message.
+
+    Raises:
+        ValueError: One for all differences: missing, unexpected, of another shape or not floating
+            point.
+    """
+    shapes = {name: file_shape(*target) for name, target in expected.items()}
+    both = [name for name in expected if name in tensors]
+    differences = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "of another shape": [
+            f"{name} {tensors[name].shape} instead of {shapes[name]}"
+            for name in both
+            if tensors[name].shape != shapes[name]
+        ],
+        "not floating point": [
+            f"{name} {tensors[name].dtype}" for name in both if tensors[name].dtype.kind != "f"
+        ],
+    }
+    if any(differences.values()):
+        found = "; ".join(f"{what}: {shorten(x)}" for what, x in differences.items() if x)
+        raise ValueError(
+            f"`weights` do not fit the model: {source} has {found}.{hint(differences)}"
+        )
+    for name, (variable, axes) in expected.items():
+        tensor = tensors[name] if axes is None else tensors[name].transpose(axes)
+        variable.assign(np.ascontiguousarray(tensor).reshape(variable.shape))
+
+
+def file_shape(variable, axes):
+    """The shape that a variable has in the file: its own with the permutation undone."""
+    shape = tuple(variable.shape)
+    if axes is None:
+        return shape
+    shape = (1,) * (len(axes) - len(shape)) + shape
+    return tuple(shape[i] for i in np.argsort(axes))
+
+
+def shorten(names):
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def hint(differences):
+    """What to do, where the shapes tell it."""
+    if differences["missing"] or differences["unexpected"]:
+        return ""
+    others = [text.split(" ", 1)[0] for text in differences["of another shape"]]
+    if others and all("mlp_head" in name or "predictions" in name for name in others):
+        return " For another number of classes, build with `include_top=False` and add a head."
+    axial = ("proj_h", "proh_w", "/width/", "/height/")
+    if others and all(any(part in name for part in axial) for name in others):
+        return " The axial kernels belong to one input size: build with the file's `input_shape`."
+    return ""

@@ -1,0 +1,96 @@
+"""Port sMLPNet weights between the official PyTorch format and Keras, either way.
+
+    python tools/port_checkpoint.py smlp_s.pth smlp_s.weights.h5
+    python tools/port_checkpoint.py runs/mine/best.keras mine.pth
+
+The file endings say the direction: .pth and .safetensors are official, .weights.h5 and .keras are
+Keras'. The architecture is read off the shapes. What was written is read again, and the logits of
+both on a random image are compared; the exit status is 1 where they differ.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+TOLERANCE = 1e-5
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SRC", help="file to read")
+    parser.add_argument("target", metavar="DST", help="file to write")
+    parser.add_argument(
+        "--variant",
+        choices=("tiny", "small", "base"),
+        help="refuse a source of another width or depth (default: whatever the shapes say)",
+    )
+    parser.add_argument(
+        "--key", default="model", help="entry of a .pth training container (default: model)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite DST if it exists")
+    arguments = parser.parse_args()
+    if Path(arguments.target).exists() and not arguments.force:
+        parser.error(f"argument DST: {arguments.target} exists; --force overwrites it")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return port(arguments)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def port(arguments):
+    import keras
+    import numpy as np
+
+    import keras_smlp
+    from keras_smlp.weights import architecture, loading, official
+
+    source, target = arguments.source, arguments.target
+    for path in (source, target):
+        if not path.endswith(loading.ENDINGS):
+            raise ValueError(f"{path} must end in one of {loading.ENDINGS}")
+    found = architecture.infer(source, arguments.key)
+    variant = found.variant()
+    if arguments.variant not in (None, variant):
+        raise ValueError(
+            f"{source} holds dim={found.dim}, depths={found.depths}, not {arguments.variant}"
+        )
+
+    def build(path, key="model", activation=None):
+        model = keras_smlp.SMLPNet(
+            **found.arguments(),
+            classifier_activation=activation,
+            drop_path_rate=keras_smlp.VARIANTS[variant].drop_path_rate if variant else None,
+            name=f"smlpnet_{variant or 'custom'}",
+        )
+        return loading.load(model, Path(path), key=key)
+
+    model = build(source, arguments.key, activation="softmax")
+    if target.endswith(official.ENDINGS):
+        keras_smlp.save_official(model, target)
+    elif target.endswith(".keras"):
+        model.save(target)
+    else:
+        model.save_weights(target)
+
+    image = np.random.default_rng(0).uniform(0, 255, (1, *found.input_shape)).astype("float32")
+    before = build(source, arguments.key).predict_on_batch(image)
+    after = build(target).predict_on_batch(image)
+    difference = np.linalg.norm(after - before) / np.linalg.norm(before)
+    agree = bool(difference <= TOLERANCE)
+    print(f"{source} -> {target}: sMLPNet-{variant or 'custom'}, {model.count_params():,} weights")
+    print(f"    {found}")
+    print(
+        f"    logits on a random image, {keras.backend.backend()}: relative difference "
+        f"{difference:.1e} (allowed {TOLERANCE:.0e}), largest {np.abs(after - before).max():.1e}: "
+        f"{'equal' if agree else 'DIFFERENT'}"
+    )
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
