@@ -3,7 +3,8 @@
 import keras
 
 DEFAULT_SHAPE = (224, 224, 3)
-FLOATS = ("float64", "float32", "float16", "bfloat16")
+# float64 is none: Keras on PyTorch multiplies matrices in float32 under it, JAX everything
+FLOATS = ("float32", "float16", "bfloat16")
 
 
 def check_architecture(dim, depths, expansion, patch_size):
@@ -55,8 +56,8 @@ def check_policy(dtype):
         if policy is not None and policy.compute_dtype in FLOATS:
             return policy
     raise ValueError(
-        "`dtype` must be None or a floating-point dtype policy such as 'float32' or "
-        f"'mixed_bfloat16'. Received: dtype={dtype!r}"
+        "`dtype` must be None or a dtype policy that computes in one of "
+        f"{FLOATS}, such as 'mixed_bfloat16'. Received: dtype={dtype!r}"
     )
 
 

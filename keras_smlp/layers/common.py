@@ -53,11 +53,11 @@ def run(parent, layer, *args, **kwargs):
         **kwargs: Call arguments of `layer`, `training` among them where it takes one.
 
     Returns:
-        What `layer` returns.
+        What `layer` returns, in the parent's compute dtype.
     """
     if layer.dtype_policy == parent.dtype_policy:
         return layer.call(*args, **kwargs)
-    return layer(*args, **kwargs)
+    return ops.cast(layer(*args, **kwargs), parent.compute_dtype)
 
 
 def check_map(layer, input_shape, *static):

@@ -1,0 +1,63 @@
+"""The test matrix: `python -m nox` runs each backend alone and all three together.
+
+python -m nox                                # everything
+python -m nox -s "alone(backend='jax')"      # one backend, nothing else installed
+python -m nox -s matrix -- -k parity         # some tests on all three backends
+python -m nox -R -s matrix -- -k parity      # the same again without installing
+"""
+
+import nox
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["alone", "matrix"]
+nox.options.default_venv_backend = "venv"
+
+
+def install(session, *extras):
+    session.install("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
+
+
+def pytest(session, backend, *arguments):
+    """Runs the tests on one backend; JAX keeps what it compiled from one process to the next."""
+    environment = {
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "JAX_COMPILATION_CACHE_DIR": f"{session.create_tmp()}/jax",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    session.run("python", "-m", "pytest", "--durations=5", *arguments, env=environment)
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS)
+def alone(session, backend):
+    """The quick tests in an environment that has one backend and no other."""
+    install(session, backend)
+    others = [name for name in BACKENDS if name != backend]
+    session.run(
+        "python",
+        "-c",
+        "import importlib.util as u, sys; sys.exit([x for x in sys.argv[1:] if u.find_spec(x)])",
+        *others,
+    )
+    pytest(session, backend, "-m", "not slow and not cross", *session.posargs)
+
+
+@nox.session
+def matrix(session):
+    """All tests on each backend in one environment, then the files of each on the others."""
+    install(session, *BACKENDS, "train")
+    for backend in BACKENDS:
+        pytest(session, backend, "-m", "not cross", *session.posargs)
+    if not session.posargs:
+        pytest(session, "tensorflow", "-m", "cross")
+
+
+@nox.session
+def lint(session):
+    """ruff: the rules and the format."""
+    session.install("-c", "constraints.txt", "ruff")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")

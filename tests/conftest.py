@@ -1,0 +1,51 @@
+"""Shared models and files; the same tests run on every backend (`KERAS_BACKEND`)."""
+
+import keras
+import pytest
+import stand_in
+
+import keras_smlp
+from keras_smlp.weights import pth
+
+BACKEND = keras.backend.backend()
+
+
+def build(variant="micro", **arguments):
+    """A network without preprocessing that answers with logits, as the golden files do."""
+    dim, depths, side, classes = stand_in.VARIANTS[variant]
+    return keras_smlp.SMLPNet(
+        dim,
+        depths,
+        **{
+            "input_shape": (side, side, 3),
+            "classes": classes,
+            "classifier_activation": None,
+            "include_preprocessing": False,
+            **arguments,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Function from a variant's name to the path of its stand-in checkpoint (`.pth`)."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def path(variant):
+        file = folder / f"{variant}.pth"
+        if not file.exists():
+            pth.write(file, stand_in.state_dict(variant))
+        return file
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def micro(checkpoint):
+    """A micro network with the stand-in weights. Shared: do not change it."""
+    return build("micro", weights=checkpoint("micro"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    keras.utils.set_random_seed(0)
