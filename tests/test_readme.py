@@ -1,0 +1,49 @@
+"""The examples of the README and of the public docstrings run."""
+
+import doctest
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keras_smlp
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = [
+    getattr(keras_smlp, name) for name in dir(keras_smlp) if name.startswith(("SMLP", "list"))
+] + [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) if name[0].isupper()]
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
+def test_docstring_example(thing, monkeypatch):
+    names = {"keras_smlp": keras_smlp, "np": np}
+    parser = doctest.DocTestParser()
+    example = parser.get_doctest(thing.__doc__, names, thing.__name__, None, None)
+    assert example.examples, f"{thing.__name__} has no example"
+    runner = doctest.DocTestRunner(
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS, verbose=False
+    )
+    runner.run(example)
+    assert runner.summarize(verbose=False).failed == 0
+
+
+def test_readme_python_blocks(tmp_path, monkeypatch):
+    """Every python block, in order, in one namespace; files they need are made first."""
+    monkeypatch.chdir(tmp_path)
+    model = keras_smlp.SMLPNetSmall()
+    keras_smlp.save_official(model, "smlp_s.pth")
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 3
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_readme_names_files_that_exist():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert os.path.exists(document.parent / target), (document.name, target)
