@@ -1,0 +1,1 @@
+"""Sources -> batches. TensorFlow is imported only here, in `pipeline`."""
