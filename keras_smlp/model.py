@@ -83,7 +83,7 @@ def SMLPNet(
     Example:
 
     >>> model = keras_smlp.SMLPNet(16, (1, 2, 1), input_shape=(64, 64, 3), classes=10)
-    >>> model(np.zeros((1, 64, 64, 3), "uint8")).shape
+    >>> model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8")).shape
     (1, 10)
     """
     depths = tuple(depths) if isinstance(depths, list) else depths
@@ -131,7 +131,9 @@ def SMLPNet(
 
     inputs = images if input_tensor is None else sources(input_tensor)
     model = PortableModel(inputs, x, name=name)
-    return loading.load(model, source, lambda: SMLPNet(dim, depths, expansion, patch_size))
+    # what is cached serves every later policy
+    published = {"dim": dim, "depths": depths, "expansion": expansion, "patch_size": patch_size}
+    return loading.load(model, source, lambda: SMLPNet(**published, dtype="float32"))
 
 
 def patches(channels, size, fan_in_channels, **kwargs):
@@ -198,7 +200,7 @@ def named(constructor_name, variant):
     Example:
 
     >>> model = keras_smlp.{constructor_name}(weights=None)
-    >>> model(np.zeros((1, 224, 224, 3), "uint8")).shape
+    >>> model.predict_on_batch(np.zeros((1, 224, 224, 3), "uint8")).shape
     (1, 1000)
     """
     return constructor

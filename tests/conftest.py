@@ -1,6 +1,9 @@
 """Shared models and files; the same tests run on every backend (`KERAS_BACKEND`)."""
 
+import random
+
 import keras
+import numpy as np
 import pytest
 import stand_in
 
@@ -48,4 +51,6 @@ def micro(checkpoint):
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    keras.utils.set_random_seed(0)
+    # not keras.utils.set_random_seed, which would import TensorFlow on every backend
+    random.seed(0)
+    np.random.seed(0)

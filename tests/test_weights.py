@@ -276,10 +276,12 @@ def test_the_official_network_loads_what_we_write(ending, tmp_path, micro):
     assert stand_in.relative(micro.predict_on_batch(x), logits) < 5e-6
 
 
-def test_a_model_in_low_precision_is_written_in_float32(tmp_path, checkpoint):
+def test_a_model_in_bfloat16_is_written_and_read(tmp_path, checkpoint):
     model = build(weights=checkpoint("micro"), dtype="bfloat16")
     keras_smlp.save_official(model, tmp_path / "m.pth")
     assert pth.read(tmp_path / "m.pth")["to_patch_embedding.0.0.weight"].dtype == "float32"
+    model.save_weights(tmp_path / "m.weights.h5")
+    assert_same_weights(build(weights=tmp_path / "m.weights.h5"), build(weights=tmp_path / "m.pth"))
 
 
 def test_what_the_official_network_cannot_hold_is_refused(tmp_path, micro):

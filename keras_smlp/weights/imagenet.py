@@ -2,13 +2,15 @@
 
 The cache is Keras' own: `$KERAS_HOME/models/keras_smlp/<variant>/` (default `~/.keras/...`) holds
 the converted weights and a record with their SHA-256. The folder is made under another name and
-renamed when it is complete, so that whatever happens in between, and however many processes try,
-there is one good folder or none.
+renamed when it is complete, under a lock, so that whatever happens in between, and however many
+processes try, there is one good folder or none.
 """
 
 import hashlib
 import json
 import os
+import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -45,41 +47,52 @@ def fetch(variant, build):
 def cache_folder():
     """Where Keras keeps downloaded models: `$KERAS_HOME` or `~/.keras`."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "models" / "keras_smlp"
+    # expanded as get_file does, which would else look for our scratch folder in another place
+    return Path(home).expanduser() / "models" / "keras_smlp"
 
 
 def install(variant, build, folder):
     """Gets the official file, checks and converts it, and puts the finished folder in place."""
+    import filelock
+
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{variant.name}-", dir=folder.parent) as scratch:
-        scratch = Path(scratch)
-        by_hand = folder.parent / variant.checkpoint
-        if by_hand.exists():
-            source, origin = by_hand, str(by_hand)
-        else:
-            source, origin = download(variant, scratch, by_hand)
-        try:
-            model = load_official(build(), source)
-        except ValueError as error:
-            raise ValueError(
-                f"{origin} is not the official sMLPNet-{variant.name} checkpoint: {error}"
-            ) from error
-        ready = scratch / "ready"
-        ready.mkdir()
-        model.save_weights(ready / WEIGHTS)
-        record = {
-            "origin": origin,
-            "origin_sha256": sha256(source),
-            "sha256": sha256(ready / WEIGHTS),
-            "licence": variant.licence,
-        }
-        (ready / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-        try:
-            os.rename(ready, folder)
-        except OSError:
-            # another process was first: its folder is as good, and it is checked like any other
-            if not folder.exists():
-                raise
+    prefix = f".{variant.name}-"
+    with filelock.FileLock(folder.parent / f".{variant.name}.lock"):
+        if folder.exists():  # another process was first
+            return
+        for abandoned in folder.parent.glob(f"{prefix}*"):  # by a process that was killed
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
+            prepare(variant, build, folder, Path(scratch))
+
+
+def prepare(variant, build, folder, scratch):
+    """Makes the finished folder in a scratch folder and renames it into place."""
+    by_hand = folder.parent / variant.checkpoint
+    if by_hand.exists():
+        source, origin = by_hand, str(by_hand)
+    else:
+        source, origin = download(variant, scratch, by_hand)
+    state = random.getstate()
+    model = build()
+    random.setstate(state)  # the first call leaves the seeded draws where later ones do
+    try:
+        load_official(model, source)
+    except ValueError as error:
+        raise ValueError(
+            f"{origin} is not the official sMLPNet-{variant.name} checkpoint: {error}"
+        ) from error
+    ready = scratch / "ready"
+    ready.mkdir()
+    model.save_weights(ready / WEIGHTS)
+    record = {
+        "origin": origin,
+        "origin_sha256": sha256(source),
+        "sha256": sha256(ready / WEIGHTS),
+        "licence": variant.licence,
+    }
+    (ready / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    os.rename(ready, folder)
 
 
 def download(variant, scratch, by_hand):
@@ -90,7 +103,7 @@ def download(variant, scratch, by_hand):
         path = keras.utils.get_file(
             fname=variant.checkpoint, origin=address, cache_dir=scratch, cache_subdir="download"
         )
-    except Exception as error:  # noqa: BLE001 - get_file raises bare Exception for a failed download
+    except Exception as error:  # what get_file raises for a failed download
         raise RuntimeError(
             f"The official weights could not be downloaded from {address} ({error}); to do without "
             f"a network, place the file at {by_hand}, or set {URL_VARIABLE} to a mirror."
@@ -104,7 +117,7 @@ def verified(folder):
     try:
         wanted = json.loads((folder / RECORD).read_text())["sha256"]
         whole = sha256(weights) == wanted
-    except (OSError, KeyError, TypeError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
         whole = False
     if not whole:
         raise ValueError(

@@ -60,8 +60,16 @@ def collect(group, prefix, weights):
         path = f"{prefix}{variables.attrs['name']}/"
         for index, dataset in variables.items():
             if index.isdigit():
-                weights[path + index] = dataset[()]
+                weights[path + index] = values(dataset)
         collect({k: v for k, v in child.items() if k != "vars"}, path, weights)
+
+
+def values(dataset):
+    """A dataset as a NumPy array; bfloat16, which HDF5 has not, as float32."""
+    array = dataset[()]
+    if dataset.attrs.get("dtype") == "bfloat16":
+        return (array.view("uint16").astype("uint32") << 16).view("float32")
+    return array
 
 
 def targets(layers):
