@@ -26,14 +26,16 @@ def pytest(session, backend, *arguments):
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "JAX_COMPILATION_CACHE_DIR": f"{session.create_tmp()}/jax",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "OMP_NUM_THREADS": "1",  # two processes, a file of tests each at a time
     }
-    session.run("python", "-m", "pytest", "--durations=5", *arguments, env=environment)
+    command = ["python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "--durations=5"]
+    session.run(*command, *arguments, env=environment)
 
 
 @nox.session
 @nox.parametrize("backend", BACKENDS)
 def alone(session, backend):
-    """The quick tests in an environment that has one backend and no other."""
+    """The network's quick tests in an environment that has one backend and no other."""
     install(session, backend)
     others = [name for name in BACKENDS if name != backend]
     session.run(
@@ -42,7 +44,9 @@ def alone(session, backend):
         "import importlib.util as u, sys; sys.exit([x for x in sys.argv[1:] if u.find_spec(x)])",
         *others,
     )
-    pytest(session, backend, "-m", "not slow and not cross", *session.posargs)
+    names = ("import", "layers", "model", "parity", "port_checkpoint", "readme", "weights")
+    files = [f"tests/test_{name}.py" for name in names]
+    pytest(session, backend, "-m", "not slow and not cross", *(session.posargs or files))
 
 
 @nox.session

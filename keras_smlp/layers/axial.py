@@ -41,7 +41,7 @@ class AxialLinear(keras.Layer):
 
     >>> x = np.zeros((2, 8, 12, 16), "float32")
     >>> layer = keras_smlp.layers.AxialLinear("width")
-    >>> layer(x).shape, layer.kernel.shape
+    >>> tuple(layer(x).shape), tuple(layer.kernel.shape)
     ((2, 8, 12, 16), (12, 12))
     """
 
@@ -130,7 +130,7 @@ class SparseMLP(keras.Layer):
     Example:
 
     >>> x = np.zeros((2, 8, 12, 16), "float32")
-    >>> keras_smlp.layers.SparseMLP()(x).shape
+    >>> tuple(keras_smlp.layers.SparseMLP()(x).shape)
     (2, 8, 12, 16)
     """
 

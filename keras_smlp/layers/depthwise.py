@@ -59,7 +59,7 @@ class DepthwiseConv(keras.Layer):
     Example:
 
     >>> x = np.zeros((2, 8, 12, 16), "float32")
-    >>> keras_smlp.layers.DepthwiseConv(3)(x).shape
+    >>> tuple(keras_smlp.layers.DepthwiseConv(3)(x).shape)
     (2, 8, 12, 16)
     """
 

@@ -40,7 +40,7 @@ class DropPath(keras.Layer):
     Example:
 
     >>> x = np.ones((4, 8, 8, 3), "float32")
-    >>> keras_smlp.layers.DropPath(0.5, seed=1)(x, training=True).shape
+    >>> tuple(keras_smlp.layers.DropPath(0.5, seed=1)(x, training=True).shape)
     (4, 8, 8, 3)
     """
 

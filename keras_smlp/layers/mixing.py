@@ -53,7 +53,7 @@ class TokenMixing(keras.Layer):
     Example:
 
     >>> x = np.zeros((2, 8, 12, 16), "float32")
-    >>> keras_smlp.layers.TokenMixing(drop_path_rate=0.1)(x).shape
+    >>> tuple(keras_smlp.layers.TokenMixing(drop_path_rate=0.1)(x).shape)
     (2, 8, 12, 16)
     """
 
@@ -117,7 +117,7 @@ class ChannelMixing(keras.Layer):
     Example:
 
     >>> x = np.zeros((2, 8, 12, 16), "float32")
-    >>> keras_smlp.layers.ChannelMixing(expansion=3)(x).shape
+    >>> tuple(keras_smlp.layers.ChannelMixing(expansion=3)(x).shape)
     (2, 8, 12, 16)
     """
 
