@@ -41,7 +41,7 @@ def alone(session, backend):
     session.run(
         "python",
         "-c",
-        "import importlib.util as u, sys; sys.exit([x for x in sys.argv[1:] if u.find_spec(x)])",
+        "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
     names = ("import", "layers", "model", "parity", "port_checkpoint", "readme", "weights")
