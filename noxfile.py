@@ -6,6 +6,8 @@ python -m nox -s matrix -- -k parity         # some tests on all three backends
 python -m nox -R -s matrix -- -k parity      # the same again without installing
 """
 
+import os
+
 import nox
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -24,7 +26,7 @@ def pytest(session, backend, *arguments):
     environment = {
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        "JAX_COMPILATION_CACHE_DIR": f"{session.create_tmp()}/jax",
+        "JAX_COMPILATION_CACHE_DIR": os.path.abspath(f"{session.create_tmp()}/jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "OMP_NUM_THREADS": "1",  # two processes, a file of tests each at a time
     }
