@@ -79,7 +79,7 @@ def check_input(input_tensor, input_shape, stride, rgb):
             f"Received: keras.config.image_data_format()={keras.config.image_data_format()!r}"
         )
     if input_tensor is None:
-        shape, name = input_shape or DEFAULT_SHAPE, "input_shape"
+        shape, name = DEFAULT_SHAPE if input_shape is None else input_shape, "input_shape"
     elif not isinstance(input_tensor, keras.KerasTensor):
         raise ValueError(
             "`input_tensor` must be a symbolic Keras tensor, such as keras.Input(...) returns. "
@@ -87,7 +87,7 @@ def check_input(input_tensor, input_shape, stride, rgb):
         )
     else:
         shape, name = input_tensor.shape[1:], "input_tensor"
-        if input_shape is not None and tuple(input_shape) != tuple(shape):
+        if input_shape not in (None, shape, list(shape)):
             raise ValueError(
                 "`input_shape` must be the shape of `input_tensor` where both are given. "
                 f"Received: input_shape={input_shape!r}, input_tensor.shape={input_tensor.shape}"

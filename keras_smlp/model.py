@@ -63,7 +63,7 @@ def SMLPNet(
         include_preprocessing: Boolean. If true (default), the images are RGB in [0, 255], uint8 or
             float, and the model normalises them in float32; else it takes them normalised.
         drop_path_rate: Float in `[0, 1)`. Stochastic depth of the last block; block `k` of `N` has
-            `rate * k / (N - 1)`. Defaults to `0.0`.
+            `rate * k / (N - 1)`. Defaults to the variant's own, `0.0` where there is none.
         name: String. Name of the model.
         dtype: Dtype policy of this model alone, for example `"mixed_bfloat16"`. The normalisation
             and, under 16-bit policies, the classifier stay in float32. Defaults to the global one.
@@ -75,6 +75,7 @@ def SMLPNet(
     Raises:
         ValueError: If an argument is out of range, or the weights do not fit the model.
         FileNotFoundError: If `weights` is a path where no file is.
+        RuntimeError: If the official checkpoint can be neither found nor downloaded.
 
     Reference:
         [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422); `models/smlp.py` of
@@ -117,17 +118,16 @@ def SMLPNet(
     x = batch_norm(name="norm", dtype=policy)(x)
 
     # ---- head -----------------------------------------------------------------------------------
-    if include_top:
+    if include_top or pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype=policy)(x)
+    elif pooling == "max":
+        x = keras.layers.GlobalMaxPooling2D(name="max_pool", dtype=policy)(x)
+    if include_top:
         # logits and softmax in float32, whatever the policy computes in
         head = "float32" if policy.compute_dtype in ("float16", "bfloat16") else policy
         x = dense(
             classes, x.shape[-1], activation=classifier_activation, name="predictions", dtype=head
         )(x)
-    elif pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype=policy)(x)
-    elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(name="max_pool", dtype=policy)(x)
 
     inputs = images if input_tensor is None else sources(input_tensor)
     model = PortableModel(inputs, x, name=name)

@@ -317,6 +317,7 @@ BAD = {
     "patch_size": ({"patch_size": -4}, "patch_size"),
     "shape not divisible": ({"input_shape": (36, 64, 3)}, "input_shape.*multiples of 8"),
     "shape unknown": ({"input_shape": (None, None, 3)}, "input_shape"),
+    "shape empty": ({"input_shape": ()}, "input_shape"),
     "shape of two": ({"input_shape": (64, 64)}, "input_shape"),
     "shape channels first": ({"input_shape": (3, 64, 64)}, "input_shape"),
     "gray": ({"input_shape": (64, 64, 1)}, "input_shape.*RGB"),
