@@ -34,7 +34,7 @@ def train(config):
 
     import keras_smlp
     from keras_smlp.data import pipeline, sources
-    from keras_smlp.portable import PortableModel
+    from keras_smlp.files import replacing
     from keras_smlp.training.callbacks import Interruptible, Progress, Results
 
     epochs, batch_size = config.train.epochs, config.train.batch_size
@@ -63,11 +63,11 @@ def train(config):
             weights=config.model.weights,
             dtype=config.train.precision,
         )
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError) as error:
         fail(f"model: {error}")
     # trained on logits, saved with probabilities: the layers are the same
     softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
-    classifier = PortableModel(network.input, softmax(network.output), name=network.name)
+    classifier = keras_smlp.PortableModel(network.input, softmax(network.output), name=network.name)
 
     # ---- optimisation ---------------------------------------------------------------------------
     peak, warmup = config.optimizer.learning_rate, config.optimizer.warmup_epochs * steps
@@ -100,6 +100,8 @@ def train(config):
             keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
         ],
     )
+    with replacing(Path(config.output_dir) / "config.yaml") as temporary:
+        temporary.write_text(config.to_yaml())
     results = Results(classifier, config.output_dir)
     with contextlib.closing(Progress(epochs, steps * batch_size)) as progress:
         network.fit(
@@ -125,7 +127,7 @@ def train(config):
 
 
 def read_config(argv):
-    """Reads the configuration and leaves it in `output_dir`.
+    """Reads the configuration and makes its `output_dir`.
 
     All before `keras_smlp/__init__.py` is run, for that one imports Keras.
     """
@@ -133,14 +135,10 @@ def read_config(argv):
     bare.__path__ = [str(ROOT / "keras_smlp")]
     package = sys.modules.setdefault("keras_smlp", bare)
     try:
-        from keras_smlp.files import replacing
         from keras_smlp.training.config import parse
 
         config = parse(argv)
-        output_dir = Path(config.output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with replacing(output_dir / "config.yaml") as temporary:
-            temporary.write_text(config.to_yaml())
+        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         return config
     except ValueError as error:
         fail(error)

@@ -5,6 +5,7 @@ from keras_smlp.model import SMLPNet as SMLPNet
 from keras_smlp.model import SMLPNetBase as SMLPNetBase
 from keras_smlp.model import SMLPNetSmall as SMLPNetSmall
 from keras_smlp.model import SMLPNetTiny as SMLPNetTiny
+from keras_smlp.portable import PortableModel as PortableModel
 from keras_smlp.variants import VARIANTS as VARIANTS
 from keras_smlp.variants import list_models as list_models
 from keras_smlp.weights.official import load_official as load_official

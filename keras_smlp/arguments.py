@@ -8,7 +8,7 @@ FLOATS = ("float32", "float16", "bfloat16")
 
 
 def check_architecture(dim, depths, expansion, patch_size):
-    """Refuses sizes that are not positive integers; `depths` may be any non-empty sequence."""
+    """Refuses sizes that are not positive integers; `depths` is a tuple of at least one."""
     if not isinstance(depths, tuple) or not depths or not all(map(is_positive_integer, depths)):
         raise ValueError(
             f"`depths` must be a sequence of positive integers. Received: depths={depths!r}"
@@ -53,10 +53,10 @@ def check_policy(dtype):
             policy = keras.dtype_policies.get(dtype)
         except (ValueError, TypeError):
             policy = None
-        if policy is not None and policy.compute_dtype in FLOATS:
+        if policy and policy.quantization_mode is None and policy.compute_dtype in FLOATS:
             return policy
     raise ValueError(
-        "`dtype` must be None or a dtype policy that computes in one of "
+        "`dtype` must be None or an unquantized dtype policy that computes in one of "
         f"{FLOATS}, such as 'mixed_bfloat16'. Received: dtype={dtype!r}"
     )
 
@@ -87,7 +87,9 @@ def check_input(input_tensor, input_shape, stride, rgb):
         )
     else:
         shape, name = input_tensor.shape[1:], "input_tensor"
-        if input_shape not in (None, shape, list(shape)):
+        if input_shape is not None and (
+            not isinstance(input_shape, (list, tuple)) or tuple(input_shape) != tuple(shape)
+        ):
             raise ValueError(
                 "`input_shape` must be the shape of `input_tensor` where both are given. "
                 f"Received: input_shape={input_shape!r}, input_tensor.shape={input_tensor.shape}"

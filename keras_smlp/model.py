@@ -3,6 +3,8 @@
 x -> stem -> stage 1 -> [downsample -> stage i]... -> norm -> mean over positions -> head
 """
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_smlp.arguments import (
@@ -87,7 +89,7 @@ def SMLPNet(
     >>> model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8")).shape
     (1, 10)
     """
-    depths = tuple(depths) if isinstance(depths, list) else depths
+    depths = tuple(depths) if isinstance(depths, Sequence) else depths
     drop_path_rate = 0.0 if drop_path_rate is None else drop_path_rate
     check_architecture(dim, depths, expansion, patch_size)
     check_head(include_top, pooling, classes, classifier_activation)

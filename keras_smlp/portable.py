@@ -21,8 +21,21 @@ class PortableModel(keras.Model):
     - The model has the dtype policy of its blocks (a plain functional model has the global one),
       so that `compile` scales the loss under `mixed_float16`.
 
-    Made by `keras_smlp.SMLPNet` and its named variants; the arguments are those of a functional
-    `keras.Model`.
+    `keras_smlp.SMLPNet` and its named variants return one; build one yourself around a body to
+    fine-tune. Saving in shards or in an unzipped folder is Keras' own.
+
+    Args:
+        inputs: Symbolic tensor, or a list or dict of them.
+        outputs: Symbolic tensor, or a list or dict of them.
+        name: String. Name of the model.
+        **kwargs: Keyword arguments of a functional `keras.Model`.
+
+    Example:
+
+    >>> body = keras_smlp.SMLPNet(8, (1, 1), include_top=False, pooling="avg")
+    >>> outputs = keras.layers.Dense(10, activation="softmax")(body.output)
+    >>> keras_smlp.PortableModel(body.input, outputs, name="mine").output_shape
+    (None, 10)
     """
 
     def __init__(self, inputs, outputs, name=None, **kwargs):
@@ -32,15 +45,15 @@ class PortableModel(keras.Model):
                 self.dtype_policy = layer.dtype_policy
                 break
 
-    def save(self, filepath, overwrite=True, **kwargs):
-        if not is_replaceable(filepath, ".keras", overwrite) or kwargs:
-            return super().save(filepath, overwrite=overwrite, **kwargs)
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        if zipped is False or kwargs or not is_replaceable(filepath, ".keras", overwrite):
+            return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
         with replacing(filepath) as temporary:
             super().save(temporary)
 
-    def save_weights(self, filepath, overwrite=True, **kwargs):
-        if not is_replaceable(filepath, ".weights.h5", overwrite) or kwargs:
-            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        if max_shard_size is not None or not is_replaceable(filepath, ".weights.h5", overwrite):
+            return super().save_weights(filepath, overwrite, max_shard_size)
         with replacing(filepath) as temporary:
             super().save_weights(temporary)
 
@@ -58,9 +71,11 @@ class PortableModel(keras.Model):
 
 
 def is_replaceable(filepath, ending, overwrite):
-    """Whether it is one local file in a folder that exists, to be overwritten without a question.
+    """Whether it is one local file in a folder that exists, to be written without a question.
 
-    What is not (another format, `hf://`, `overwrite=False`, a missing folder) is left to Keras.
+    What is not (another format, `hf://`, a missing folder, an existing file with
+    `overwrite=False`) is left to Keras.
     """
     path = Path(filepath)
-    return overwrite and str(filepath).endswith(ending) and path.parent.is_dir()
+    free = overwrite or not path.exists()
+    return free and str(filepath).endswith(ending) and path.parent.is_dir()

@@ -22,7 +22,6 @@ class Variant:
         patch_size: Side in pixels of the stem's patches.
         input_size: Side in pixels of the images that it was trained on.
         classes: Classes of the published head (ImageNet-1K).
-        resize_size: Short side in pixels before the centre crop in the official evaluation.
         licence: Licence of the published weights and code.
     """
 
@@ -37,7 +36,6 @@ class Variant:
     patch_size: int = 4
     input_size: int = 224
     classes: int = 1000
-    resize_size: int = 256
     licence: str = "MIT"
 
 

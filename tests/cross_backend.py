@@ -1,4 +1,4 @@
-"""One side of test_cross_backend.py, in its own process: `write FOLDER` or `read FOLDER WRITER`.
+"""One side of test_cross_backend.py, in its own process: `write FOLDER` or `read FOLDER`.
 
 Prints nothing; an assertion that fails is the process's exit status.
 """

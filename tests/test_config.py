@@ -218,6 +218,9 @@ REFUSED = {
     "--model.input_size 36": ("model.input_size", "36, allowed: multiples of 8"),
     "--model.drop_path_rate 1": ("model.drop_path_rate", "1, allowed: float >=0 and <1 or null"),
     "--model.weights none.h5": ("model.weights", "'none.h5', allowed: null, imagenet or the path"),
+    "--model.weights train.py": ("model.weights", "ends in one of .pth, .safetensors"),
+    f"--model.weights imagenet --model.variant small --model.patch_size 4 --model.input_size 224 "
+    f"{' '.join(NO_SHAPE)}": ("model.weights", "imagenet with data.name digits"),
     "--model.weights imagenet": (
         "model.weights",
         "imagenet with model.variant null, allowed: model.variant one of small, base",

@@ -56,6 +56,7 @@ def test_what_goes_wrong_is_one_line_and_status_2(tool, checkpoint, tmp_path, mo
     (tmp_path / "there.keras").write_text("precious")
     cases = [
         (["missing.pth", "m.keras"], "missing.pth"),
+        (["there.keras", "there.keras", "--force"], "another file"),
         ([source, "m.onnx"], "m.onnx must end in"),
         (["bad.pth", "m.keras"], "bad.pth is not a PyTorch file"),
         ([source, "there.keras"], "there.keras exists"),
@@ -79,8 +80,8 @@ def test_a_difference_is_status_1(tool, checkpoint, tmp_path, monkeypatch, capsy
 
 @pytest.mark.slow
 def test_a_published_variant_is_recognised_by_the_command(checkpoint, tmp_path):
-    command = [sys.executable, TOOL, checkpoint("tiny"), "tiny.keras", "--variant", "tiny"]
+    command = [sys.executable, TOOL, checkpoint("small"), "small.keras", "--variant", "small"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "sMLPNet-tiny" in done.stdout, done.stderr
-    rate = keras.saving.load_model(tmp_path / "tiny.keras").layers[-4].drop_path.rate
-    assert rate == 0.0
+    assert done.returncode == 0 and "sMLPNet-small" in done.stdout, done.stderr
+    last = keras.saving.load_model(tmp_path / "small.keras").layers[-4]
+    assert (last.name, last.drop_path.rate) == ("stage4_block2_channel_mixing", 0.2)

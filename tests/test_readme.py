@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -12,13 +13,15 @@ import keras_smlp
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
-    getattr(keras_smlp, name) for name in dir(keras_smlp) if name.startswith(("SMLP", "list"))
+    getattr(keras_smlp, name)
+    for name in dir(keras_smlp)
+    if name.startswith(("SMLP", "list", "Portable"))
 ] + [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) if name[0].isupper()]
 
 
 @pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
 def test_docstring_example(thing, monkeypatch):
-    names = {"keras_smlp": keras_smlp, "np": np}
+    names = {"keras_smlp": keras_smlp, "keras": keras, "np": np}
     parser = doctest.DocTestParser()
     example = parser.get_doctest(thing.__doc__, names, thing.__name__, None, None)
     assert example.examples, f"{thing.__name__} has no example"

@@ -5,6 +5,7 @@ import os
 import zipfile
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -13,7 +14,7 @@ from conftest import build
 from keras import ops
 
 import keras_smlp
-from keras_smlp.weights import architecture, keras_files, official, pth
+from keras_smlp.weights import architecture, keras_files, loading, official, pth
 from keras_smlp.weights.strict import file_shape
 
 FORMATS = (".pth", ".safetensors", ".weights.h5", ".keras")
@@ -82,14 +83,27 @@ def test_names_do_not_depend_on_a_surrounding_layer(files, micro):
     assert_same_weights(outer.inner, micro)
 
 
+def write_bfloat16(path, weights):
+    """A safetensors file by hand: length of the header, header, data."""
+    header, data = {}, b""
+    for name, x in weights.items():
+        raw = x.astype(ml_dtypes.bfloat16).tobytes()
+        offsets = [len(data), len(data) + len(raw)]
+        header[name] = {"dtype": "BF16", "shape": x.shape, "data_offsets": offsets}
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
 def test_half_precision_files_are_read(tmp_path, micro):
     weights = {k: x.astype("float16") for k, x in stand_in.state_dict("micro").items()}
     pth.write(tmp_path / "half.pth", weights)
     safetensors.numpy.save_file(weights, tmp_path / "half.safetensors")
-    for name in ("half.pth", "half.safetensors"):
+    write_bfloat16(tmp_path / "brain.safetensors", stand_in.state_dict("micro"))
+    for name in ("half.pth", "half.safetensors", "brain.safetensors"):
         model = build(weights=tmp_path / name)
         for found, expected in zip(model.get_weights(), micro.get_weights(), strict=True):
-            np.testing.assert_allclose(found, expected, atol=2e-3)
+            np.testing.assert_allclose(found, expected, atol=1e-2)
             assert found.dtype == "float32"
 
 
@@ -232,6 +246,33 @@ def test_a_keras_file_of_another_model_is_refused(tmp_path):
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="missing.*unexpected: dense"):
         build(weights=tmp_path / "other.keras")
+
+
+def test_what_is_inside_a_nested_model_is_not_left_over(tmp_path):
+    body = build(include_top=False, pooling="avg")
+    head = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(2)], name="head")
+    keras.Model(body.input, head(body.output)).save(tmp_path / "mine.keras")
+    with pytest.raises(ValueError, match="unexpected: .*dense"):
+        build(weights=tmp_path / "mine.keras", include_top=False)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_quantized_and_adapted_models_predict_but_take_no_weights(files):
+    x = stand_in.images("micro")
+    model = build(weights=files[".pth"])
+    expected = model.predict_on_batch(x)
+    model.get_layer("stage3_block2_channel_mixing").dense1.enable_lora(2)
+    np.testing.assert_allclose(model.predict_on_batch(x), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="floating-point variables.*channel_mix.4.2.net.0"):
+        keras_smlp.load_official(model, files[".pth"])
+    model = build(weights=files[".pth"])
+    model.quantize("int8")
+    assert stand_in.relative(model.predict_on_batch(x), expected) < 0.1
+    for ending in (".pth", ".keras"):
+        with pytest.raises(ValueError, match="floating-point"):
+            loading.load(model, files[ending])
+    with pytest.raises(ValueError, match="floating-point.*int8"):
+        keras_smlp.save_official(model, files[".pth"])
 
 
 def test_a_folder_is_no_file(tmp_path):

@@ -53,6 +53,8 @@ def port(arguments):
     for path in (source, target):
         if not path.endswith(loading.ENDINGS):
             raise ValueError(f"{path} must end in one of {loading.ENDINGS}")
+    if Path(source).resolve() == Path(target).resolve():
+        raise ValueError(f"DST must be another file than SRC, {source}")
     found = architecture.infer(source, arguments.key)
     variant = found.variant()
     if arguments.variant not in (None, variant):

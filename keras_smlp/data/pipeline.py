@@ -22,7 +22,7 @@ def train_batches(split, size, batch_size, epochs, seed, max_shift=0.0):
         epochs: Positive integer. Passes over the split.
         seed: Integer in `[0, 2**31)`.
         max_shift: Float in `[0, 0.5]`. An image is moved by up to this part of its side along
-            both axes, its border repeated. Defaults to `0.0`.
+            both axes, mirrored at its border. Defaults to `0.0`.
 
     Returns:
         A `tf.data.Dataset` of `epochs * (len(split) // batch_size)` pairs: uint8 images

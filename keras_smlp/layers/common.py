@@ -79,7 +79,7 @@ def check_map(layer, input_shape, *static):
     for axis, name in enumerate(("height", "width", "channels"), start=1):
         if name in static and input_shape[axis] is None:
             raise ValueError(
-                f"`{type(layer).__name__}` needs a {name} that is known when it is built, for its "
-                f"weights depend on it. Received: input_shape={tuple(input_shape)}"
+                f"`{type(layer).__name__}` needs a {name} that is known when it is built. "
+                f"Received: input_shape={tuple(input_shape)}"
             )
     return tuple(input_shape[1:])

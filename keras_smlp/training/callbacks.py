@@ -88,6 +88,7 @@ class Interruptible(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         signal.signal(signal.SIGINT, self.previous)
+        self.on_train_batch_end(None)
 
 
 class Results(keras.callbacks.Callback):

@@ -24,6 +24,7 @@ from jsonargparse.typing import (
 )
 
 from keras_smlp.variants import VARIANTS
+from keras_smlp.weights.endings import KERAS, OFFICIAL
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 
@@ -108,9 +109,12 @@ class ModelConfig:
                 f"model.weights: imagenet with model.variant {self.variant or 'null'}, allowed: "
                 f"model.variant one of {', '.join(published)}"
             )
-        if self.weights not in (None, "imagenet") and not Path(self.weights).is_file():
+        if self.weights not in (None, "imagenet") and not (
+            self.weights.endswith(OFFICIAL + KERAS) and Path(self.weights).is_file()
+        ):
             raise ValueError(
-                f"model.weights: {self.weights!r}, allowed: null, imagenet or the path of a file"
+                f"model.weights: {self.weights!r}, allowed: null, imagenet or the path of a file "
+                f"that ends in one of {', '.join(OFFICIAL + KERAS)}"
             )
 
     def architecture(self):
@@ -181,6 +185,12 @@ class Config:
             raise ValueError(
                 f"optimizer.warmup_epochs: {self.optimizer.warmup_epochs}, allowed: at most "
                 f"train.epochs, {self.train.epochs}"
+            )
+
+        if self.model.weights == "imagenet" and self.data.name == "digits":
+            raise ValueError(
+                "model.weights: imagenet with data.name digits, which has 10 classes, not 1000, "
+                "allowed: null or the path of a file"
             )
 
     def to_yaml(self):

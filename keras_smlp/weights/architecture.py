@@ -62,8 +62,8 @@ def infer(path, key="model"):
     shapes = {name: x.shape for name, x in tensors.items()}
     try:
         return from_official(shapes) if is_official else from_keras(shapes)
-    except (KeyError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{path} holds no sMLPNet: no {error} among its tensors") from error
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{path} holds no sMLPNet ({error!r} among its tensors)") from error
 
 
 def from_official(shapes):

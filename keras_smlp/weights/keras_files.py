@@ -14,9 +14,9 @@ from pathlib import Path
 
 import h5py
 
+from keras_smlp.weights.pth import widen_bfloat16
 from keras_smlp.weights.strict import assign
 
-ENDINGS = (".weights.h5", ".keras")
 HEAD = "predictions/"
 # the layers that SMLPNet makes; a model built on an `input_tensor` has others before them
 OURS = re.compile(r"stem|stage\d+_.+|norm|predictions")
@@ -51,24 +51,23 @@ def read(path):
 
 def collect(group, prefix, weights):
     """Gathers the variables under a group: the layers' `vars`, named by the layers."""
-    for child in group.values():
-        if not isinstance(child, h5py.Group):
+    for key, child in group.items():
+        if not isinstance(child, h5py.Group) or key == "vars":
             continue
-        variables = child.get("vars")
-        if variables is None:
-            continue
-        path = f"{prefix}{variables.attrs['name']}/"
+        variables = child.get("vars", {})
+        # models inside the model and lists of layers have no variables, and so no name there
+        path = f"{prefix}{variables.attrs['name'] if variables else key}/"
         for index, dataset in variables.items():
             if index.isdigit():
                 weights[path + index] = values(dataset)
-        collect({k: v for k, v in child.items() if k != "vars"}, path, weights)
+        collect(child, path, weights)
 
 
 def values(dataset):
     """A dataset as a NumPy array; bfloat16, which HDF5 has not, as float32."""
     array = dataset[()]
     if dataset.attrs.get("dtype") == "bfloat16":
-        return (array.view("uint16").astype("uint32") << 16).view("float32")
+        return widen_bfloat16(array.view("uint16"))
     return array
 
 
@@ -95,6 +94,9 @@ def targets(layers):
 
 def load(model, path):
     """Fills a model from a Keras file, strictly; a model without its head leaves the head out.
+
+    The file must hold an sMLPNet alone. Where a model has other layers before it (`input_tensor`),
+    these are neither filled nor looked for: `model.load_weights` does a whole model.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made.

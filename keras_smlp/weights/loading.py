@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from keras_smlp.variants import VARIANTS, list_models
-from keras_smlp.weights import imagenet, keras_files, official
+from keras_smlp.weights import endings, imagenet, keras_files, official
 
-ENDINGS = (*keras_files.ENDINGS, *official.ENDINGS)
+ENDINGS = endings.KERAS + endings.OFFICIAL
 
 
 def check(weights, dim, depths, expansion, patch_size, include_top, classes, shape):

@@ -9,10 +9,12 @@ from keras import ops
 
 from keras_smlp.files import replacing
 from keras_smlp.weights import pth
+from keras_smlp.weights.endings import OFFICIAL as ENDINGS
 from keras_smlp.weights.strict import assign, file_shape
 
-ENDINGS = (".pth", ".safetensors")
 COUNTER = "num_batches_tracked"
+# NumPy has no bfloat16: it is read as 16 raw bits
+SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 
 # ---- the key map: official key -> (attribute of the layer, permutation to Keras' layout) --------
 CONVOLUTION = (2, 3, 1, 0)  # (out, in, rows, columns) -> (rows, columns, in, out)
@@ -111,15 +113,25 @@ def read(path, key="model"):
 
 
 def read_safetensors(path):
-    """The tensors in a `.safetensors` file, as NumPy arrays."""
-    import safetensors.numpy
+    """The tensors in a `.safetensors` file, as NumPy arrays; bfloat16 as float32."""
+    import safetensors
 
-    with open(path, "rb"):  # the library's errors for a path do not name it
-        pass
     try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        entries = safetensors.deserialize(Path(path).read_bytes())
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+    tensors = {}
+    for name, entry in entries:
+        kind = entry["dtype"]
+        if kind not in SAFETENSORS:
+            raise ValueError(
+                f"{path} must hold tensors of the types {list(SAFETENSORS)}. "
+                f"Received: {name} of {kind}"
+            )
+        flat = np.frombuffer(entry["data"], SAFETENSORS[kind])
+        flat = pth.widen_bfloat16(flat) if kind == "BF16" else flat
+        tensors[name] = flat.reshape(entry["shape"])
+    return tensors
 
 
 def load_official(model, path, key="model"):

@@ -95,8 +95,8 @@ def read(path, key="model"):
     Example:
 
     ```python
-    weights = pth.read("smlp_t.pth")
-    weights["head.bias"].shape  # (1000,)
+    weights = pth.read("smlp_s.pth")
+    weights["mlp_head.0.bias"].shape  # (1000,)
     ```
     """
     path = os.fspath(path)
@@ -132,8 +132,8 @@ def write(path, tensors):
     Example:
 
     ```python
-    pth.write("smlp_t.pth", {"head.bias": np.zeros(1000, "float32")})
-    torch.load("smlp_t.pth", weights_only=True)["model"]["head.bias"]
+    pth.write("smlp_s.pth", {"mlp_head.0.bias": np.zeros(1000, "float32")})
+    torch.load("smlp_s.pth", weights_only=True)["model"]["mlp_head.0.bias"]
     ```
     """
     path = pathlib.Path(path)
@@ -302,11 +302,16 @@ def _flat(archive, entries, stem, order, name, storage):
         raise Refused(f"is damaged: {who} has {info.file_size} bytes for {length} values.")
     stored = dtype.newbyteorder("<" if order == b"little" else ">")
     flat = np.ndarray(length, stored, buffer=_load(archive, info)).astype(dtype, copy=False)
-    if kind == "torch BFloat16Storage":  # the upper half of a float32
-        return (flat.astype(np.uint32) << 16).view(np.float32)
+    if kind == "torch BFloat16Storage":
+        return widen_bfloat16(flat)
     if kind == "torch BoolStorage":  # a byte other than 0 and 1 is no valid bool
         return flat.view(np.uint8) != 0
     return flat
+
+
+def widen_bfloat16(bits):
+    """bfloat16 values, given as their 16 bits, in float32: they are its upper half."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _view(flat, offset, sizes, strides):

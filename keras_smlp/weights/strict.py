@@ -1,5 +1,6 @@
 """All or nothing: every tensor of a file used, every variable filled, every shape equal."""
 
+import keras
 import numpy as np
 
 SHOWN = 8
@@ -16,8 +17,14 @@ def assign(expected, tensors, source):
 
     Raises:
         ValueError: One for all differences: missing, unexpected, of another shape or not floating
-            point.
+            point; or if the model holds something else than floating-point variables.
     """
+    for name, (variable, _) in expected.items():
+        if not isinstance(variable, keras.Variable) or "float" not in variable.dtype:
+            raise ValueError(
+                "`model` must have floating-point variables to load into, not quantized ones or "
+                f"LoRA products. Received: {name} as {variable.dtype}"
+            )
     shapes = {name: file_shape(*target) for name, target in expected.items()}
     both = [name for name in expected if name in tensors]
     differences = {
