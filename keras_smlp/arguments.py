@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_smlp.layers.common import is_positive_integer, is_rate
+
 DEFAULT_SHAPE = (224, 224, 3)
 # float64 is none: Keras on PyTorch multiplies matrices in float32 under it, JAX everything
 FLOATS = ("float32", "float16", "bfloat16")
@@ -37,7 +39,7 @@ def check_head(include_top, pooling, classes, classifier_activation):
 
 def check_drop_path_rate(rate):
     """Refuses a rate outside [0, 1)."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+    if not is_rate(rate):
         raise ValueError(
             "`drop_path_rate` must be None or a number in [0, 1). "
             f"Received: drop_path_rate={rate!r}"
@@ -109,8 +111,3 @@ def check_input(input_tensor, input_shape, stride, rgb):
     if input_tensor is not None:
         return input_tensor
     return keras.Input(tuple(shape), name="images")
-
-
-def is_positive_integer(value):
-    """Whether it is an integer above zero; `True` is no integer here."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,4 +1,4 @@
-"""What the layers share: registration, PyTorch's initial values, calls of sublayers."""
+"""What the layers share: registration, PyTorch's initial values, calls of sublayers, checks."""
 
 import math
 import random
@@ -37,6 +37,16 @@ class TorchUniform(keras.initializers.Initializer):
 
     def get_config(self):
         return {"fan_in": self.fan_in, "seed": self.seed}
+
+
+def is_positive_integer(value):
+    """Whether it is an integer above zero; `True` is no integer here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_rate(value):
+    """Whether it is a number in [0, 1), as a probability of dropping must be."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def run(parent, layer, *args, **kwargs):

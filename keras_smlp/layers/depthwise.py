@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_smlp.layers.common import TorchUniform, check_map, register
+from keras_smlp.layers.common import TorchUniform, check_map, is_positive_integer, register
 
 
 def native(x, kernel):
@@ -65,7 +65,7 @@ class DepthwiseConv(keras.Layer):
 
     def __init__(self, kernel_size=3, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        if not is_positive_integer(kernel_size) or kernel_size % 2 == 0:
             raise ValueError(
                 "`kernel_size` must be an odd positive integer. "
                 f"Received: kernel_size={kernel_size!r}"

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_smlp.layers.common import register
+from keras_smlp.layers.common import is_rate, register
 
 
 @register
@@ -46,7 +46,7 @@ class DropPath(keras.Layer):
 
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        if not is_rate(rate):
             raise ValueError(f"`rate` must be a number in [0, 1). Received: rate={rate!r}")
         self.rate = rate
         self.seed = seed

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_smlp.layers.axial import SparseMLP
-from keras_smlp.layers.common import TorchUniform, check_map, register, run
+from keras_smlp.layers.common import TorchUniform, check_map, is_positive_integer, register, run
 from keras_smlp.layers.depthwise import DepthwiseConv
 from keras_smlp.layers.drop_path import DropPath
 
@@ -123,7 +123,7 @@ class ChannelMixing(keras.Layer):
 
     def __init__(self, expansion=3, drop_path_rate=0.0, seed=None, **kwargs):
         super().__init__(**kwargs)
-        if isinstance(expansion, bool) or not isinstance(expansion, int) or expansion < 1:
+        if not is_positive_integer(expansion):
             raise ValueError(
                 f"`expansion` must be a positive integer. Received: expansion={expansion!r}"
             )

@@ -23,7 +23,7 @@ from jsonargparse.typing import (
     restricted_string_type,
 )
 
-from keras_smlp.variants import VARIANTS
+from keras_smlp.variants import VARIANTS, list_models
 from keras_smlp.weights.endings import KERAS, OFFICIAL
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
@@ -103,7 +103,7 @@ class ModelConfig:
                 f"model.input_size: {self.input_size}, allowed: multiples of {stride} "
                 "(patch_size * 2 ** (stages - 1))"
             )
-        published = [name for name, variant in VARIANTS.items() if variant.checkpoint]
+        published = list_models(pretrained=True)
         if self.weights == "imagenet" and self.variant not in published:
             raise ValueError(
                 f"model.weights: imagenet with model.variant {self.variant or 'null'}, allowed: "

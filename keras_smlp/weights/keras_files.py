@@ -10,14 +10,12 @@ import collections
 import io
 import re
 import zipfile
-from pathlib import Path
 
 import h5py
 
 from keras_smlp.weights.pth import widen_bfloat16
 from keras_smlp.weights.strict import assign
 
-HEAD = "predictions/"
 # the layers that SMLPNet makes; a model built on an `input_tensor` has others before them
 OURS = re.compile(r"stem|stage\d+_.+|norm|predictions")
 
@@ -110,8 +108,5 @@ def load(model, path):
         FileNotFoundError: If there is none.
     """
     ours = [layer for layer in model.layers if OURS.fullmatch(layer.name)]
-    weights, expected = read(Path(path)), targets(ours)
-    if not any(name.startswith(HEAD) for name in expected):
-        weights = {name: x for name, x in weights.items() if not name.startswith(HEAD)}
-    assign(expected, weights, path)
+    assign(targets(ours), read(path), path, head="predictions/")
     return model

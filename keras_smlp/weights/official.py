@@ -159,10 +159,7 @@ def load_official(model, path, key="model"):
     >>> model = keras_smlp.SMLPNetSmall()
     >>> keras_smlp.load_official(model, "smlp_s.pth")
     """
-    tensors, expected = read(path, key), targets(model)
-    if not any(name.startswith("mlp_head.") for name in expected):
-        tensors = {k: x for k, x in tensors.items() if not k.startswith("mlp_head.")}
-    assign(expected, tensors, path)
+    assign(targets(model), read(path, key), path, head="mlp_head.")
     return model
 
 

@@ -6,7 +6,7 @@ import numpy as np
 SHOWN = 8
 
 
-def assign(expected, tensors, source):
+def assign(expected, tensors, source, head):
     """Fills variables from a file's tensors after comparing both lists; else changes nothing.
 
     Args:
@@ -14,11 +14,15 @@ def assign(expected, tensors, source):
             permutation from the file's layout to the variable's, `None` for none.
         tensors: Dict of NumPy arrays by name.
         source: What the tensors come from, for the message.
+        head: How the names of the classifier's tensors begin. A model without a classifier leaves
+            the file's out.
 
     Raises:
         ValueError: One for all differences: missing, unexpected, of another shape or not floating
             point; or if the model holds something else than floating-point variables.
     """
+    if not any(name.startswith(head) for name in expected):
+        tensors = {name: x for name, x in tensors.items() if not name.startswith(head)}
     for name, (variable, _) in expected.items():
         if not isinstance(variable, keras.Variable) or "float" not in variable.dtype:
             raise ValueError(
