@@ -1,30 +1,43 @@
-"""Trains an sMLPNet: `python train.py [--config FILE] [--section.key value ...]`.
+"""Trains an sMLPNet: `python train.py [--config FILE] [--eval] [--section.key value ...]`.
 
 Without arguments: `configs/digits.yaml`. `KERAS_BACKEND` chooses tensorflow, jax or torch;
 `python train.py --help` shows every key.
 """
 
 import contextlib
+import dataclasses
+import gc
 import os
 import shlex
 import sys
+import time
 import types
 from pathlib import Path
 
 ROOT = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
-TRAIN_EXTRA = ("tensorflow", "jsonargparse", "matplotlib", "yaml", "sklearn", "tqdm")
+TRAIN_EXTRA = (
+    "tensorflow",
+    "jsonargparse",
+    "matplotlib",
+    "PIL",
+    "sklearn",
+    "tensorboardX",
+    "tensorflow_datasets",
+    "tqdm",
+    "yaml",
+)
 USE = (
-    "import sys, keras, keras_smlp; from keras_smlp.data import sources; "
-    "data = sources.load('{data}'); model = keras.models.load_model(sys.argv[1]); "
-    "x = keras.ops.image.resize(data.validation.images[:1], model.input_shape[1:3]); "
-    "print('predicted', data.class_names[model.predict(x, verbose=0).argmax()], "
-    "'label', data.class_names[data.validation.labels[0]])"
+    "import json, sys, keras, keras_smlp, numpy; from PIL import Image; "
+    "model = keras.models.load_model(sys.argv[1]); names = json.load(open(sys.argv[2])); "
+    "photo = Image.open(sys.argv[3]).convert('RGB').resize(model.input_shape[2:0:-1]); "
+    "p = model.predict(numpy.array(photo)[None], verbose=0)[0]; "
+    "print('predicted', names[p.argmax()], round(float(p.max()), 3))"
 )
 
 
 def train(config):
-    """One run, from top to bottom."""
+    """One run, or one evaluation, from top to bottom."""
     # TensorFlow reports the processor's features otherwise
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     # PyTorch's threads wait for work in a busy loop otherwise, and starve tf.data's: on two
@@ -32,98 +45,140 @@ def train(config):
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import keras
 
-    import keras_smlp
-    from keras_smlp.data import pipeline, sources
-    from keras_smlp.files import replacing
-    from keras_smlp.training.callbacks import Interruptible, Progress, Results
+    from keras_smlp.data import decode, pipeline, sources
+    from keras_smlp.training import distribution, evaluation, network, optimizer, report
+    from keras_smlp.training.callbacks import Progress, Signals, Steps
+    from keras_smlp.training.run import Run
+    from keras_smlp.training.step import TrainingModel
 
+    began, folder, size = time.monotonic(), Path(config.output_dir), config.model.input_size
     epochs, batch_size = config.train.epochs, config.train.batch_size
+    # a loss that is not finite, a full disk
+    ends = (FloatingPointError, OSError)
+
+    # ---- devices --------------------------------------------------------------------------------
+    with failing():
+        engine = distribution.start(**dataclasses.asdict(config.distribution))
+        engine.check_batch(batch_size)
+        config.check_groups(engine.processes)
+    say = print if engine.is_main else lambda *_: None
+    if engine.devices > 1:
+        say(engine.describe())
     keras.utils.set_random_seed(config.train.seed)
 
     # ---- data -----------------------------------------------------------------------------------
-    source = sources.load(config.data.name)
-    if batch_size > len(source.train):
-        fail(f"train.batch_size: {batch_size}, allowed: at most {len(source.train)}, all images")
-    steps = len(source.train) // batch_size
-    size, classes = config.model.input_size, len(source.class_names)
-    training = pipeline.train_batches(
-        source.train, size, batch_size, epochs, config.train.seed, config.data.max_shift
+    with failing():
+        source = sources.load(config.data.name, config.data.dir, config.data.manual_dir)
+        real_labels = config.eval.real_labels and evaluation.read_real(config.eval.real_labels)
+    classes, images = len(source.class_names), len(source.train)
+    steps = images // batch_size // config.optimizer.accumulation * config.optimizer.accumulation
+    if not (steps or config.eval.only):
+        allowed = images // config.optimizer.accumulation
+        fail(f"train.batch_size: {batch_size}, allowed: at most {allowed}, for one update an epoch")
+    bad = decode.BadFiles(folder / "bad_files.txt", images + len(source.validation))
+    share = {"bad": bad, "rank": engine.rank, "processes": engine.processes}
+    local_devices = engine.devices // engine.processes
+    eval_batch = -(-(config.eval.batch_size or min(batch_size, 256)) // local_devices)
+    validation = pipeline.validation_batches(
+        source.validation, config.data, size, eval_batch * local_devices, **share
     )
-    validation = pipeline.validation_batches(source.validation, size, batch_size)
+
+    training = pipeline.train_batches(
+        source.train, config.data, size, classes, batch_size, config.train.seed, **share
+    )
+
+    def check_files():
+        with failing():
+            bad.check(config.data.max_bad_fraction)
 
     # ---- model ----------------------------------------------------------------------------------
-    try:
-        network = keras_smlp.SMLPNet(
-            **config.model.architecture(),
-            expansion=config.model.expansion,
-            patch_size=config.model.patch_size,
-            input_shape=(size, size, 3),
-            classes=classes,
-            classifier_activation=None,
-            weights=config.model.weights,
-            dtype=config.train.precision,
-        )
-    except (ValueError, OSError) as error:
-        fail(f"model: {error}")
-    # trained on logits, saved with probabilities: the layers are the same
-    softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
-    classifier = keras_smlp.PortableModel(network.input, softmax(network.output), name=network.name)
+    with engine.scope(), failing(prefix="model: "):
+        net, left_out = network.build(config.model, classes, config.train.precision)
+    if left_out and config.eval.only:
+        fail(f"model.weights: a head for {left_out} classes, allowed: for {classes}, as the data")
+    if left_out:
+        say(f"model.weights: a new head for {classes} classes instead of that for {left_out}")
+
+    def evaluate(signals, **options):
+        forward = engine.forward(net)
+        if engine.processes == 1:  # several must stay together
+            forward = signals.between(forward)
+        with failing():
+            score = evaluation.evaluate(forward, validation, engine, source.class_names, **options)
+        check_files()
+        return score
+
+    if config.eval.only:
+        with Signals() as signals:
+            start = time.perf_counter()
+            options = {"real_labels": real_labels, "predictions": config.eval.predictions}
+            score = evaluate(signals, **options)
+        speed = score.images / (time.perf_counter() - start)
+        say(f"{config.model.weights}: {score.images} images, {speed:.0f} images/s")
+        say(score)
+        return
 
     # ---- optimisation ---------------------------------------------------------------------------
-    peak, warmup = config.optimizer.learning_rate, config.optimizer.warmup_epochs * steps
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else peak,
-        max(epochs * steps - warmup, 1),  # all may be warm-up
-        warmup_target=peak if warmup else None,
-        warmup_steps=warmup,
-    )
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=config.optimizer.weight_decay, epsilon=1e-8
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-
-    def loss(labels, logits):
-        targets = keras.ops.one_hot(keras.ops.cast(labels, "int32"), classes)
-        smoothing = config.optimizer.label_smoothing
-        return keras.losses.categorical_crossentropy(
-            targets, logits, from_logits=True, label_smoothing=smoothing
+    with engine.scope():
+        model = TrainingModel(net.input, net.output, config.optimizer.ema_decay, engine)
+        model.compile(
+            optimizer.adamw(config, steps),
+            keras.losses.CategoricalCrossentropy(from_logits=True),
+            metrics=[
+                keras.metrics.CategoricalAccuracy(name="accuracy"),
+                keras.metrics.TopKCategoricalAccuracy(min(5, classes), name="top5"),
+            ],
         )
+        # trained on logits, saved with probabilities: the layers are the same
+        classifier = network.with_probabilities(net)
+    rates = optimizer.learning_rates(config, range(epochs)).tolist()
 
-    # ---- run ------------------------------------------------------------------------------------
-    network.compile(
-        optimizer,
-        loss,
-        metrics=[
-            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-            keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5"),
-            # the loss without label smoothing, which is what evaluations report
-            keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
-        ],
-    )
-    with replacing(Path(config.output_dir) / "config.yaml") as temporary:
-        temporary.write_text(config.to_yaml())
-    results = Results(classifier, config.output_dir)
-    with contextlib.closing(Progress(epochs, steps * batch_size)) as progress:
-        network.fit(
-            training,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            validation_data=validation,
-            callbacks=[progress, results, Interruptible()],
-            shuffle=False,  # the batches come in their order
-            verbose=0,
-        )
+    # ---- resume ---------------------------------------------------------------------------------
+    run = Run(config, folder / "checkpoints", engine)
+    with failing():
+        run.resume(model, say)
+    engine.check_same(model)
+    results = report.Results(folder, classifier, source.class_names, run)
+    if run.path is None:
+        with failing():
+            results.begin(training(0, range(1)), source.validation)
+    progress = Progress(epochs, steps, batch_size, run, engine.is_main)
+
+    # ---- train ----------------------------------------------------------------------------------
+    with Signals() as signals, contextlib.closing(progress), failing(ends, code=1):
+        while run.epoch < epochs:
+            rate = rates[run.epoch]
+            if run.step < steps:
+                model.fit(
+                    engine.dataset(training(run.epoch, range(run.step, steps))),
+                    initial_epoch=run.epoch,
+                    epochs=run.epoch + 1,
+                    steps_per_epoch=steps - run.step,
+                    callbacks=[Steps(run, signals, rate, check_files), progress],
+                    shuffle=False,  # the batches come in their order
+                    verbose=0,
+                )
+            row = {"epoch": run.epoch + 1, "learning_rate": rate, **run.means}
+            with run.saved_if_interrupted(model):
+                results.judge("val", evaluate(signals), row)
+                if config.optimizer.ema_decay is not None:
+                    with model.averaged():
+                        results.judge("ema", evaluate(signals), row)
+            run.finish_epoch(row)
+            results.write()
+            run.checkpoint(model)
+            progress.report(row)
+            run.end_if(signals)
 
     # ---- evaluate -------------------------------------------------------------------------------
+    engine.barrier()
     classifier.load_weights(results.best)
-    score = network.evaluate(validation, return_dict=True, verbose=0)
-    print(f"{results.best}, of epoch {results.best_epoch}, on {len(source.validation)} images:")
-    print(
-        f"* Acc@1 {100 * score['accuracy']:.3f} Acc@5 {100 * score['top5']:.3f} "
-        f"loss {score['cross_entropy']:.3f}"
-    )
-    code, path = USE.format(data=config.data.name), shlex.quote(str(results.best))
-    print(f'Use it: KERAS_BACKEND={keras.backend.backend()} python -c "{code}" {path}')
+    score = evaluate(Signals())
+    results.end(score, time.monotonic() - began)
+    say(f"{results.best}, of epoch {run.best['epoch']}, on {score.images} images:")
+    say(score)
+    files = shlex.join(map(str, (results.best, results.classes, results.example)))
+    say(f'Use it: KERAS_BACKEND={keras.backend.backend()} python -c "{USE}" {files}')
 
 
 def read_config(argv):
@@ -135,25 +190,34 @@ def read_config(argv):
     bare.__path__ = [str(ROOT / "keras_smlp")]
     package = sys.modules.setdefault("keras_smlp", bare)
     try:
-        from keras_smlp.training.config import parse
+        from keras_smlp.training.parsing import parse
 
-        config = parse(argv)
-        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        with failing():
+            config = parse(argv)
+        try:
+            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"output_dir: {error}, allowed: a folder that can be written to")
         return config
-    except ValueError as error:
-        fail(error)
-    except OSError as error:
-        fail(f"output_dir: {error}, allowed: a folder that can be written to")
     finally:
         if package is bare:
             for name in [name for name in sys.modules if name.split(".")[0] == "keras_smlp"]:
                 del sys.modules[name]
 
 
-def fail(message):
-    """Ends the program with one line and exit code 2."""
+@contextlib.contextmanager
+def failing(errors=(ValueError, OSError), prefix="", code=2):
+    """Ends the program with one line for errors that the user can mend."""
+    try:
+        yield
+    except errors as error:
+        fail(f"{prefix}{error}", code)
+
+
+def fail(message, code=2):
+    """Ends the program with one line."""
     print("train.py: error:", " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def main(argv):
@@ -163,15 +227,27 @@ def main(argv):
         fail(f"KERAS_BACKEND: {backend}, allowed: {', '.join(BACKENDS)}")
     try:
         train(read_config(argv))
+        return
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if missing not in (*BACKENDS, *TRAIN_EXTRA):
             raise
         extras = "train" if missing in TRAIN_EXTRA else f"{missing},train"
-        fail(f'{missing} is not installed: pip install -e ".[{extras}]"')
+        message, code = f'{missing} is not installed: pip install -e ".[{extras}]"', 2
     except KeyboardInterrupt:
-        print("train.py: interrupted; what was saved is whole", file=sys.stderr)
-        sys.exit(130)
+        message, code = "interrupted; what was saved is whole", 130
+    except SystemExit as stop:
+        message, code = None, stop.code
+    except Exception as error:
+        if type(error).__name__ != "Interrupted":  # known only once Keras is loaded
+            raise
+        message, code = str(error), 128 + error.number
+    # the iterator that the error held must go now: at Python's own end it would wait for threads
+    # of tf.data that wait for Python
+    gc.collect()
+    if message is None:
+        sys.exit(code)
+    fail(message, code)
 
 
 if __name__ == "__main__":

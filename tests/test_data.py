@@ -1,19 +1,39 @@
-"""The data of train.py: the digits and their batches."""
+"""Sources -> batches: what stands where, whoever reads it and from wherever."""
 
-# ruff: noqa: E402 - what may be missing is asked for before it is imported
-
-import itertools
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from photos import encoded, evaluation_view, folder, imagenet_archives, photo
 
-pytest.importorskip("sklearn", reason="the digits are bundled with scikit-learn")
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 
-from sklearn.datasets import load_digits
+from keras_smlp.data import pipeline, sources  # noqa: E402 - asked for first
+from keras_smlp.data.decode import BadFiles  # noqa: E402
+from keras_smlp.data.recipe import DataConfig  # noqa: E402
 
-from keras_smlp.data import pipeline, sources
+PLAIN = {"crop": "center", "flip": 0.0, "augment": "none", "erase": 0.0, "mixup": 0.0}
+PLAIN |= {"cutmix": 0.0, "label_smoothing": 0.0, "repeats": 1}
+
+
+def recipe(**values):
+    return DataConfig(name="digits", **{"group_size": 4, **values})
+
+
+def run(split, recipe, size=16, batch_size=8, seed=0, epoch=0, steps=None, classes=2, **share):
+    """The images and targets of training batches."""
+    steps = range(len(split) // batch_size) if steps is None else steps
+    share = {"bad": BadFiles(), **share}
+    batches = pipeline.train_batches(split, recipe, size, classes, batch_size, seed, **share)
+    images, targets = zip(*batches(epoch, steps).as_numpy_iterator(), strict=True)
+    return np.stack(images), np.stack(targets)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    path = folder(tmp_path_factory.mktemp("data") / "photos", train=16)
+    return sources.load("folder", path)
 
 
 @pytest.fixture(scope="module")
@@ -21,96 +41,168 @@ def digits():
     return sources.load("digits")
 
 
-def run(split, size=8, batch_size=40, epochs=2, seed=0, max_shift=0.0):
-    """The images and labels of all training batches."""
-    batches = pipeline.train_batches(split, size, batch_size, epochs, seed, max_shift)
-    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
-    return np.stack(images), np.stack(labels)
-
-
-# ---- sources ------------------------------------------------------------------------------------
-
-
-def test_digits_are_all_of_scikit_learns_split_by_class(digits):
-    assert digits.class_names == tuple("0123456789")
-    assert (len(digits.train), len(digits.validation)) == (1437, 360)
-    for split in (digits.train, digits.validation):
-        assert split.images.shape == (len(split), 8, 8, 3) and split.images.dtype == np.uint8
-        assert split.labels.shape == (len(split),) and split.labels.dtype == np.int32
-        assert (split.images == split.images[..., :1]).all()
-    assert set(np.bincount(digits.validation.labels)) <= {35, 36, 37}
-    original = load_digits()
-    both = np.concatenate([digits.train.images, digits.validation.images])[..., 0]
-    labels = np.concatenate([digits.train.labels, digits.validation.labels])
-    expected = np.round(original.images / 16 * 255)
-    assert sorted((label, image.tolist()) for label, image in zip(labels, both, strict=True)) == (
-        sorted((t, image.tolist()) for t, image in zip(original.target, expected, strict=True))
-    )
-
-
-def test_the_split_is_always_the_same(digits):
-    again = sources.load("digits")
-    np.testing.assert_array_equal(again.validation.images, digits.validation.images)
-    assert digits.validation.labels[:10].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
-
-
-def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match=r"one of \['digits'\]. Received: name='mnist'"):
-        sources.load("mnist")
-
-
-# ---- batches ------------------------------------------------------------------------------------
+# ---- training -----------------------------------------------------------------------------------
 
 
 def test_an_epoch_has_each_image_once(digits):
-    images, labels = run(digits.train, epochs=1)
+    split = digits.train
+    images, targets = run(split, recipe(**PLAIN, resize_size=8), 8, 40, classes=10)
     assert images.shape == (35, 40, 8, 8, 3) and images.dtype == np.uint8
-    assert labels.shape == (35, 40) and labels.dtype == np.int32
-    known = {
-        image.tobytes(): label
-        for image, label in zip(digits.train.images, digits.train.labels, strict=True)
-    }
+    assert targets.shape == (35, 40, 10) and targets.dtype == np.float32
+    known = {x.tobytes(): y for x, y in zip(split.images, split.labels, strict=True)}
     seen = [image.tobytes() for image in images.reshape(-1, 8, 8, 3)]
-    assert [known[image] for image in seen] == labels.ravel().tolist()
+    assert [known[image] for image in seen] == targets.argmax(axis=-1).ravel().tolist()
     assert len(set(seen)) == 1400
+    assert set(targets.ravel()) == {0.0, 1.0}
 
 
-def test_order_and_augmentation_depend_on_seed_and_epoch_alone(digits):
-    images, labels = run(digits.train, max_shift=0.125)
-    longer, _ = run(digits.train, epochs=3, max_shift=0.125)
-    np.testing.assert_array_equal(longer[:70], images)
-    other, _ = run(digits.train, seed=1, max_shift=0.125)
-    assert (other != images).any()
-    assert (labels[:35] != labels[35:]).any()  # another order in the second epoch
+def test_batches_are_a_function_of_seed_and_epoch(files):
+    images, targets = run(files.train, recipe())
+    assert images.dtype == np.float32 and images.shape == (4, 8, 16, 16, 3)
+    for threads in (1, 3):
+        again, same = run(files.train, recipe(threads=threads))
+        np.testing.assert_array_equal(again, images)
+        np.testing.assert_array_equal(same, targets)
+    for other in ({"seed": 1}, {"epoch": 1}):
+        assert (run(files.train, recipe(), **other)[0] != images).any()
 
 
-def test_shifts_are_drawn_per_image_and_epoch(digits):
-    one = sources.Split(
-        digits.train.images[:1].repeat(64, axis=0), digits.train.labels[:1].repeat(64)
+def test_a_batch_is_reached_without_those_before_it(files, monkeypatch):
+    images, targets = run(files.train, recipe())
+    read = []
+    counted = sources.Files(
+        len(files.train), lambda indices: read.append(indices) or files.train.read(indices)
     )
-    images, _ = run(one, batch_size=64, epochs=2, max_shift=0.125)
-    padded = np.pad(one.images[0], [(1, 1), (1, 1), (0, 0)], "symmetric")
-    crops = [
-        padded[y : y + 8, x : x + 8].tobytes() for y, x in itertools.product(range(3), repeat=2)
-    ]
-    drawn = [[crops.index(image.tobytes()) for image in epoch] for epoch in images]
-    assert set(drawn[0]) == set(range(9)) and drawn[0] != drawn[1]
+    later, their_targets = run(counted, recipe(), steps=range(2, 4))
+    np.testing.assert_array_equal(later, images[2:])
+    np.testing.assert_array_equal(their_targets, targets[2:])
+    assert len(read) == 16
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_the_parts_of_the_processes_are_the_batch(files, processes):
+    images, targets = run(files.train, recipe())
+    parts = [run(files.train, recipe(), rank=r, processes=processes) for r in range(processes)]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in parts], axis=1), images)
+    np.testing.assert_array_equal(np.concatenate([y for _, y in parts], axis=1), targets)
+
+
+def test_copies_of_repeated_augmentation_differ_and_are_mixed_apart(digits):
+    split = sources.Arrays(digits.train.images[:96], digits.train.labels[:96])
+    values = {**PLAIN, "repeats": 3, "resize_size": 8}
+    images, _ = run(split, recipe(**values), 8, 12, classes=10)
+    _, copies = np.unique(images.reshape(96, -1), axis=0, return_counts=True)
+    assert copies.max() == 3
+    shifted, _ = run(split, recipe(**values, max_shift=0.25), 8, 12, classes=10)
+    assert len(np.unique(shifted.reshape(96, -1), axis=0)) > 80
+
+
+def test_whole_numbers_leave_as_uint8(files):
+    for values, whole in (
+        ({"erase": 0.0, "mixup": 0.0}, True),
+        ({"erase": 0.0}, False),
+        ({"mixup": 0.0}, False),
+    ):
+        config = recipe(**values)
+        images, _ = run(files.train, config, steps=range(1))
+        assert config.whole_numbers == whole == (images.dtype == np.uint8)
+
+
+def test_a_group_shares_its_lambda_and_another_group_does_not(digits):
+    values = {**PLAIN, "mixup": 0.8, "resize_size": 8}
+    _, targets = run(digits.train, recipe(**values), 8, 40, classes=10)
+    for batch in targets[:5]:
+        lams = [set(np.round(group[group > 0], 5).tolist()) for group in batch.reshape(10, 4, 10)]
+        # lambda and 1 - lambda, and 1 where both labels are the same
+        assert all(len(lam - {1.0}) <= 2 for lam in lams)
+        assert len(set(map(frozenset, lams))) > 5
+
+
+def test_targets_are_smoothed(digits):
+    values = {**PLAIN, "label_smoothing": 0.1}
+    _, targets = run(digits.train, recipe(**values), 8, 40, classes=10, steps=range(1))
+    np.testing.assert_allclose(sorted(set(targets.ravel())), [0.01, 0.91], rtol=1e-6)
+
+
+def test_training_from_imagenet_as_tfds_prepares_it(tmp_path):
+    pytest.importorskip("tensorflow_datasets", reason="the data set is prepared by TFDS")
+    manual = imagenet_archives(tmp_path / "manual")
+    source = sources.load("imagenet2012", tmp_path / "data", manual)
+    images, targets = run(source.train, recipe(), 32, 4, classes=1000)
+    assert images.shape == (3, 4, 32, 32, 3) and images.std() > 20
+    assert set(targets.argmax(axis=-1).ravel()) <= {0, 1, 999}
+
+
+# ---- damage -------------------------------------------------------------------------------------
+
+
+def test_a_damaged_image_is_replaced_and_noted(tmp_path):
+    path = folder(tmp_path / "photos", train=8)
+    damaged = path / "train" / "n01" / "n01_3.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    source, bad = sources.load("folder", path), BadFiles(tmp_path / "bad.txt", 22)
+    images, targets = run(source.train, recipe(**PLAIN), bad=bad)
+    assert images.shape == (2, 8, 16, 16, 3)
+    assert (tmp_path / "bad.txt").read_text().startswith(f"{damaged}: ")
+    _, copies = np.unique(images.reshape(16, -1), axis=0, return_counts=True)
+    assert sorted(copies) == [1] * 14 + [2]  # the one that follows it stands there twice
+
+
+# ---- keras-cv -----------------------------------------------------------------------------------
+
+
+def test_the_policy_of_keras_cv(files):
+    pytest.importorskip("keras_cv", reason="the alternative policy is keras-cv's")
+    images, targets = run(files.train, recipe(augment="keras_cv", erase=0.0), 32)
+    assert images.shape == (4, 8, 32, 32, 3) and images.dtype == np.float32
+    assert images.min() >= 0 and images.max() <= 255 and images.std() > 20
+    np.testing.assert_allclose(targets.sum(axis=-1), 1, rtol=1e-5)
+    assert ((targets > 0.06) & (targets < 0.94)).any()  # mixed
+
+
+# ---- validation ---------------------------------------------------------------------------------
+
+
+def validation(split, size, batch_size, resize_size=None, **share):
+    share = {"bad": BadFiles(), **share}
+    config = recipe(resize_size=resize_size)
+    batches = pipeline.validation_batches(split, config, size, batch_size, **share)
+    return list(batches.as_numpy_iterator())
 
 
 def test_validation_has_every_image_once_in_order(digits):
-    batches = list(pipeline.validation_batches(digits.validation, 8, 50).as_numpy_iterator())
-    assert [len(labels) for _, labels in batches] == [50] * 7 + [10]
-    images = np.concatenate([images for images, _ in batches])
-    assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, digits.validation.images)
-    labels = np.concatenate([labels for _, labels in batches])
-    np.testing.assert_array_equal(labels, digits.validation.labels)
+    batches = validation(digits.validation, 8, 50, 8)
+    assert [images.shape for images, *_ in batches] == [(50, 8, 8, 3)] * 8
+    images, labels, indices, names = map(np.concatenate, zip(*batches, strict=True))
+    assert images.dtype == np.uint8 and (indices[360:] == -1).all()
+    np.testing.assert_array_equal(indices[:360], np.arange(360))
+    np.testing.assert_array_equal(images[:360], digits.validation.images)
+    np.testing.assert_array_equal(labels[:360], digits.validation.labels)
+    assert names[7] == b"image 7"
 
 
-def test_images_are_resized_bilinearly_and_rounded():
-    image = np.array([[0, 100], [100, 201]], "uint8")[None, ..., None].repeat(3, axis=-1)
-    row = [[0, 25, 75, 100], [25, 50, 100, 125], [75, 100, 151, 176], [100, 125, 176, 201]]
-    np.testing.assert_array_equal(pipeline.resize(image, 4)[0, ..., 0], row)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_the_validation_images(files, processes):
+    found = []
+    for rank in range(processes):
+        for *_, indices, _ in validation(files.validation, 16, 4, rank=rank, processes=processes):
+            found += indices[indices >= 0].tolist()
+    assert sorted(found) == list(range(6))
+
+
+def test_validation_is_the_evaluation_view(files):
+    [(images, _, _, names)] = validation(files.validation, 64, 6, 72)
+    for image, name in zip(images, names, strict=True):
+        expected = evaluation_view(Path(name.decode()).read_bytes(), 64, 72).astype(int)
+        assert np.abs(image - expected).mean() < 0.5
+
+
+def test_a_damaged_validation_image_is_left_out(tmp_path):
+    path = folder(tmp_path / "photos")
+    (path / "val" / "n01" / "n01_1.JPEG").write_bytes(encoded(photo("china"))[:3000])
+    source, bad = sources.load("folder", path), BadFiles()
+    [(_, _, indices, _)] = validation(source.validation, 16, 6, bad=bad)
+    assert indices.tolist() == [0, -1, 2, 3, 4, 5] and len(bad) == 1
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow takes the GPU")

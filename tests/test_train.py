@@ -5,24 +5,30 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
+import photos
 import pytest
 
-for package in ("tensorflow", "jsonargparse", "matplotlib", "sklearn", "tqdm"):
+for package in ("tensorflow", "jsonargparse", "matplotlib", "sklearn", "tensorboardX", "tqdm"):
     pytest.importorskip(package, reason=f"train.py needs {package}")
 
 from keras_smlp.data import pipeline, sources
+from keras_smlp.data.decode import BadFiles
 from keras_smlp.portable import PortableModel
-from keras_smlp.training.callbacks import Interruptible, Results
-from keras_smlp.training.config import parse
+from keras_smlp.training.callbacks import Interrupted, Signals, Steps
+from keras_smlp.training.evaluation import Score
+from keras_smlp.training.parsing import parse
+from keras_smlp.training.report import Results
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -30,6 +36,7 @@ SMALL = [
     "--model.depths=[1,1]",
     "--model.input_size=16",
     "--model.patch_size=2",
+    "--data.resize_size=16",
     "--train.batch_size=80",
     "--train.epochs=2",
 ]
@@ -69,29 +76,46 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return Run(tmp_path_factory.mktemp("run"), "--optimizer.label_smoothing=0.1")
+    folder = tmp_path_factory.mktemp("run")
+    return Run(folder, "--data.label_smoothing=0.1", "--optimizer.ema_decay=0.9")
 
 
 @pytest.fixture(scope="module")
 def validation():
-    split = sources.load("digits").validation
-    images, _ = zip(*pipeline.validation_batches(split, 16, 80).as_numpy_iterator(), strict=True)
-    return np.concatenate(images), split.labels
+    split, recipe = sources.load("digits").validation, parse(SMALL).data
+    batches = pipeline.validation_batches(split, recipe, 16, 360, BadFiles())
+    return next(batches.as_numpy_iterator())[:2]
 
 
-def cross_entropy(probabilities, labels, smoothing=0.0):
-    """Mean loss in float64."""
-    targets = np.eye(10)[labels] * (1 - smoothing) + smoothing / 10
-    return -(targets * np.log(probabilities.astype("float64"))).sum(axis=1).mean()
+def evaluated(path, validation):
+    """Accuracy in percent, among five, and loss in float64 of a saved model."""
+    images, labels = validation
+    probabilities = keras.models.load_model(path).predict(images, verbose=0).astype("float64")
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    own = probabilities[np.arange(360), labels]
+    ranks = (probabilities > own[:, None]).sum(axis=1)
+    return 100 * (ranks < 1).mean(), 100 * (ranks < 5).mean(), -np.log(own).mean()
+
+
+def history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 # ---- what it leaves behind ----------------------------------------------------------------------
 
+FILES = ["batch.png", "best.keras", "checkpoints", "classes.json", "config.yaml", "curves.png"]
+FILES += ["ema.keras", "example.png", "history.csv", "last.keras", "summary.md", "tensorboard"]
+
 
 def test_it_leaves_its_files_and_no_others(run):
-    names = ["best.keras", "config.yaml", "curves.png", "history.csv", "last.keras"]
-    assert sorted(path.name for path in run.folder.iterdir()) == names
-    assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert sorted(path.name for path in run.folder.iterdir()) == FILES
+    for name in ("batch.png", "curves.png", "example.png"):
+        assert (run.folder / name).read_bytes().startswith(b"\x89PNG\r\n")
+    assert json.loads((run.folder / "classes.json").read_text()) == list("0123456789")
+    written = sorted(path.name for path in (run.folder / "tensorboard").iterdir())
+    assert written == ["train", "validation", "validation_ema"]
+    assert len(list((run.folder / "checkpoints").iterdir())) == 2
 
 
 def test_the_config_is_the_one_that_was_used(run):
@@ -99,35 +123,26 @@ def test_the_config_is_the_one_that_was_used(run):
 
 
 def test_the_history_is_that_of_the_saved_models(run, validation):
-    with open(run.folder / "history.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    images, labels = validation
-    last = keras.models.load_model(run.folder / "last.keras")
-    probabilities = last.predict(images, verbose=0)
-    row = {name: float(value) for name, value in rows[-1].items()}
-    assert row["val_accuracy"] == pytest.approx((probabilities.argmax(1) == labels).mean())
-    # the loss is smoothed, the metric beside it is not
-    smoothed = cross_entropy(probabilities, labels, smoothing=0.1)
-    assert row["val_loss"] == pytest.approx(smoothed, rel=1e-4)
-    plain = cross_entropy(probabilities, labels)
-    assert row["val_cross_entropy"] == pytest.approx(plain, rel=1e-4)
-    assert abs(smoothed - plain) > 0.005 * plain
-    assert row["loss"] < float(rows[0]["loss"])
+    rows = history(run.folder)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for prefix, name in (("val", "last"), ("ema", "ema")):
+        top1, top5, loss = evaluated(run.folder / f"{name}.keras", validation)
+        found = [rows[-1][f"{prefix}_{key}"] for key in ("accuracy", "top5", "loss")]
+        assert found == pytest.approx([top1 / 100, top5 / 100, loss], rel=1e-4)
+    assert rows[-1]["val_loss"] != rows[-1]["ema_loss"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
 
 
 def test_the_last_lines_are_those_of_the_best_model(run, validation):
-    images, labels = validation
-    best = keras.models.load_model(run.folder / "best.keras")
-    assert not best.compiled
-    probabilities = best.predict(images, verbose=0)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    ranks = (probabilities > probabilities[np.arange(360), labels, None]).sum(axis=1)
-    top1, top5, loss = map(float, LINE.search(run.out).groups())
-    assert top1 == pytest.approx(100 * (ranks < 1).mean(), abs=1e-3)
-    assert top5 == pytest.approx(100 * (ranks < 5).mean(), abs=1e-3)
-    assert loss == pytest.approx(cross_entropy(probabilities, labels), abs=1e-3)
+    assert not keras.models.load_model(run.folder / "best.keras").compiled
+    printed = tuple(map(float, LINE.search(run.out).groups()))
+    assert printed == pytest.approx(evaluated(run.folder / "best.keras", validation), abs=1e-3)
     assert f"{run.folder}/best.keras, of epoch" in run.out and "on 360 images:" in run.out
+    rows = history(run.folder)
+    accuracies = [row[key] for row in rows for key in ("val_accuracy", "ema_accuracy")]
+    assert printed[0] == pytest.approx(100 * max(accuracies), abs=1e-3)
+    summary = (run.folder / "summary.md").read_text()
+    assert f"`{LINE.search(run.out)[0]}` on 360 images" in summary
 
 
 def test_without_a_terminal_an_epoch_is_one_line(run):
@@ -135,43 +150,11 @@ def test_without_a_terminal_an_epoch_is_one_line(run):
     number = r"\d+\.\d{4}"
     assert len(epochs) == 2 and re.fullmatch(
         rf"epoch 1/2: loss {number}, accuracy {number}, val_loss {number}, val_accuracy {number}, "
-        r"\d+ images/s, \d+ s left",
+        rf"ema_accuracy {number}, lr 1.00e-06, \d+ images/s, \d+ s left",
         epochs[0],
     )
     assert "\r" not in run.out + run.err and "\x1b" not in run.out + run.err
     assert len(run.out.splitlines()) == 5
-
-
-def test_the_optimizer_is_the_configured_one(run):
-    optimizer, config = run.network.optimizer, parse(run.argv)
-    assert isinstance(optimizer, keras.optimizers.AdamW)
-    assert (optimizer.epsilon, optimizer.weight_decay) == (1e-8, config.optimizer.weight_decay)
-    assert int(optimizer.iterations) == 34
-    variables, numpy = run.network.trainable_variables, keras.ops.convert_to_numpy
-    kept = [[numpy(v) for v in some] for some in (variables, optimizer.variables)]
-    try:
-        rates = []
-        for step in (0, 17, 34):
-            optimizer.iterations.assign(step)
-            rates.append(float(optimizer.learning_rate))
-        # 17 steps an epoch: one of warm-up, then a cosine down to nothing
-        assert rates == pytest.approx([0, config.optimizer.learning_rate, 0], abs=1e-9)
-        # without gradient and momentum a step is the decay alone
-        for variable in optimizer.variables:
-            variable.assign(0 * numpy(variable))
-        optimizer.iterations.assign(17)
-        optimizer.apply([keras.ops.zeros(v.shape) for v in variables], variables)
-        still = {
-            v.path
-            for v, old in zip(variables, kept[0], strict=True)
-            if np.array_equal(numpy(v), old)
-        }
-    finally:
-        for some, values in zip((variables, optimizer.variables), kept, strict=True):
-            for variable, value in zip(some, values, strict=True):
-                variable.assign(value)
-    assert still == {v.path for v in variables if v.name in ("bias", "gamma", "beta")}
-    assert 0 < len(still) < len(variables)
 
 
 @pytest.mark.slow
@@ -181,35 +164,61 @@ def test_the_printed_command_predicts(run):
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, env={**os.environ, "PATH": path}
     )
-    assert re.fullmatch(r"predicted \d label 7\n", done.stdout), done.stderr
+    assert re.fullmatch(r"predicted \d \d\.\d+\n", done.stdout), done.stderr
 
 
-def test_mixed_precision_a_model_to_start_from_and_the_best_that_is_not_the_last(
-    run, validation, monkeypatch, tmp_path
-):
-    on_epoch_end = Results.on_epoch_end
+# ---- evaluation alone ---------------------------------------------------------------------------
 
-    def worse_and_worse(results, epoch, logs):
-        on_epoch_end(results, epoch, {**logs, "val_accuracy": -float(epoch)})
 
-    monkeypatch.setattr(Results, "on_epoch_end", worse_and_worse)
-    start = f"--model.weights={run.folder / 'best.keras'}"
-    again = Run(tmp_path, start, "--train.precision=mixed_bfloat16", "--optimizer.warmup_epochs=0")
-    assert again.network.get_layer("stage2_block1_token_mixing").compute_dtype == "bfloat16"
-    assert "best.keras, of epoch 1, " in again.out
-    images, labels = validation
-    best, last = (
-        keras.models.load_model(tmp_path / f"{name}.keras").predict(images, verbose=0)
-        for name in ("best", "last")
+def test_eval_prints_the_official_line_and_a_row_per_image(run, validation, tmp_path):
+    path = tmp_path / "p.csv"
+    weights = f"--model.weights={run.folder / 'best.keras'}"
+    again = Run(tmp_path / "out", "--eval", weights, f"--eval.predictions={path}")
+    assert LINE.search(again.out)[0] == LINE.search(run.out)[0]
+    assert re.search(r"best.keras: 360 images, \d+ images/s$", again.out, re.MULTILINE)
+    assert list((tmp_path / "out").iterdir()) == []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == list(range(360))
+    assert [row["label"] for row in rows] == [str(label) for label in validation[1]]
+
+
+# ---- fine-tuning --------------------------------------------------------------------------------
+
+
+def test_fine_tuning_gets_a_new_head_and_keeps_what_is_frozen(run, tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (8, 16, 16, 3), "uint8"), np.arange(8) % 2
+    np.savez(
+        tmp_path / "two.npz",
+        train_images=images,
+        train_labels=labels,
+        validation_images=images,
+        validation_labels=labels,
     )
-    assert best.dtype == "float32"
-    printed = float(LINE.search(again.out)[3])
-    assert printed == pytest.approx(cross_entropy(best, labels), rel=0.01)
-    assert printed > 1.05 * cross_entropy(last, labels)
-    assert printed < float(LINE.search(run.out)[3])
+    two = Run(
+        tmp_path / "out",
+        "--data.name=npz",
+        f"--data.dir={tmp_path / 'two.npz'}",
+        f"--model.weights={run.folder / 'best.keras'}",
+        "--model.freeze=1",
+        "--train.batch_size=8",
+        "--train.precision=mixed_bfloat16",
+        "--optimizer.warmup_epochs=0",
+    )
+    assert "model.weights: a new head for 2 classes instead of that for 10\n" in two.out
+    before = keras.models.load_model(run.folder / "best.keras")
+    after = keras.models.load_model(tmp_path / "out" / "last.keras")
+    assert after.output_shape == (None, 2)
+    assert after.get_layer("stage2_block1_token_mixing").compute_dtype == "bfloat16"
+    for layer in before.layers:
+        if layer.weights and layer.name != "predictions":
+            pairs = zip(layer.get_weights(), after.get_layer(layer.name).get_weights(), strict=True)
+            same = all(np.array_equal(old, new) for old, new in pairs)
+            assert same == layer.name.startswith(("stem", "stage1_")), layer.name
 
 
-# ---- callbacks ----------------------------------------------------------------------------------
+# ---- between the steps --------------------------------------------------------------------------
 
 
 def linear():
@@ -217,42 +226,94 @@ def linear():
     return PortableModel(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
 
 
+def stub(tmp_path, **values):
+    """A run without checkpoints, alone."""
+    engine = SimpleNamespace(is_main=True, processes=1, sum=lambda x: x)
+    engine.saving = contextlib.nullcontext
+    config = parse(["--train.checkpoint_steps=2"])
+    saved = []
+    return SimpleNamespace(
+        **{
+            "engine": engine,
+            "config": config,
+            "best": None,
+            "epoch": 0,
+            "step": 0,
+            "path": "the one before",
+            "begin_fit": lambda: None,
+            "count": lambda step, logs: None,
+            "checkpoint": saved.append,
+            "saved": saved,
+            **values,
+        }
+    )
+
+
 def test_the_best_is_the_most_accurate_then_the_one_of_lower_loss(tmp_path):
-    model = linear()
-    results = Results(model, tmp_path)
-    history = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.85), (0.6, 0.1)]
-    for epoch, (accuracy, loss) in enumerate(history):
-        model.set_weights([np.full((1, 1), epoch + 1.0)])
-        results.on_epoch_end(epoch, {"val_accuracy": accuracy, "val_loss": loss})
-    assert results.best_epoch == 3
+    model, run = linear(), stub(tmp_path)
+    results = Results(tmp_path, model, ("0",), run)
+    scores = [(50.0, 1.0), (70.0, 0.9), (70.0, 0.8), (70.0, 0.85), (60.0, 0.1)]
+    for epoch, (top1, loss) in enumerate(scores, start=1):
+        model.set_weights([np.full((1, 1), float(epoch))])
+        results.judge("val", Score(10, top1, 90.0, loss), {"epoch": epoch})
+    assert run.best == {"epoch": 3, "weights": "val", "top1": 70.0, "loss": 0.8}
     for name, epoch in (("best", 3.0), ("last", 5.0)):
         saved = keras.models.load_model(tmp_path / f"{name}.keras")
         assert saved.get_weights()[0].item() == epoch
-    assert (tmp_path / "history.csv").read_text().splitlines()[:2] == [
-        "epoch,val_accuracy,val_loss",
-        "1,0.5,1.0",
-    ]
 
 
-def test_ctrl_c_ends_the_run_after_the_step():
-    before = signal.getsignal(signal.SIGINT)
-    steps = []
+def steps_of(run, signals=None, check=lambda: None):
+    callback = Steps(run, signals or Signals(), 0.5, check)
+    callback.set_model(linear())
+    callback.on_train_begin()
+    return callback
 
-    class Press(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            steps.append(batch)
-            if batch == 1:
-                signal.raise_signal(signal.SIGINT)
 
-    model = linear()
-    model.compile("sgd", "mse")
-    ones = np.ones((8, 1), "float32")
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(ones, ones, batch_size=2, verbose=0, callbacks=[Press(), Interruptible()])
-    assert steps == [0, 1]
-    assert signal.getsignal(signal.SIGINT) is before
-    model.fit(ones[:2], ones[:2], verbose=0, callbacks=[Interruptible()])
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_where(tmp_path, loss):
+    callback = steps_of(stub(tmp_path, epoch=2, step=7))
+    callback.on_train_batch_end(0, {"loss": 1.0})
+    message = f"loss {loss} in epoch 3, step 7, learning rate 5.000e-01; .* is the one before"
+    with pytest.raises(FloatingPointError, match=message):
+        callback.on_train_batch_end(1, {"loss": loss})
+
+
+def test_checkpoints_come_when_they_are_due(tmp_path):
+    run = stub(tmp_path)
+    callback = steps_of(run)
+    for run.step in range(1, 6):
+        callback.on_train_batch_end(0, {"loss": 1.0})
+        assert len(run.saved) == run.step // 2
+
+
+def test_several_processes_agree_every_tenth_step(tmp_path):
+    run = stub(tmp_path)
+    run.engine.processes, asked = 2, []
+    run.engine.sum = lambda x: asked.append(run.step) or [0, 1]  # another one has a signal
+    callback = steps_of(run)
+    for run.step in range(1, 10):
+        callback.on_train_batch_end(0, {"loss": 1.0})
+    run.step = 10
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        callback.on_train_batch_end(0, {"loss": 1.0})
+    assert asked == [10] and len(run.saved) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step(tmp_path, number):
+    before = signal.getsignal(number)
+    run = stub(tmp_path, step=1)
+    with Signals() as signals:
+        callback = steps_of(run, signals)
+        callback.on_train_batch_end(0, {"loss": 1.0})
+        signal.raise_signal(number)
+        with pytest.raises(Interrupted) as stop:
+            callback.on_train_batch_end(1, {"loss": 1.0})
+        with pytest.raises(Interrupted):
+            signals.between(print)("never")
+        assert signal.getsignal(signal.SIGINT) is signals.previous[signal.SIGINT]
+    assert stop.value.number == number and len(run.saved) == 1
+    assert signal.getsignal(number) is before
 
 
 # ---- what it refuses ----------------------------------------------------------------------------
@@ -270,7 +331,7 @@ def refused(train, capsys, *arguments):
 def test_what_only_data_and_network_can_tell(train, capsys, tmp_path):
     folder = f"--output_dir={tmp_path}"
     assert refused(train, capsys, folder, "--train.batch_size=1438") == (
-        "train.py: error: train.batch_size: 1438, allowed: at most 1437, all images\n"
+        "train.py: error: train.batch_size: 1438, allowed: at most 1437, for one update an epoch\n"
     )
     assert list(tmp_path.iterdir()) == [], "a run that was refused left its configuration"
     file = tmp_path / "weights.pth"
@@ -279,6 +340,26 @@ def test_what_only_data_and_network_can_tell(train, capsys, tmp_path):
     assert error.startswith(f"train.py: error: model: {file} is not a PyTorch file")
     error = refused(train, capsys, f"--output_dir={file}")
     assert error.startswith("train.py: error: output_dir: ") and str(file) in error
+    error = refused(train, capsys, folder, "--data.name=folder", f"--data.dir={tmp_path}")
+    assert error.startswith(f"train.py: error: data.dir: {tmp_path}, allowed: a folder that holds")
+    error = refused(train, capsys, folder, "--distribution.kind=data_parallel")
+    assert error.startswith("train.py: error: distribution.kind: data_parallel, allowed: ")
+
+
+def test_too_many_damaged_files_end_the_run(train, capsys, tmp_path):
+    path = photos.folder(tmp_path / "photos")
+    for name in ("n01_0", "n01_1"):
+        (path / "train" / "n01" / f"{name}.JPEG").write_text("no image")
+    arguments = ["--data.name=folder", f"--data.dir={path}", "--train.batch_size=8"]
+    error = refused(train, capsys, f"--output_dir={tmp_path / 'out'}", *arguments)
+    assert error.startswith("train.py: error: data.max_bad_fraction: 2 of 14 files cannot be dec")
+    named = (tmp_path / "out" / "bad_files.txt").read_text().splitlines()
+    assert sorted(named) == [f"{path}/train/n01/n01_{i}.JPEG: not an image" for i in (0, 1)]
+
+
+def test_another_configuration_is_no_resume(run, train, capsys):
+    error = refused(train, capsys, f"--output_dir={run.folder}", "--train.seed=3")
+    assert "was trained with another configuration (" in error and "train.seed: 0 -> 3" in error
 
 
 def test_a_backend_that_is_none_is_refused(train, capsys, monkeypatch):
@@ -293,7 +374,8 @@ def test_a_backend_that_is_none_is_refused(train, capsys, monkeypatch):
 )
 def test_a_missing_package_names_the_extra(train, capsys, monkeypatch, tmp_path, module, extras):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "keras_smlp.training.config")
+    for name in ("parsing", "config"):
+        monkeypatch.delitem(sys.modules, f"keras_smlp.training.{name}")
     package = module.partition(".")[0]
     assert refused(train, capsys, f"--output_dir={tmp_path}") == (
         f'train.py: error: {package} is not installed: pip install -e ".[{extras}]"\n'
@@ -318,15 +400,22 @@ def test_a_missing_backend_names_the_extra(tmp_path, backend, extras):
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_is_one_line(train, capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; what was saved is whole"),
+        (Interrupted(signal.SIGTERM), 143, "interrupted by SIGTERM"),
+    ],
+)
+def test_an_interruption_is_one_line(train, capsys, monkeypatch, tmp_path, error, code, line):
     def interrupted(config):
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr(train, "train", interrupted)
     with pytest.raises(SystemExit) as stop:
         train.main([f"--output_dir={tmp_path}"])
-    assert stop.value.code == 130
-    assert capsys.readouterr().err == "train.py: interrupted; what was saved is whole\n"
+    assert stop.value.code == code
+    assert capsys.readouterr().err == f"train.py: error: {line}\n"
 
 
 # ---- slow: the real thing -----------------------------------------------------------------------
@@ -339,34 +428,5 @@ def test_the_digits_are_learned(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert float(LINE.search(done.stdout)[1]) >= 97
-    results = tmp_path / "runs" / "digits"
-    names = ["best.keras", "config.yaml", "curves.png", "history.csv", "last.keras"]
-    assert sorted(path.name for path in results.iterdir()) == names
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_whole_files(tmp_path):
-    # what is started in the background, as tests may be, has Ctrl-C switched off
-    code = (
-        "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    arguments = [ROOT / "train.py", "--output_dir=.", "--train.epochs=50"]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1/"):
-                process.send_signal(signal.SIGINT)
-                break
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert err.endswith("train.py: interrupted; what was saved is whole\n")
-    assert "Traceback" not in err
-    names = ["best.keras", "config.yaml", "history.csv", "last.keras"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    keras.models.load_model(tmp_path / "last.keras")
+    results = sorted(path.name for path in (tmp_path / "runs" / "digits").iterdir())
+    assert results == [name for name in FILES if name != "ema.keras"]

@@ -1,70 +1,204 @@
-"""Arrays -> batches by tf.data, for every backend: order, augmentation, size."""
+"""A source -> batches by tf.data, for every backend.
+
+What stands at which place of which epoch, and what happens to it, is a function of the seed, the
+epoch and the place alone: not of the number of threads, processes or of what was read before.
+"""
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from keras_smlp.data import augment, decode, mixing
+from keras_smlp.data.order import epoch_order, part
+from keras_smlp.data.sources import Arrays
 
 if keras.backend.backend() != "tensorflow":
     # tf.data runs on the processor; the accelerator's memory belongs to JAX or PyTorch
     tf.config.set_visible_devices([], "GPU")
 
+ATTEMPTS = 20
+CACHE_BYTES = 2**28
+# what each draw of an image is for; a group's draws have their own
+CROP, AUGMENT, ERASE, MIX = range(4)
 
-def train_batches(split, size, batch_size, epochs, seed, max_shift=0.0):
-    """The training batches of a whole run, one epoch after the other.
 
-    The order of an epoch depends on `seed` and the epoch alone, the augmentation of an image on
-    `seed`, the epoch and the image's place in it: two runs see the same pixels on every backend.
+def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, processes=1):
+    """The training batches of any epoch, or of a part of one.
 
     Args:
-        split: A `sources.Split`.
+        split: `sources.Arrays` or `sources.Files`.
+        recipe: A `recipe.DataConfig`.
         size: Positive integer. Side in pixels of the images given out.
-        batch_size: Positive integer. What is left over of an epoch, less than one batch, is
-            dropped: JAX would compile another step for it.
-        epochs: Positive integer. Passes over the split.
+        classes: Positive integer. Number of classes.
+        batch_size: Positive integer. Images in a step over all processes, a multiple of
+            `processes`, and of `recipe.group_size` times that if images are mixed. What is left
+            over of an epoch is dropped.
         seed: Integer in `[0, 2**31)`.
-        max_shift: Float in `[0, 0.5]`. An image is moved by up to this part of its side along
-            both axes, mirrored at its border. Defaults to `0.0`.
+        bad: `decode.BadFiles`. Where damaged files are noted; another image takes their place.
+        rank: Integer. Which of the processes this is. Defaults to `0`.
+        processes: Positive integer. Defaults to `1`.
 
     Returns:
-        A `tf.data.Dataset` of `epochs * (len(split) // batch_size)` pairs: uint8 images
-        `(batch_size, size, size, 3)` and int32 labels `(batch_size,)`.
+        A function of the epoch (from 0) and a range of its steps, within `range(len(split) //
+        batch_size)`, that returns a `tf.data.Dataset` of a pair for each step: images
+        `(batch_size // processes, size, size, 3)`, RGB in [0, 255], float32 or, with
+        `recipe.whole_numbers`, uint8; and float32 targets `(batch_size // processes, classes)`.
     """
-    images, labels, count = tf.constant(split.images), tf.constant(split.labels), len(split)
-    margin = round(size * max_shift)
+    count, share = len(split), batch_size // processes
+    threads = recipe.threads or tf.data.AUTOTUNE
+    kind = "uint8" if recipe.whole_numbers else "float32"
+    integer = tf.TensorSpec((), "int64")
 
-    def one_epoch(epoch):
-        # negative, so that no image's draws have the same seed
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, -1 - epoch])
-        draws = tf.range(count, dtype="int64") + epoch * count
-        epoch_images = tf.data.Dataset.from_tensor_slices((order, draws))
-        return epoch_images.map(one_image).batch(batch_size, drop_remainder=True)
+    def seed_of(epoch, place, purpose):
+        # 2**40 places of four purposes and two draws each; epochs up to 2**20
+        return tf.stack([tf.constant(seed, "int64"), epoch * 2**43 + place * 8 + purpose * 2])
 
-    def one_image(index, draw):
-        image = resize(images[index], size)
-        if margin:
-            image = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]], "SYMMETRIC")
-            image = tf.image.stateless_random_crop(image, (size, size, 3), [seed, draw])
-        return image, labels[index]
+    def one_image(epoch, place, content, label, name):
+        draws = tf.random.stateless_uniform((decode.TRIES + 1, 4), seed_of(epoch, place, CROP))
+        image, good = picture(content, name, window(recipe, size, draws[:-1]), bad)
+        image.set_shape((size, size, 3))
+        if recipe.max_shift:
+            image = mixing.shift(image, draws[-1, 2:], recipe.max_shift)
+        if recipe.flip:
+            image = mixing.flip(image, draws[-1, 0], recipe.flip)
+        if recipe.augment == "rand_augment":
+            image = augment.rand_augment(
+                image,
+                seed_of(epoch, place, AUGMENT),
+                recipe.magnitude,
+                recipe.magnitude_std,
+                recipe.operations,
+            )
+        image = tf.cast(image, kind)
+        if recipe.erase:
+            image = mixing.erase(image, seed_of(epoch, place, ERASE), recipe.erase)
+        return image, label, good
 
-    # 64-bit, like the range of epochs: the place of an image in a long run
-    seed = tf.constant(seed, "int64")
-    return tf.data.Dataset.range(epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    # traced once for all epochs
+    @tf.function(input_signature=(integer, integer, integer))
+    def load(epoch, place, index):
+        """The image at a place; if it cannot be decoded, one of those that follow it."""
+
+        def attempt(tried, image, label, good):
+            return tried + 1, *one_image(epoch, place, *fetch(split, (index + tried) % count))
+
+        nothing = tf.zeros((size, size, 3), kind), tf.constant(0), tf.constant(False)
+        _, image, label, _ = tf.while_loop(
+            lambda tried, image, label, good: ~good & (tried < ATTEMPTS),
+            attempt,
+            (tf.constant(0, "int64"), *nothing),
+        )
+        return image, label, place
+
+    def mixed(epoch, images, labels, places):
+        targets = mixing.smooth_targets(labels, classes, recipe.label_smoothing)
+        if not recipe.mixes:
+            return images, targets
+        groups = share // recipe.group_size
+        images, targets = zip(
+            *(
+                mixing.mix(*group, seed_of(epoch, place, MIX), recipe.mixup, recipe.cutmix)
+                for *group, place in zip(
+                    tf.split(images, groups),
+                    tf.split(targets, groups),
+                    tf.unstack(places[:: recipe.group_size]),
+                    strict=True,
+                )
+            ),
+            strict=True,
+        )
+        return tf.concat(images, 0), tf.concat(targets, 0)
+
+    if recipe.augment == "keras_cv":
+        from keras_smlp.data.keras_cv_policy import batch_policy
+
+        policy = batch_policy(recipe, classes)
+
+        def mixed(epoch, images, labels, places):
+            return policy(images, labels)
+
+    shapes = ((share, size, size, 3), kind), ((share,), "int32"), ((share,), "int64")
+    mixed = tf.function(mixed, input_signature=(integer, *(tf.TensorSpec(*s) for s in shapes)))
+
+    def batches(epoch, steps):
+        order = epoch_order(count, seed, epoch, batch_size, recipe.group_size, recipe.repeats)
+        places, epoch = part(steps, batch_size, rank, processes), tf.constant(epoch, "int64")
+        return (
+            tf.data.Dataset.from_tensor_slices((places, order[places]))
+            .map(lambda *place: load(epoch, *place), num_parallel_calls=threads)
+            .batch(share, drop_remainder=True)
+            .map(lambda *batch: mixed(epoch, *batch), num_parallel_calls=threads)
+            .prefetch(2)
+        )
+
+    return batches
 
 
-def validation_batches(split, size, batch_size):
-    """Every image of a split once, in its order; the last batch may be smaller.
+def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1):
+    """Every image of a split once, in its order.
 
     Args:
-        split: A `sources.Split`.
+        split: `sources.Arrays` or `sources.Files`.
+        recipe: A `recipe.DataConfig`, of which only the evaluation's view counts.
         size: Positive integer. Side in pixels of the images given out.
-        batch_size: Positive integer.
+        batch_size: Positive integer. Images in a batch of this process.
+        bad: `decode.BadFiles`. Where damaged files are noted.
+        rank: Integer. Which of the processes this is; it reads every `processes`th image.
+            Defaults to `0`.
+        processes: Positive integer. Defaults to `1`.
 
     Returns:
-        A `tf.data.Dataset` of uint8 images `(n, size, size, 3)` and int32 labels `(n,)`.
+        A `tf.data.Dataset` of uint8 images `(batch_size, size, size, 3)`, and for each image its
+        int32 label, its int64 index in the split and its name. The index is `-1` where a batch is
+        filled up or an image cannot be decoded.
     """
-    dataset = tf.data.Dataset.from_tensor_slices((split.images, split.labels)).batch(batch_size)
-    return dataset.map(lambda images, labels: (resize(images, size), labels)).cache()
+    indices = np.arange(rank, len(split), processes)
+    padded = np.full(-len(indices) // batch_size * -batch_size, -1)
+    padded[: len(indices)] = indices
+    view = decode.center_crop(size, recipe.shorter_side(size))
+
+    def load(index):
+        content, label, name = fetch(split, tf.maximum(index, 0))
+        image, good = picture(content, name, view, bad)
+        image.set_shape((size, size, 3))
+        return image, label, tf.where(good, index, -1), name
+
+    dataset = tf.data.Dataset.from_tensor_slices(padded)
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.batch(batch_size)
+    if len(padded) * size * size * 3 <= CACHE_BYTES:
+        dataset = dataset.cache()
+    return dataset.prefetch(2)
 
 
-def resize(images, size):
-    """Bilinear, back to uint8."""
-    return tf.cast(tf.round(tf.image.resize(images, (size, size))), "uint8")
+def fetch(split, index):
+    """Content, label and name of an image: uint8 pixels or the bytes of a file."""
+    in_memory = isinstance(split, Arrays)
+
+    def read(index):
+        contents, labels, names = split.read(index[None])
+        return contents[0], np.int32(labels[0]), names[0]
+
+    content, label, name = tf.numpy_function(
+        read, [index], (tf.uint8 if in_memory else tf.string, tf.int32, tf.string), stateful=False
+    )
+    content.set_shape(split.images.shape[1:] if in_memory else ())
+    label.set_shape(())
+    name.set_shape(())
+    return content, label, name
+
+
+def picture(content, name, window_of, bad):
+    """The view of one image, and whether there is one."""
+    if content.dtype == tf.string:
+        return decode.decoded(content, name, window_of, bad)
+    return window_of(decode.slicer(content), *content.shape[:2]), True
+
+
+def window(recipe, size, draws):
+    """The part of an image that is trained on."""
+    if recipe.crop == "center":
+        return decode.center_crop(size, recipe.shorter_side(size))
+    return decode.random_crop(
+        size, draws, recipe.crop_scale, recipe.crop_ratio, recipe.scaled_decoding
+    )

@@ -1,14 +1,20 @@
-"""Where images come from: labelled uint8 RGB arrays, split once and for all."""
+"""Where images come from: arrays, folders, TensorFlow Datasets; any image by its index."""
 
+import contextlib
+import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
+
 
 @dataclass(frozen=True)
-class Split:
-    """One part of a data set.
+class Arrays:
+    """Images in memory.
 
     Attributes:
         images: uint8 array `(n, height, width, 3)`, RGB in [0, 255].
@@ -21,6 +27,27 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
+    def read(self, indices):
+        """Pixels, labels and names, as `Files.read` gives contents."""
+        return self.images[indices], self.labels[indices], [f"image {i}" for i in indices]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Encoded images.
+
+    Attributes:
+        count: Number of images.
+        read: Function from an int64 array of indices to a list of file contents (bytes), an int
+            array of labels and a list of names, in the order of the indices.
+    """
+
+    count: int
+    read: Callable
+
+    def __len__(self):
+        return self.count
+
 
 @dataclass(frozen=True)
 class Source:
@@ -28,13 +55,13 @@ class Source:
 
     Attributes:
         class_names: The name of each label.
-        train: The `Split` to fit.
-        validation: The `Split` to judge by.
+        train: The `Arrays` or `Files` to fit.
+        validation: Those to judge by.
     """
 
     class_names: tuple[str, ...]
-    train: Split
-    validation: Split
+    train: Arrays | Files
+    validation: Arrays | Files
 
 
 def digits():
@@ -57,24 +84,231 @@ def digits():
         random_state=0,
     )
     names = tuple(str(name) for name in data.target_names)
-    return Source(names, Split(train_x, train_y), Split(validation_x, validation_y))
+    return Source(names, Arrays(train_x, train_y), Arrays(validation_x, validation_y))
 
 
-SOURCES: dict[str, Callable[[], Source]] = {"digits": digits}
+def npz(path):
+    """Arrays in a `.npz` file: `train_images`, `train_labels`, `validation_images`, ...
+
+    Images are uint8 `(n, height, width)` or `(n, height, width, 1 or 3)`, labels integers from 0;
+    `class_names` is optional.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"data.dir: {path} is no file, allowed: the path of an .npz file")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    splits = []
+    for split in ("train", "validation"):
+        images, labels = (arrays.get(f"{split}_{part}") for part in ("images", "labels"))
+        if images is None or labels is None:
+            raise ValueError(
+                f"data.dir: {path} holds {', '.join(arrays)}, allowed: a file with {split}_images "
+                f"and {split}_labels"
+            )
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"data.dir: {split}_images of {path} are {images.dtype} {images.shape}, allowed: "
+                "uint8 (n, height, width, 1 or 3)"
+            )
+        if not (labels.shape == images.shape[:1] and labels.dtype.kind in "iu" and len(labels)):
+            raise ValueError(
+                f"data.dir: {split}_labels of {path} are {labels.dtype} {labels.shape}, allowed: "
+                f"integers ({len(images)},), at least one"
+            )
+        images = np.broadcast_to(images, (*images.shape[:3], 3))
+        splits.append(Arrays(np.ascontiguousarray(images), labels.astype("int32")))
+    names = arrays.get("class_names")
+    if names is None:
+        names = range(max(int(split.labels.max()) for split in splits) + 1)
+    return checked(Source(tuple(map(str, names)), *splits), path)
 
 
-def load(name):
-    """Loads a data set by its name.
+def checked(source, path):
+    """The source, if all its labels have names."""
+    for split in (source.train, source.validation):
+        if split.labels.min() < 0 or split.labels.max() >= len(source.class_names):
+            raise ValueError(
+                f"data.dir: {path} has labels from {split.labels.min()} to {split.labels.max()}, "
+                f"allowed: 0 to {len(source.class_names) - 1}, one for each class name"
+            )
+    return source
+
+
+def folder(path):
+    """The official layout: `train/<class>/<image>` and `val/<class>/<image>`.
+
+    The classes are the sorted names of `train`'s folders. `validation` may stand for `val`.
+    """
+    path = Path(path)
+    train = path / "train"
+    validation = next((path / n for n in ("val", "validation") if (path / n).is_dir()), None)
+    if not train.is_dir() or validation is None:
+        raise ValueError(f"data.dir: {path}, allowed: a folder that holds train/ and val/")
+    names = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
+    unknown = {entry.name for entry in validation.iterdir() if entry.is_dir()} - set(names)
+    if unknown:
+        raise ValueError(
+            f"data.dir: {validation} has the classes {', '.join(sorted(unknown))}, allowed: those "
+            f"of {train}"
+        )
+    return Source(names, images_below(train, names), images_below(validation, names))
+
+
+def images_below(path, names):
+    """The image files of a split, by class, then by name."""
+    labels, files = [], []
+    for label, name in enumerate(names):
+        below = path / name
+        found = sorted(below.rglob("*")) if below.is_dir() else []
+        found = [str(file) for file in found if file.suffix.lower() in ENDINGS]
+        files += found
+        labels += [label] * len(found)
+    if not files:
+        raise ValueError(
+            f"data.dir: {path} has no images, allowed: <class>/<image> ending in one of "
+            f"{', '.join(ENDINGS)}"
+        )
+    labels = np.array(labels, "int32")
+
+    def read(indices):
+        chosen = [files[i] for i in indices]
+        return [content_of(file) for file in chosen], labels[indices], chosen
+
+    return Files(len(files), read)
+
+
+def content_of(file):
+    """A file's bytes; none of one that cannot be read, which counts as damaged then."""
+    with contextlib.suppress(OSError):
+        return Path(file).read_bytes()
+    return b""
+
+
+def tfds(name, data_dir=None, manual_dir=None):
+    """A classification set of TensorFlow Datasets, prepared first where it is not yet.
 
     Args:
-        name: String. A key of `SOURCES`.
+        name: String. Such as `imagenet2012` or `imagenette/320px-v2`.
+        data_dir: Folder of the prepared sets, on a local disk; `None` for TFDS' own.
+        manual_dir: Folder of files that were downloaded by hand, such as
+            `ILSVRC2012_img_train.tar`; `None` for TFDS' own.
+    """
+    import tensorflow_datasets
+
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=data_dir)
+    except ValueError as error:
+        raise ValueError(
+            f"data.name: {name}, allowed: digits, npz, folder or a set of TensorFlow Datasets "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    features = builder.info.features or {}
+    if not {"image", "label"} <= set(features):
+        raise ValueError(
+            f"data.name: {name} has {', '.join(features)}, allowed: a set with image and label"
+        )
+    if not builder.is_prepared():
+        config = tensorflow_datasets.download.DownloadConfig(manual_dir=manual_dir)
+        try:
+            builder.download_and_prepare(download_config=config)
+        except Exception as error:  # no network, files that must be fetched by hand: TFDS says it
+            raise ValueError(f"data.name: {name} could not be prepared: {error}") from error
+    splits = builder.info.splits
+    validation = next((n for n in ("validation", "test") if n in splits), None)
+    if "train" not in splits or validation is None:
+        raise ValueError(
+            f"data.name: {name} has the splits {', '.join(splits)}, allowed: a set with train and "
+            "validation or test"
+        )
+    return Source(
+        tuple(features["label"].names),
+        records(builder, "train"),
+        records(builder, validation),
+    )
+
+
+def records(builder, split):
+    """The encoded images of one split of a prepared builder."""
+    import tensorflow_datasets
+
+    decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
+    if builder.info.file_format.value == "tfrecord":
+        serialized = TFRecords(builder.info.splits[split].filepaths)
+        features = builder.info.features
+
+        def examples_at(indices):
+            return [
+                features.deserialize_example_np(serialized[i], decoders=decoders) for i in indices
+            ]
+    else:
+        serialized = builder.as_data_source(split, decoders=decoders)
+
+        def examples_at(indices):
+            return serialized.__getitems__([int(i) for i in indices])
+
+    def read(indices):
+        examples = examples_at(indices)
+        names = [example.get("file_name", b"").decode() for example in examples]
+        names = [n or f"{split}[{i}]" for n, i in zip(names, indices, strict=True)]
+        labels = np.array([example["label"] for example in examples], "int32")
+        return [example["image"] for example in examples], labels, names
+
+    return Files(len(serialized), read)
+
+
+class TFRecords:
+    """Records of TFRecord files by their index, which TensorFlow itself only reads in a row.
+
+    Every record's place is read once, at the start. A record is its length (8 bytes), a checksum
+    of it (4), the content and a checksum of that (4); the checksums are not verified.
+
+    Args:
+        paths: Paths of the files.
+    """
+
+    def __init__(self, paths):
+        self.files = [os.open(path, os.O_RDONLY) for path in paths]
+        places = []
+        for number, file in enumerate(self.files):
+            place, end = 0, os.fstat(file).st_size
+            while place < end:
+                (length,) = struct.unpack("<Q", os.pread(file, 8, place))
+                places.append((number, place + 12, length))
+                place += length + 16
+        self.places = np.array(places, "int64")
+
+    def __len__(self):
+        return len(self.places)
+
+    def __getitem__(self, index):
+        number, place, length = self.places[index].tolist()
+        return os.pread(self.files[number], length, place)
+
+    def __del__(self):
+        for file in self.files:
+            os.close(file)
+
+
+def load(name, path=None, manual_dir=None):
+    """Loads a data set.
+
+    Args:
+        name: String. `"digits"`, `"npz"`, `"folder"`, or the name of a TensorFlow Dataset.
+        path: Path of the `.npz` file or of the folder; of TensorFlow Datasets the folder of the
+            prepared sets, `None` for its own.
+        manual_dir: Path of the folder with files that TensorFlow Datasets cannot download.
 
     Returns:
         A `Source`.
 
     Raises:
-        ValueError: If there is no such data set.
+        ValueError: If there is no such data set, or its files are not as they should be: one line
+            that begins with the key of the configuration.
     """
-    if name not in SOURCES:
-        raise ValueError(f"`name` must be one of {list(SOURCES)}. Received: name={name!r}")
-    return SOURCES[name]()
+    if name == "digits":
+        return digits()
+    if name in ("npz", "folder"):
+        return {"npz": npz, "folder": folder}[name](path)
+    return tfds(name, path, manual_dir)

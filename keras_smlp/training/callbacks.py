@@ -1,142 +1,167 @@
-"""What a run shows and what it leaves in its folder."""
+"""What happens between two steps: progress, checkpoints, signals, and the end where all is lost."""
 
-import csv
-import shutil
+import math
 import signal
 import sys
 import time
-from pathlib import Path
 
 import keras
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from keras_smlp.files import replacing
+# steps after which several processes agree whether to end or to save
+AGREE = 10
+
+
+class Interrupted(Exception):
+    """The run was asked to end, and its checkpoint is written.
+
+    Attributes:
+        number: The signal's number.
+    """
+
+    def __init__(self, number):
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+
+
+class Signals:
+    """SIGINT (Ctrl-C) and SIGTERM (Slurm, Kubernetes, spot machines), kept until asked for.
+
+    A step is not cut: in a backend a signal may be lost or become another error. The second SIGINT
+    does what it always does. Use it as a context manager.
+
+    Attributes:
+        received: Number of the signal that came; `0` for none.
+    """
+
+    received = 0
+
+    def __enter__(self):
+        self.previous = {
+            n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def on_signal(self, number, _):
+        self.received = number
+        signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
+
+    def between(self, function):
+        """The function, which raises `Interrupted` instead of being called after a signal."""
+
+        def called(*arguments):
+            if self.received:
+                raise Interrupted(self.received)
+            return function(*arguments)
+
+        return called
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class Steps(keras.callbacks.Callback):
+    """After each step: is the loss finite, is a checkpoint due, was there a signal.
+
+    Args:
+        run: The `run.Run` that counts the steps.
+        signals: `Signals`.
+        learning_rate: Float, for the message.
+        check: Function without arguments that raises where the run must end.
+    """
+
+    def __init__(self, run, signals, learning_rate, check):
+        super().__init__()
+        self.run, self.signals, self.check = run, signals, check
+        self.learning_rate = learning_rate
+        self.saved_at = time.monotonic()
+
+    def on_train_begin(self, logs=None):
+        self.run.begin_fit()
+
+    def on_train_batch_end(self, batch, logs=None):
+        run, engine = self.run, self.run.engine
+        run.count(batch + 1, logs)
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"loss {logs['loss']} in epoch {run.epoch + 1}, step {run.step}, learning rate "
+                f"{self.learning_rate:.3e}; the last good checkpoint is {run.path}"
+            )
+        self.check()
+        # several processes agree on what to do now and then
+        if engine.processes > 1 and run.step % AGREE:
+            return
+        due, received = engine.sum([engine.is_main and self.is_due(), self.signals.received])
+        if due or received:
+            run.checkpoint(self.model)
+            self.saved_at = time.monotonic()
+        if received:
+            raise Interrupted(self.signals.received or signal.SIGTERM)
+
+    def is_due(self):
+        """Whether it is time for a checkpoint."""
+        train = self.run.config.train
+        if train.checkpoint_steps:
+            return self.run.step % train.checkpoint_steps == 0
+        return time.monotonic() - self.saved_at >= 60 * train.checkpoint_minutes
 
 
 class Progress(keras.callbacks.Callback):
-    """One bar for the run with loss, accuracy, images per second and time left; a line per epoch.
+    """One bar for the run: loss, accuracy, learning rate, images per second, time left.
 
-    Where stderr is no terminal, the lines alone. `close` it whether or not the run succeeds.
+    Where stderr is no terminal, lines alone. `close` it whether or not the run succeeds.
 
     Args:
         epochs: Positive integer. Epochs of the run.
-        epoch_images: Positive integer. Training images of an epoch.
+        steps: Positive integer. Steps of an epoch.
+        batch_size: Positive integer. Images in a step.
+        run: The `run.Run` that counts the steps.
+        show: Boolean. Whether this process shows anything. Defaults to `True`.
     """
 
-    def __init__(self, epochs, epoch_images):
+    def __init__(self, epochs, steps, batch_size, run, show=True):
         super().__init__()
-        self.epochs = epochs
-        self.epoch_images = epoch_images
+        self.epochs, self.batch_size, self.run, self.show = epochs, batch_size, run, show
         self.bar = tqdm(
-            total=epochs * epoch_images,
-            disable=None,
+            total=epochs * steps * batch_size,
+            initial=(run.epoch * steps + run.step) * batch_size,
+            disable=None if show else True,
             unit=" images",
             leave=False,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {rate_fmt}, {remaining} left{postfix}",
         )
+        self.images, self.seconds = 0, 0.0
 
     def on_train_begin(self, logs=None):
-        self.run_began = time.perf_counter()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch_began = time.perf_counter()
-        self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
+        self.began, self.images = time.perf_counter(), 0
+        self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.epochs}", refresh=False)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.bar.set_postfix_str(line(logs, ("loss", "accuracy")), refresh=False)
-        self.bar.update(self.epoch_images // self.params["steps"])
+        self.images += self.batch_size
+        self.seconds = time.perf_counter() - self.began
+        self.bar.set_postfix_str(line(logs), refresh=False)
+        self.bar.update(self.batch_size)
 
-    def on_test_begin(self, logs=None):
-        self.training_seconds = time.perf_counter() - self.epoch_began
-
-    def on_epoch_end(self, epoch, logs=None):
-        speed = self.epoch_images / self.training_seconds
-        left = (time.perf_counter() - self.run_began) / (epoch + 1) * (self.epochs - epoch - 1)
-        numbers = line(logs, ("loss", "accuracy", "val_loss", "val_accuracy"))
-        self.bar.write(
-            f"epoch {epoch + 1}/{self.epochs}: {numbers}, {speed:.0f} images/s, {left:.0f} s left"
-        )
-        sys.stdout.flush()  # a pipe shows the line now, not with the next few kilobytes
+    def report(self, row):
+        """A line for an epoch that is done."""
+        if self.show:
+            left = (self.epochs - row["epoch"]) * self.seconds
+            speed = self.images / self.seconds if self.images else 0.0
+            self.bar.write(
+                f"epoch {row['epoch']}/{self.epochs}: {line(row)}, {speed:.0f} images/s, "
+                f"{left:.0f} s left"
+            )
+            sys.stdout.flush()  # a pipe shows the line now, not with the next few kilobytes
 
     def close(self):
         """Takes the bar away."""
         self.bar.close()
 
 
-class Interruptible(keras.callbacks.Callback):
-    """Ctrl-C ends the run between two steps with a `KeyboardInterrupt`; a second one at once.
-
-    Anywhere else it may be lost in a backend or turned into another error (NumPy makes a
-    `TypeError` of one that comes while it copies a PyTorch variable).
-    """
-
-    def on_train_begin(self, logs=None):
-        self.interrupted = False
-        self.previous = signal.signal(signal.SIGINT, self.on_interrupt)
-
-    def on_interrupt(self, *_):
-        self.interrupted = True
-        signal.signal(signal.SIGINT, self.previous)
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.interrupted:
-            raise KeyboardInterrupt
-
-    def on_test_batch_end(self, batch, logs=None):
-        self.on_train_batch_end(batch, logs)
-
-    def on_train_end(self, logs=None):
-        signal.signal(signal.SIGINT, self.previous)
-        self.on_train_batch_end(None)
-
-
-class Results(keras.callbacks.Callback):
-    """After each epoch `last.keras`, `best.keras` and `history.csv`; at the end `curves.png`.
-
-    Each file is replaced as a whole: whenever the run is cut off, what is there can be read.
-
-    Args:
-        saved_model: `keras.Model`. What is saved; it shares the layers of the model in training.
-        folder: Path of the folder to write to. It must exist.
-    """
-
-    def __init__(self, saved_model, folder):
-        super().__init__()
-        self.saved_model = saved_model
-        self.last = Path(folder) / "last.keras"
-        self.best = Path(folder) / "best.keras"
-        self.history = Path(folder) / "history.csv"
-        self.curves = Path(folder) / "curves.png"
-        self.rows = []
-        self.best_score, self.best_epoch = (-1.0, 0.0), None
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.saved_model.save(self.last)
-        # of two equally accurate ones, that of the lower loss
-        score = (logs["val_accuracy"], -logs["val_loss"])
-        if score > self.best_score:
-            self.best_score, self.best_epoch = score, epoch + 1
-            with replacing(self.best) as temporary:
-                shutil.copyfile(self.last, temporary)
-        self.rows.append({"epoch": epoch + 1, **logs})
-        with replacing(self.history) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=self.rows[0])
-            writer.writeheader()
-            writer.writerows(self.rows)
-
-    def on_train_end(self, logs=None):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        epochs = [row["epoch"] for row in self.rows]
-        for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for key, label in ((name, "training"), (f"val_{name}", "validation")):
-                axes.plot(epochs, [row[key] for row in self.rows], marker=".", label=label)
-            axes.set(xlabel="epoch", ylabel=name)
-            axes.legend()
-        with replacing(self.curves) as temporary:
-            figure.savefig(temporary)
-
-
-def line(logs, names):
-    """`loss 0.1234, accuracy 0.9876`."""
-    return ", ".join(f"{name} {logs[name]:.4f}" for name in names)
+def line(logs):
+    """`loss 0.1234, accuracy 0.9876, ..., lr 1.00e-03`."""
+    names = ("loss", "accuracy", "val_loss", "val_accuracy", "ema_accuracy")
+    numbers = [f"{name} {logs[name]:.4f}" for name in names if name in logs]
+    rate = [f"lr {logs['learning_rate']:.2e}"] if "learning_rate" in logs else []
+    return ", ".join(numbers + rate)

@@ -1,65 +1,32 @@
-"""The configuration of train.py: typed, from YAML and the command line, checked before Keras loads.
+"""The configuration of train.py: typed; what belongs together is checked together.
 
-Nothing heavy may be imported here. The library is jsonargparse (why: docs/dependencies.md).
+Nothing heavy may be imported here: a wrong value is reported before Keras loads.
 """
 
-import argparse
 import dataclasses
 import json
-import re
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    NonNegativeInt,
-    PositiveInt,
-    restricted_number_type,
-    restricted_string_type,
-)
 
+from keras_smlp.data.recipe import DataConfig
+from keras_smlp.ranges import (
+    ClosedUnitInterval,
+    FileName,
+    NonNegativeInt,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    Seed,
+)
 from keras_smlp.variants import VARIANTS, list_models
 from keras_smlp.weights.endings import KERAS, OFFICIAL
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
-
-
-def number(name, base, *restrictions):
-    """A type such as jsonargparse's `PositiveInt`; its docstring says what it allows, as theirs."""
-    bounds = " and ".join(f"{sign}{bound}" for sign, bound in restrictions)
-    docstring = f"{base.__name__} restricted to be {bounds}"
-    return restricted_number_type(name, base, list(restrictions), docstring=docstring)
-
-
-LearningRate = number("LearningRate", float, (">", 0), ("<=", 1))
-Rate = number("Rate", float, (">=", 0), ("<", 1))
-Shift = number("Shift", float, (">=", 0), ("<=", 0.5))
-Seed = number("Seed", int, (">=", 0), ("<", 2**31))
-FileName = restricted_string_type("FileName", r".*\S.*", docstring="a path")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The images.
-
-    Attributes:
-        name: Data set: digits (bundled with scikit-learn).
-        dir: Folder of the data set; null for digits, which needs none.
-        max_shift: Augmentation: largest random shift, as a part of the image's side.
-    """
-
-    name: Literal["digits"] = "digits"
-    dir: str | None = None
-    max_shift: Shift = 0.0
-
-    def __post_init__(self):
-        if self.name == "digits" and self.dir is not None:
-            raise ValueError(f"data.dir: {self.dir!r} with data.name digits, allowed: null")
+# the batch that base_lr is meant for
+REFERENCE_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -74,7 +41,10 @@ class ModelConfig:
         patch_size: Side in pixels of the stem's patches.
         input_size: Side in pixels of the images, a multiple of patch_size * 2 ** (stages - 1).
         drop_path_rate: Stochastic depth of the last block; null for the variant's own, else 0.
-        weights: Initial weights: null, imagenet or a file.
+        weights: Initial weights: null, imagenet or a file. If their head has another number of
+            classes, only the rest is taken.
+        new_head: Begin with a new head even if the number of classes is the same.
+        freeze: Fine-tuning: how many stages, from the stem on, are kept as they are.
     """
 
     variant: Literal[tuple(VARIANTS)] | None = None
@@ -85,6 +55,8 @@ class ModelConfig:
     input_size: PositiveInt = 224
     drop_path_rate: Rate | None = None
     weights: FileName | None = None
+    new_head: bool = False
+    freeze: NonNegativeInt = 0
 
     def __post_init__(self):
         if self.variant and (self.dim or self.depths):
@@ -102,6 +74,11 @@ class ModelConfig:
             raise ValueError(
                 f"model.input_size: {self.input_size}, allowed: multiples of {stride} "
                 "(patch_size * 2 ** (stages - 1))"
+            )
+        if self.freeze > len(self.architecture()["depths"]):
+            raise ValueError(
+                f"model.freeze: {self.freeze}, allowed: 0 to {len(self.architecture()['depths'])}, "
+                "the number of stages"
             )
         published = list_models(pretrained=True)
         if self.weights == "imagenet" and self.variant not in published:
@@ -130,19 +107,30 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, the learning rate warmed up linearly, then cosine.
+    """AdamW, the learning rate warmed up linearly, then cosine; the defaults are the recipe.
 
     Attributes:
-        learning_rate: Highest learning rate, after the warm-up.
-        weight_decay: Decay of all weights but biases and norms.
+        base_lr: Learning rate after the warm-up for 512 images in an update; scaled linearly.
+        warmup_lr: Learning rate at the start of the warm-up, not scaled.
+        min_lr: Learning rate at the end of the cosine, not scaled.
         warmup_epochs: Epochs of linear warm-up, at most train.epochs.
-        label_smoothing: Part of the target spread over all classes.
+        schedule: The learning rate changes each epoch, one late, as in the official code, or each
+            step.
+        weight_decay: Decay of all weights but biases and norms.
+        accumulation: Batches whose gradients are averaged for one update.
+        clip_norm: Largest norm of all gradients together; null for no clipping.
+        ema_decay: Decay of the average over weights and statistics; null for none.
     """
 
-    learning_rate: LearningRate = 1e-3
+    base_lr: Part = 5e-4
+    warmup_lr: Part = 1e-6
+    min_lr: Part = 1e-5
+    warmup_epochs: NonNegativeInt = 20
+    schedule: Literal["epoch", "step"] = "epoch"
     weight_decay: ClosedUnitInterval = 0.05
-    warmup_epochs: NonNegativeInt = 0
-    label_smoothing: Rate = 0.0
+    accumulation: PositiveInt = 1
+    clip_norm: PositiveFloat | None = None
+    ema_decay: Rate | None = 0.99996
 
 
 @dataclass(frozen=True)
@@ -151,15 +139,61 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images in a step.
+        batch_size: Images in a step, over all devices and processes.
         seed: Seed of the weights, the order and the augmentation.
         precision: Dtype policy of the network.
+        resume: Go on from the newest checkpoint in output_dir; false refuses a folder with one.
+        checkpoint_minutes: Minutes between checkpoints within an epoch; each epoch ends with one.
+        checkpoint_steps: Steps between them, instead; null for minutes.
+        keep_checkpoints: How many of the newest checkpoints stay.
     """
 
-    epochs: PositiveInt = 1
-    batch_size: PositiveInt = 64
+    epochs: PositiveInt = 300
+    batch_size: PositiveInt = 1024
     seed: Seed = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    resume: bool = True
+    checkpoint_minutes: PositiveFloat = 15.0
+    checkpoint_steps: PositiveInt | None = None
+    keep_checkpoints: PositiveInt = 2
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The evaluation.
+
+    Attributes:
+        only: Evaluate model.weights and train nothing; `--eval` says the same.
+        batch_size: Images in a step; null for train.batch_size, at most 256.
+        predictions: CSV file for one row per image; null for none.
+        real_labels: JSON file of several labels per validation image, as ReaL's; null for none.
+    """
+
+    only: bool = False
+    batch_size: PositiveInt | None = None
+    predictions: FileName | None = None
+    real_labels: FileName | None = None
+
+
+@dataclass(frozen=True)
+class DistributionConfig:
+    """The devices.
+
+    Attributes:
+        kind: auto (all local devices; several PyTorch processes under torchrun), none,
+            data_parallel, or multi_host.
+        coordinator: Address of the first process, host:port; multi_host on JAX.
+        processes: Number of processes; multi_host on JAX.
+        rank: Number of this process, from 0; multi_host on JAX.
+        batch_norm: Statistics over a device's images (local, the official way) or over all
+            (global); auto for what the backend does.
+    """
+
+    kind: Literal["auto", "none", "data_parallel", "multi_host"] = "auto"
+    coordinator: FileName | None = None
+    processes: PositiveInt | None = None
+    rank: NonNegativeInt | None = None
+    batch_norm: Literal["auto", "local", "global"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +201,13 @@ class Config:
     """All that train.py reads.
 
     Attributes:
-        output_dir: Folder of the results; those of an earlier run in it are replaced.
+        output_dir: Folder of the results and checkpoints; a run goes on from what is in it.
         data: The images.
         model: The network.
         optimizer: The optimisation.
         train: The run.
+        eval: The evaluation.
+        distribution: The devices.
     """
 
     output_dir: FileName = "runs/train"
@@ -179,125 +215,44 @@ class Config:
     model: ModelConfig
     optimizer: OptimizerConfig
     train: TrainConfig
+    eval: EvalConfig
+    distribution: DistributionConfig
 
     def __post_init__(self):
-        if self.optimizer.warmup_epochs > self.train.epochs:
+        data, train, size = self.data, self.train, self.model.input_size
+        if self.optimizer.warmup_epochs > train.epochs:
             raise ValueError(
                 f"optimizer.warmup_epochs: {self.optimizer.warmup_epochs}, allowed: at most "
-                f"train.epochs, {self.train.epochs}"
+                f"train.epochs, {train.epochs}"
+            )
+        if data.shorter_side(size) < size:
+            raise ValueError(
+                f"data.resize_size: {data.resize_size}, allowed: at least model.input_size, {size}"
+            )
+        self.check_groups()
+        if self.eval.only and self.model.weights is None:
+            raise ValueError("model.weights: null with --eval, allowed: imagenet or a file")
+
+    def check_groups(self, processes=1):
+        """Raises `ValueError` unless the batch of each process consists of whole groups."""
+        share, data = self.train.batch_size / processes, self.data
+        if (data.mixes or data.repeats > 1) and share % data.group_size:
+            raise ValueError(
+                f"data.group_size: {data.group_size}, allowed: a divisor of train.batch_size"
+                f"{f' / {processes} processes' if processes > 1 else ''}, {share:g}"
             )
 
-        if self.model.weights == "imagenet" and self.data.name == "digits":
-            raise ValueError(
-                "model.weights: imagenet with data.name digits, which has 10 classes, not 1000, "
-                "allowed: null or the path of a file"
-            )
+    @property
+    def peak_lr(self):
+        """The learning rate after the warm-up: linear in the images of an update."""
+        update = self.train.batch_size * self.optimizer.accumulation
+        return self.optimizer.base_lr * update / REFERENCE_BATCH
 
     def to_yaml(self):
         """All values as YAML that `--config` reads back to the same `Config`."""
-        # by JSON: YAML has no tuples and knows no subclass of int such as PositiveInt
-        return yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(self))), sort_keys=False)
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
-
-def parse(argv):
-    """Reads the configuration of a run.
-
-    Args:
-        argv: Arguments of the command line: `--config FILE` (default: `configs/digits.yaml`) and
-            `--section.key value`, which goes over the file's wherever it stands.
-
-    Returns:
-        A `Config`. `--help` prints and exits instead.
-
-    Raises:
-        ValueError: If anything is wrong: one line `key: what was received, allowed: ...`.
-    """
-    # jsonargparse lets the last one win; the line shall win over the file in any order
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--config", action="append", default=[])
-    files = []
-    try:
-        found, overrides = finder.parse_known_args(argv)
-        files = found.config
-        parser = ArgumentParser(
-            prog="train.py",
-            description="Trains an sMLPNet.",
-            exit_on_error=False,
-            allow_abbrev=False,
-            default_config_files=[] if files else [str(DEFAULT_CONFIG)],
-        )
-        parser.add_argument("--config", action="config", help="YAML file with these keys.")
-        parser.add_class_arguments(Config, as_group=False)
-        values = parser.parse_args([*(f"--config={name}" for name in files), *overrides])
-    except (argparse.ArgumentError, UnicodeDecodeError) as error:
-        raise ValueError(explain(str(error), files)) from error
-    return build(Config, values)
-
-
-def build(cls, values, prefix=""):
-    """The dataclass of a parsed section; jsonargparse lets null and non-sections through."""
-    arguments = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        key, value = prefix + name, values[name]
-        is_section = dataclasses.is_dataclass(hint)
-        nullable = types.NoneType in typing.get_args(hint)
-        if is_section != isinstance(value, Namespace) or (value is None and not nullable):
-            received = "null" if value is None else value
-            raise ValueError(f"{key}: {received}, allowed: {allowed(hint)}")
-        if is_section:
-            value = build(hint, value, f"{key}.")
-        arguments[name] = value
-    return cls(**arguments)
-
-
-def explain(message, files):
-    """One line `key: what was received, allowed: ...` from an error of jsonargparse."""
-    if match := re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL):
-        key, detail = match.groups()
-        for noise in (
-            r"^.*(Given|Got) value:\s*",
-            r"^Not of type \w+:\s*",
-            r"^(invalid literal for int\(\) with base 10|could not convert string to float): ",
-            r" does not conform to restriction.*$",
-        ):
-            detail = re.sub(noise, "", detail, flags=re.DOTALL)
-        hint = hint_of(key)
-        message = f"{key}: {detail}" + (f", allowed: {allowed(hint)}" if hint else "")
-    elif match := re.match(
-        r"unrecognized arguments: -*(?P<line>[^\s=]+)|Option '(?P<file>.+)' is not accepted"
-        r"|Group '(?P<group>.+)' does not accept option '(?P<option>.+)'",
-        message,
-    ):
-        group, option = match["group"], match["option"]
-        key = match["line"] or match["file"] or f"{group}.{option.removeprefix(f'{group}.')}"
-        section = hint_of(key.partition(".")[0])
-        known = section if dataclasses.is_dataclass(section) else Config
-        message = f"{key}: unknown key, allowed: {allowed(known)}"
-    elif not message.startswith("argument --"):
-        names = ", ".join(files) or DEFAULT_CONFIG.name
-        message = f"config: {names}: {message}, allowed: a YAML file with {allowed(Config)}"
-    return " ".join(message.split())
-
-
-def hint_of(key):
-    """The type of `section.key` or of a section; `None` if there is no such key."""
-    hint = Config
-    for name in key.split("."):
-        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
-    return hint
-
-
-def allowed(hint):
-    """What a type allows, in words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return "the keys " + ", ".join(f.name for f in dataclasses.fields(hint))
-    if origin is Literal:
-        return ", ".join(arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(allowed, arguments))
-    if origin is tuple:
-        return f"a list [a, b, ...] of {allowed(arguments[0])}"
-    if hint in (str, types.NoneType):
-        return "a string" if hint is str else "null"
-    return hint.__doc__.replace(" restricted to be", "")
+    def to_dict(self):
+        """All values as plain dicts, lists, strings and numbers."""
+        # by JSON: YAML has no tuples
+        return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -1,0 +1,286 @@
+"""RandAugment on uint8 images as timm 0.3.2 does it with PIL, in TensorFlow operations.
+
+Arithmetic in float32 is far faster here than look-ups, `tf.where`, uint8 and what is broadcast over
+the channels. Hence the forms below; the colours come out as PIL's bit by bit all the same.
+"""
+
+import functools
+import math
+
+import tensorflow as tf
+
+# ImageNet's mean colour, shown where a moved image leaves its place empty
+FILL = [124.0, 116.0, 104.0]
+
+# PIL's weights of red, green and blue in grey: float32 holds their sums exactly
+GREY = [19595 / 65536, 38470 / 65536, 7471 / 65536]
+
+# Results are truncated: weights whose sum is a hair under 1 must not darken a flat area
+HAIR = 1e-3
+
+
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, which takes seconds
+def rand_augment(image, seed, magnitude=9.0, magnitude_std=0.5, operations=2, probability=0.5):
+    """Changes an image by randomly drawn operations, one after the other.
+
+    The defaults are those of timm's `rand-m9-mstd0.5-inc1`.
+
+    Args:
+        image: uint8 tensor `(height, width, 3)`, RGB, both sizes known and at least 3.
+        seed: Integer tensor `(2,)`, not negative. The result depends on `image` and `seed` alone.
+        magnitude: Float in `[0, 10]`. Mean of the magnitudes: the larger, the stronger the change.
+            Defaults to `9.0`.
+        magnitude_std: Float, not negative. Standard deviation of the magnitudes, which are clipped
+            to `[0, 10]`. Defaults to `0.5`.
+        operations: Positive integer. How many of `OPERATIONS` are drawn, with replacement.
+            Defaults to `2`.
+        probability: Float in `[0, 1]`. The probability with which each of them is applied.
+            Defaults to `0.5`.
+
+    Returns:
+        A uint8 tensor of the image's shape.
+
+    Reference:
+        [RandAugment](https://arxiv.org/abs/1909.13719), `timm/data/auto_augment.py` of timm 0.3.2.
+    """
+    indices, applied, magnitudes, signs = draw(
+        seed, magnitude, magnitude_std, operations, probability
+    )
+    for i in range(operations):
+        branches = [
+            functools.partial(operation, image, magnitudes[i], signs[i])
+            for operation in OPERATIONS.values()
+        ]
+        index = tf.where(applied[i], indices[i], len(branches))
+        image = tf.switch_case(index, [*branches, functools.partial(tf.identity, image)])
+    return image
+
+
+def draw(seed, magnitude, magnitude_std, operations, probability):
+    """Indices into `OPERATIONS`, whether each is applied, magnitudes and signs."""
+    which, whether, side = tf.unstack(tf.random.stateless_uniform((3, operations), seed))
+    # by another seed: with the same one, the magnitude would follow from the operation
+    noise = tf.random.stateless_normal((operations,), -1 - tf.convert_to_tensor(seed))
+    indices = tf.cast(which * len(OPERATIONS), "int32")
+    magnitudes = tf.clip_by_value(magnitude + magnitude_std * noise, 0.0, 10.0)
+    return indices, whether < probability, magnitudes, tf.where(side < 0.5, -1.0, 1.0)
+
+
+def scaled(magnitude, most, sign=1):
+    """What a magnitude means where 10 means `most`: timm's float64, to truncate where it does."""
+    # Neither `/` nor the sign as a factor: graphs reorder those, and a last bit can shift an edge
+    amount = tf.math.divide_no_nan(tf.cast(magnitude, "float64"), 10) * most
+    return tf.where(sign < 0, -amount, amount)
+
+
+def to_uint8(x):
+    return tf.cast(tf.clip_by_value(x, 0, 255), "uint8")
+
+
+# ---- colours ------------------------------------------------------------------------------------
+
+
+def auto_contrast(image, magnitude, sign):
+    rows = tf.cast(tf.reshape(image, (image.shape[0], -1)), "float32")
+    low = tf.reduce_min(tf.reshape(tf.reduce_min(rows, axis=0), (-1, 3)), axis=0)
+    high = tf.reduce_max(tf.reshape(tf.reduce_max(rows, axis=0), (-1, 3)), axis=0)
+    span = tf.cast(high - low, "float64")
+    scale = tf.where(span > 0, 255 / tf.maximum(span, 1), 1)
+    offset = tf.where(span > 0, -tf.cast(low, "float64") * scale, 0)
+    # in float64 like PIL: where the result should be whole, the rounding decides
+    stretched = tf.cast(rows, "float64") * tf.tile(scale, [image.shape[1]])
+    stretched += tf.tile(offset, [image.shape[1]])
+    return tf.reshape(tf.cast(stretched, "uint8"), image.shape)
+
+
+def equalize(image, magnitude, sign):
+    rows = tf.cast(tf.reshape(image, (image.shape[0], -1)), "int32")
+    indices = rows + tf.tile(tf.range(0, 768, 256), [image.shape[1]])
+    counts = tf.raw_ops.Bincount(arr=indices, size=768, weights=tf.constant([], "int32"))
+    counts = tf.reshape(counts, (3, 256))
+    below = tf.cumsum(counts, axis=1, exclusive=True)
+    # the brightest value's pixels do not count
+    step = tf.reduce_max(tf.where(counts > 0, below, 0), axis=1, keepdims=True) // 255
+    table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
+    table = tf.cast(tf.where(step > 0, table, tf.range(256)), "uint8")
+    return tf.gather_nd(tf.reshape(table, [-1]), tf.reshape(indices, (*image.shape, 1)))
+
+
+def invert(image, magnitude, sign):
+    return tf.bitwise.invert(image)
+
+
+def posterize(image, magnitude, sign):
+    bits = 4 - tf.cast(scaled(magnitude, 4), "int32")
+    mask = 256 - tf.bitwise.left_shift(1, 8 - bits)
+    return tf.bitwise.bitwise_and(image, tf.cast(mask, "uint8"))
+
+
+def solarize(image, magnitude, sign):
+    threshold = tf.cast(256 - tf.floor(scaled(magnitude, 256)), "float32")
+    x = tf.cast(image, "float32")
+    above = tf.clip_by_value(x - (threshold - 1), 0, 1)
+    return tf.cast(tf.abs(x - 255 * above), "uint8")
+
+
+def solarize_add(image, magnitude, sign):
+    added = tf.cast(tf.floor(scaled(magnitude, 110)), "float32")
+    x = tf.cast(image, "float32")
+    below = tf.clip_by_value(128 - x, 0, 1)
+    return tf.cast(x + added * below, "uint8")
+
+
+def blend(other, x, magnitude, sign):
+    """PIL's enhancement: from `other` to `x` and beyond."""
+    factor = tf.cast(1 + scaled(magnitude, 0.9, sign), "float32")
+    return to_uint8(other + factor * (x - other))
+
+
+def color(image, magnitude, sign):
+    x = tf.cast(image, "float32")
+    grey = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] * 3 for weight in GREY])
+    grey = tf.cast(tf.cast(grey + 0.5, "int32"), "float32")
+    return blend(tf.reshape(grey, image.shape), x, magnitude, sign)
+
+
+def contrast(image, magnitude, sign):
+    x = tf.cast(image, "float32")
+    grey = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] for weight in GREY])
+    total = tf.reduce_sum(tf.cast(grey + 0.5, "int32"))
+    mean = tf.floor(total / (image.shape[0] * image.shape[1]) + 0.5)
+    return blend(tf.cast(mean, "float32"), x, magnitude, sign)
+
+
+def brightness(image, magnitude, sign):
+    return blend(0.0, tf.cast(image, "float32"), magnitude, sign)
+
+
+def sharpness(image, magnitude, sign):
+    x = tf.cast(image, "float32")
+    kernel = tf.constant([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]])[..., None, None] / 13
+    smooth = tf.nn.depthwise_conv2d(x[None], tf.tile(kernel, [1, 1, 3, 1]), [1] * 4, "VALID")[0]
+    detail = x[1:-1, 1:-1] - tf.round(smooth)
+    # PIL does not smooth the border
+    return blend(x - tf.pad(detail, [[1, 1], [1, 1], [0, 0]]), x, magnitude, sign)
+
+
+# ---- geometry -----------------------------------------------------------------------------------
+
+
+def cubic(d):
+    """The weights of four pixels for a point at `d` in [0, 1) between the middle two.
+
+    PIL's cubic for transforms has a = -1, unlike its cubic for resizing.
+    """
+    e = 1 - d
+    before, after = d * tf.square(e), tf.square(d) * e
+    return -before, e + before, d + after, -after
+
+
+def rotate(image, magnitude, sign):
+    height, width, _ = image.shape
+    angle = scaled(magnitude, math.radians(30), sign)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    # where each pixel comes from: what its column adds and what its row adds, from the middle on
+    x = tf.range(width, dtype="float64") - (width - 1) / 2
+    y = tf.range(height, dtype="float64")[:, None] - (height - 1) / 2
+    x, y = (
+        tf.cast(cos * x, "float32") + tf.cast((width - 1) / 2 - sin * y, "float32"),
+        tf.cast(sin * x, "float32") + tf.cast((height - 1) / 2 + cos * y, "float32"),
+    )
+    left, top = tf.floor(x), tf.floor(y)
+    across = cubic(tf.reshape(x - left, (1, -1)))
+    down = cubic(tf.reshape(y - top, (-1, 1)))
+
+    # A look-up costs as much for four neighbours as for one: a table of every four in a row, from
+    # the image with its border repeated and four rows of the fill below. Four copies, each one
+    # pixel further on, have them all.
+    right = 2 + -width % 4
+    wide = tf.concat([image[:, :1]] * 2 + [image] + [image[:, -1:]] * right, axis=1)
+    stride = wide.shape[1]
+    fill = tf.cast(tf.fill((4, stride, 1), 1.0) * FILL, "uint8")
+    tall = tf.concat([wide[:1]] * 2 + [wide] + [wide[-1:]] * 2 + [fill], axis=0)
+    size = (height + 8) * stride
+    flat = tf.pad(tf.reshape(tall, [-1]), [[0, 9]])
+    table = tf.reshape(tf.stack([flat[3 * i : 3 * (i + size)] for i in range(4)]), (-1, 12))
+    inside = (tf.abs(x - (width - 1) / 2) < width / 2) & (tf.abs(y - (height - 1) / 2) < height / 2)
+    place = tf.cast((top + 1) * stride + left + 1, "int32")
+    place = tf.reshape(tf.where(inside, place, (height + 4) * stride), (-1, 1))
+    place = place % 4 * (size // 4) + place // 4
+
+    # the sum over four rows, for four columns at once, then that over the columns
+    total = 0.0
+    for i, weight in enumerate(down):
+        total += tf.cast(tf.gather_nd(table, place + i * stride // 4), "float32") * weight
+    total *= tf.matmul(tf.concat(across, axis=0), tf.repeat(tf.eye(4), 3, axis=1), transpose_a=True)
+    return tf.reshape(to_uint8(tf.matmul(total, tf.tile(tf.eye(3), [4, 1])) + HAIR), image.shape)
+
+
+def spread(values, axis):
+    """A vector along one axis of an image."""
+    return values[:, None, None] if axis == 0 else tf.tile(values[None, :, None], [1, 1, 3])
+
+
+def slide(image, offsets, axis):
+    """Each line of pixels along `axis` from its own offset on."""
+    height, width, _ = image.shape
+    size = image.shape[axis]
+    offsets = tf.broadcast_to(tf.cast(offsets, "float64"), [image.shape[1 - axis]])
+    first = tf.floor(offsets)
+    near = tf.range(-1, size + 2)
+    if axis == 0:
+        source = tf.clip_by_value(near[:, None] + tf.cast(first, "int32"), 0, size - 1)
+        index = source * width + tf.range(width)
+    else:
+        source = tf.clip_by_value(near + tf.cast(first, "int32")[:, None], 0, size - 1)
+        index = source + tf.range(0, height * width, width)[:, None]
+    lines = tf.cast(tf.gather_nd(tf.reshape(image, (-1, 3)), index[..., None]), "float32")
+    taps = [lines[i : i + size] if axis == 0 else lines[:, i : i + size] for i in range(4)]
+    weights = [spread(w, 1 - axis) for w in cubic(tf.cast(offsets - first, "float32"))]
+    total = tf.add_n([tap * weight for tap, weight in zip(taps, weights, strict=True)])
+    # 1 for a pixel that comes from inside, else 0
+    moved = tf.cast(tf.floor(offsets + 0.5), "float32")
+    place = spread(tf.range(size, dtype="float32") - (size - 1) / 2, axis) + spread(moved, 1 - axis)
+    inside = tf.clip_by_value((size + 1) / 2 - tf.abs(place), 0, 1)
+    fill = tf.constant([[FILL] * width])
+    return to_uint8((total - fill) * inside + (fill + HAIR))
+
+
+def shear_x(image, magnitude, sign):
+    return slide(image, shear(image.shape[0], magnitude, sign), 1)
+
+
+def shear_y(image, magnitude, sign):
+    return slide(image, shear(image.shape[1], magnitude, sign), 0)
+
+
+def shear(size, magnitude, sign):
+    return scaled(magnitude, 0.3, sign) * (tf.range(size, dtype="float64") + 0.5)
+
+
+def translate_x(image, magnitude, sign):
+    return slide(image, scaled(magnitude, 0.45, sign) * image.shape[1], 1)
+
+
+def translate_y(image, magnitude, sign):
+    return slide(image, scaled(magnitude, 0.45, sign) * image.shape[0], 0)
+
+
+# Name -> function(image, magnitude in [0, 10], sign of -1.0 or 1.0) -> image
+OPERATIONS = {
+    "AutoContrast": auto_contrast,
+    "Equalize": equalize,
+    "Invert": invert,
+    "Rotate": rotate,
+    "Posterize": posterize,
+    "Solarize": solarize,
+    "SolarizeAdd": solarize_add,
+    "Color": color,
+    "Contrast": contrast,
+    "Brightness": brightness,
+    "Sharpness": sharpness,
+    "ShearX": shear_x,
+    "ShearY": shear_y,
+    "TranslateX": translate_x,
+    "TranslateY": translate_y,
+}

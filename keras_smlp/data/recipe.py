@@ -1,0 +1,108 @@
+"""The images of a run and what is done to them: typed. Nothing heavy may be imported here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from keras_smlp.ranges import (
+    ClosedUnitInterval,
+    FileName,
+    Magnitude,
+    Name,
+    NonNegativeFloat,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    Shift,
+)
+
+BUNDLED = ("digits",)
+OWN = ("npz", "folder")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images; what is not set is the official recipe.
+
+    Attributes:
+        name: Data set: digits (bundled with scikit-learn), npz, folder, or the name of a TensorFlow
+            Dataset such as imagenet2012 or imagenette/320px-v2.
+        dir: The .npz file, or the folder with train/ and val/, or that of the prepared TensorFlow
+            Datasets (null for their own).
+        manual_dir: Folder of the files that TensorFlow Datasets cannot download, such as
+            ILSVRC2012_img_train.tar; null for its own.
+        threads: Images made at a time; null leaves it to tf.data.
+        max_bad_fraction: Part of the files that may be damaged; more of them end the run.
+        resize_size: Shorter side before the central crop of an evaluation; null for 256 / 224 of
+            model.input_size.
+        crop: Random resized crop, or the evaluation's view.
+        crop_scale: Smallest and largest area of a random resized crop, as a part of the image's.
+        crop_ratio: Its smallest and largest width over height.
+        scaled_decoding: Decode a JPEG whose crop is twice as large as the input, or more, at half
+            its size: faster, and not what PIL does.
+        max_shift: Largest random shift, as a part of the image's side; mirrored at the border.
+        flip: Probability of a mirrored image.
+        augment: rand_augment as timm's, keras_cv (its RandAugment, mixup and CutMix; their draws
+            cannot be repeated), or none.
+        magnitude: Magnitude of RandAugment.
+        magnitude_std: Standard deviation of the magnitude.
+        operations: Operations of RandAugment drawn per image.
+        erase: Probability of random erasing.
+        mixup: alpha of mixup's Beta distribution; 0 for none.
+        cutmix: alpha of CutMix', likewise; a fair coin decides where both are positive.
+        group_size: Images that share a draw of mixup and CutMix; divides a process' batch.
+        label_smoothing: Part of the target spread over all classes.
+        repeats: Repeated augmentation: copies of an image in an epoch, of a third as many images.
+    """
+
+    name: Name
+    dir: FileName | None = None
+    manual_dir: FileName | None = None
+    threads: PositiveInt | None = None
+    max_bad_fraction: Rate = 0.001
+    resize_size: PositiveInt | None = None
+    crop: Literal["resized", "center"] = "resized"
+    crop_scale: tuple[Part, Part] = (0.08, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    scaled_decoding: bool = False
+    max_shift: Shift = 0.0
+    flip: ClosedUnitInterval = 0.5
+    augment: Literal["rand_augment", "keras_cv", "none"] = "rand_augment"
+    magnitude: Magnitude = 9.0
+    magnitude_std: NonNegativeFloat = 0.5
+    operations: PositiveInt = 2
+    erase: ClosedUnitInterval = 0.25
+    mixup: NonNegativeFloat = 0.8
+    cutmix: NonNegativeFloat = 1.0
+    group_size: PositiveInt = 128
+    label_smoothing: Rate = 0.1
+    repeats: PositiveInt = 3
+
+    def __post_init__(self):
+        if self.name in BUNDLED and self.dir is not None:
+            raise ValueError(f"data.dir: {self.dir!r} with data.name {self.name}, allowed: null")
+        if self.name in OWN and self.dir is None:
+            kind = "an .npz file" if self.name == "npz" else "a folder with train/ and val/"
+            raise ValueError(f"data.dir: null with data.name {self.name}, allowed: {kind}")
+        if self.augment == "keras_cv" and self.erase:
+            raise ValueError(
+                f"data.erase: {self.erase:g} with data.augment keras_cv, which has none, allowed: 0"
+            )
+        for key in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"data.{key}: [{low}, {high}], allowed: the smaller one first")
+
+    @property
+    def mixes(self):
+        """Whether images of a group are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def whole_numbers(self):
+        """Whether training images are whole numbers in [0, 255] to the end."""
+        return self.augment != "keras_cv" and not self.erase and not self.mixup
+
+    def shorter_side(self, size):
+        """Length of the shorter side before the central crop to `size`."""
+        return self.resize_size or round(size * 256 / 224)

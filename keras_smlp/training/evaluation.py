@@ -1,0 +1,131 @@
+"""The accuracy of a network: every image once, whatever the number of devices."""
+
+import csv
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_smlp.files import replacing
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation found, over the images of all processes.
+
+    Attributes:
+        images: Number of images that were decoded.
+        top1: Accuracy in percent.
+        top5: Part of the images in percent whose label is among the five likeliest classes.
+        loss: Mean cross entropy, without label smoothing.
+    """
+
+    images: int
+    top1: float
+    top5: float
+    loss: float
+
+    def __str__(self):
+        """The official code's line."""
+        return f"* Acc@1 {self.top1:.3f} Acc@5 {self.top5:.3f} loss {self.loss:.3f}"
+
+
+def evaluate(forward, batches, engine, class_names, real_labels=None, predictions=None):
+    """Evaluates a network on the validation images.
+
+    Args:
+        forward: Function from uint8 images to logits `(n, classes)`, NumPy both
+            (`Engine.forward`).
+        batches: `tf.data.Dataset` of `pipeline.validation_batches`, this process's part.
+        engine: The `distribution.Engine`.
+        class_names: The name of each class.
+        real_labels: Several labels per image, see `read_real`; images without any are left
+            out. Then the loss is that of the original label. Defaults to `None`: the label.
+        predictions: Path of a CSV file for one row per image. Defaults to `None`: none.
+
+    Returns:
+        A `Score`.
+
+    Raises:
+        ValueError: If there is no image to judge by.
+    """
+    totals, rows = np.zeros(4), []
+    for images, labels, indices, names in batches.as_numpy_iterator():
+        logits = np.asarray(forward(images), "float64")
+        kept = indices >= 0
+        logits, labels, indices, names = logits[kept], labels[kept], indices[kept], names[kept]
+        log_probabilities = logits - logits.max(axis=-1, keepdims=True)
+        log_probabilities -= np.log(np.exp(log_probabilities).sum(axis=-1, keepdims=True))
+        best = np.argsort(-logits, axis=-1, kind="stable")[:, :TOP]
+        truths = labels[:, None]
+        if real_labels is not None:
+            truths = [labels_of(name.decode(), real_labels) for name in names]
+        for i, truth in enumerate(truths):
+            if len(truth):
+                hits = np.isin(best[i], truth)
+                loss = -log_probabilities[i, labels[i]]
+                totals += (1, hits[0], hits.any(), loss)
+            if predictions is not None:
+                rows.append(
+                    (
+                        int(indices[i]),
+                        names[i].decode(),
+                        class_names[labels[i]],
+                        class_names[best[i, 0]],
+                        f"{np.exp(log_probabilities[i, best[i, 0]]):.6f}",
+                        " ".join(class_names[k] for k in best[i]),
+                    )
+                )
+    count, first, among, loss = engine.sum(totals)
+    rows = engine.gather(rows)
+    if not count:
+        raise ValueError("data: no validation image could be judged by, allowed: at least one")
+    if predictions is not None and engine.is_main:
+        write_predictions(predictions, sorted(rows))
+    return Score(int(count), 100 * first / count, 100 * among / count, loss / count)
+
+
+def write_predictions(path, rows):
+    """One row per image, in the order of the data set."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("index", "name", "label", "predicted", "probability", "top5"))
+        writer.writerows(rows)
+
+
+def read_real(path):
+    """Several labels per image, as [ReaL](https://arxiv.org/abs/2006.07159) publishes them.
+
+    Args:
+        path: Path of a JSON file: a list of lists of class indices, for image `i` of
+            `ILSVRC2012_val_{i + 1:08d}.JPEG`, or a dict of them by file name.
+
+    Returns:
+        A dict from file name, or from number as a string, to a list of class indices.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    try:
+        labels = json.loads(Path(path).read_text())
+        if isinstance(labels, list):
+            labels = {str(i): found for i, found in enumerate(labels, start=1)}
+        if all(isinstance(k, int) for found in labels.values() for k in found):
+            return labels
+    except (ValueError, OSError, AttributeError, TypeError) as error:
+        raise ValueError(f"eval.real_labels: {path} ({error}), allowed: ReaL's JSON") from error
+    raise ValueError(f"eval.real_labels: {path}, allowed: lists of class indices")
+
+
+def labels_of(name, real_labels):
+    """The labels of one image."""
+    name = Path(name).name
+    number = re.search(r"(\d{8})\.\w+$", name)
+    key = name if name in real_labels else str(int(number[1])) if number else name
+    if key not in real_labels:
+        raise ValueError(f"eval.real_labels: nothing for {name}, allowed: labels for every image")
+    return real_labels[key]

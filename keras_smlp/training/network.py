@@ -1,0 +1,69 @@
+"""The network that a run trains: its initial weights, its head, what of it is frozen."""
+
+import keras
+
+import keras_smlp
+from keras_smlp.layers.mixing import dense
+from keras_smlp.variants import VARIANTS
+from keras_smlp.weights.architecture import infer
+
+
+def build(config, classes, dtype):
+    """The network of a configuration, with logits for `classes`.
+
+    A file with a head for another number of classes, the published ones included, gives the body
+    alone; the head is new then.
+
+    Args:
+        config: A `config.ModelConfig`.
+        classes: Positive integer.
+        dtype: Dtype policy.
+
+    Returns:
+        The network and the number of classes of the head that was left out, `None` if none was.
+
+    Raises:
+        ValueError: If the weights do not fit; `OSError` if they cannot be read.
+    """
+    arguments = {
+        **config.architecture(),
+        "expansion": config.expansion,
+        "patch_size": config.patch_size,
+        "input_shape": (config.input_size, config.input_size, 3),
+        "weights": config.weights,
+        "dtype": dtype,
+    }
+    found = classes_of(config.weights)
+    if found in (None, classes) and not config.new_head:
+        network = keras_smlp.SMLPNet(**arguments, classes=classes, classifier_activation=None)
+        found = None
+    else:
+        body = keras_smlp.SMLPNet(**arguments, include_top=False, pooling="avg")
+        head = "float32" if dtype.startswith("mixed") else dtype
+        predictions = dense(classes, body.output.shape[-1], name="predictions", dtype=head)
+        network = keras_smlp.PortableModel(body.input, predictions(body.output), name=body.name)
+    freeze(network, config.freeze)
+    return network, found
+
+
+def classes_of(weights):
+    """Classes of the head in a weights file; `None` where there is neither."""
+    if weights is None:
+        return None
+    if weights == "imagenet":
+        return next(iter(VARIANTS.values())).classes
+    return infer(weights).classes
+
+
+def freeze(network, stages):
+    """Keeps the stem and the first `stages` stages as they are, their statistics too."""
+    frozen = ("stem", *(f"stage{stage}_" for stage in range(1, stages + 1)))
+    for layer in network.layers:
+        if stages and layer.name.startswith(frozen):
+            layer.trainable = False
+
+
+def with_probabilities(network):
+    """The model that is saved: the network's own layers, and probabilities instead of logits."""
+    softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
+    return keras_smlp.PortableModel(network.input, softmax(network.output), name=network.name)

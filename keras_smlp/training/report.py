@@ -1,0 +1,199 @@
+"""What a run leaves in its folder for people: models, history, curves, a summary."""
+
+import contextlib
+import csv
+import json
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from keras_smlp.data.decode import by_pil
+from keras_smlp.files import replacing
+from keras_smlp.preprocessing import MEAN
+
+NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
+TENSORBOARD = {"": "train", "val_": "validation", "ema_": "validation_ema"}
+
+
+class Results:
+    """The files of a run; each is replaced as a whole, so that what is there can always be read.
+
+    `last.keras` (and `ema.keras`, the averaged weights) after each epoch, `best.keras` of both,
+    `history.csv`, `curves.png` and TensorBoard's files; at the beginning `config.yaml`,
+    `classes.json`, `batch.png` and `example.png`, at the end `summary.md`.
+
+    Args:
+        folder: Path of the folder. It must exist.
+        saved_model: The model that is saved; it shares the layers of the one in training.
+        class_names: The name of each class.
+        run: The `run.Run`. Only its engine's main process writes.
+    """
+
+    def __init__(self, folder, saved_model, class_names, run):
+        self.folder, self.saved_model, self.run = Path(folder), saved_model, run
+        self.class_names = class_names
+        self.best = self.folder / "best.keras"
+        self.classes = self.folder / "classes.json"
+        self.example = self.folder / "example.png"
+
+    def begin(self, batches, validation):
+        """Writes what is known before the first step.
+
+        Args:
+            batches: `tf.data.Dataset` that begins with the first batch of the training.
+            validation: `sources.Arrays` or `sources.Files`; its first image is the example.
+        """
+        if self.run.engine.is_main:
+            self.write_text("config.yaml", self.run.config.to_yaml())
+            self.write_text("classes.json", json.dumps(self.class_names))
+            images, targets = next(iter(batches))
+            plot_batch(self.folder / "batch.png", images, targets, self.class_names)
+            with replacing(self.example) as temporary:
+                first_picture(validation).save(temporary)
+
+    def judge(self, name, score, row):
+        """Saves the model as it is, with its score, and apart if it is the best so far.
+
+        Args:
+            name: String. `"val"` for the trained weights, `"ema"` for their average.
+            score: The `evaluation.Score`.
+            row: Dict, the epoch's row of the history, which is added to.
+        """
+        found = {"loss": score.loss, "accuracy": score.top1 / 100, "top5": score.top5 / 100}
+        row.update({f"{name}_{key}": value for key, value in found.items()})
+        best = self.run.best
+        # of two equally accurate ones, that of the lower loss
+        is_best = not best or (score.top1, -score.loss) > (best["top1"], -best["loss"])
+        path = self.folder / ("ema.keras" if name == "ema" else "last.keras")
+        if self.run.engine.is_main:
+            with self.run.engine.saving():
+                self.saved_model.save(path)
+            if is_best:
+                with replacing(self.best) as temporary:
+                    shutil.copyfile(path, temporary)
+        if is_best:
+            self.run.best = {
+                "epoch": row["epoch"],
+                "weights": name,
+                "top1": score.top1,
+                "loss": score.loss,
+            }
+
+    def write(self):
+        """Writes the history and its pictures after an epoch."""
+        if self.run.engine.is_main:
+            write_history(self.folder / "history.csv", self.run.rows)
+            plot_curves(self.folder / "curves.png", self.run.rows)
+            write_tensorboard(self.folder / "tensorboard", self.run.rows[-1])
+
+    def end(self, score, seconds):
+        """Writes the summary: what was run, on what, and what came out."""
+        if not self.run.engine.is_main:
+            return
+        best, rows, last = self.run.best, self.run.rows, self.run.rows[-1]
+        average = " (averaged weights)" if best["weights"] == "ema" else ""
+        facts = {
+            "result": f"`{score}` on {score.images} images",
+            "best epoch": f"{best['epoch']} of {len(rows)}{average}",
+            "parameters": f"{self.saved_model.count_params():,}",
+            "backend": f"{keras.backend.backend()}, Keras {keras.__version__}, "
+            f"Python {platform.python_version()}",
+            "devices": self.run.engine.describe(),
+            "seconds of the last process": f"{seconds:.0f}",
+            "command": f"`{' '.join(['python', *sys.argv])}`",
+        }
+        lines = ["# Summary", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
+        keys = [key for key in last if key != "epoch"]
+        lines += ["| epoch | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
+        for row in (rows[best["epoch"] - 1], last):
+            lines.append("| " + " | ".join(f"{row[key]:.5g}" for key in ("epoch", *keys)) + " |")
+        self.write_text("summary.md", "\n".join(lines) + "\n")
+
+    def write_text(self, name, text):
+        """Writes a file of the folder."""
+        with replacing(self.folder / name) as temporary:
+            temporary.write_text(text)
+
+
+def first_picture(split):
+    """The first image of a split that can be decoded, as a PIL image."""
+    for index in range(len(split)):
+        [content], _, _ = split.read(np.array([index]))
+        with contextlib.suppress(Exception):  # the evaluation names what is damaged
+            return Image.fromarray(by_pil(content) if isinstance(content, bytes) else content)
+    raise ValueError("data: no validation image can be decoded, allowed: at least one")
+
+
+def write_history(path, rows):
+    """A CSV file of one row per epoch."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def plot_curves(path, rows):
+    """Loss, accuracy and learning rate over the epochs, as a picture."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    for axes, name in zip(
+        figure.subplots(1, 3), ("loss", "accuracy", "learning_rate"), strict=True
+    ):
+        for prefix, label in (
+            ("", "training"),
+            ("val_", "validation"),
+            ("ema_", "validation, EMA"),
+        ):
+            if prefix + name in rows[0]:
+                values = [row[prefix + name] for row in rows]
+                axes.plot(epochs, values, marker="." if len(rows) < 50 else "", label=label)
+        axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+        if len(axes.lines) > 1:
+            axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def write_tensorboard(folder, row):
+    """Adds an epoch to TensorBoard's files: train, validation, validation_ema."""
+    from tensorboardX import SummaryWriter
+
+    for prefix, name in TENSORBOARD.items():
+        keys = [key for key in ("loss", "accuracy", "top5", "learning_rate") if prefix + key in row]
+        if keys:
+            with SummaryWriter(str(Path(folder) / name)) as writer:
+                for key in keys:
+                    writer.add_scalar(key, row[prefix + key], row["epoch"])
+
+
+def plot_batch(path, images, targets, class_names, count=32):
+    """Augmented images of one batch with their targets, as a picture.
+
+    Args:
+        path: Path of the picture.
+        images: Array `(n, height, width, 3)`, RGB in [0, 255]; the noise of random erasing is cut
+            off there.
+        targets: Array `(n, classes)`.
+        class_names: The name of each class.
+        count: Positive integer. Images at most. Defaults to `32`.
+    """
+    images, targets = np.asarray(images)[:count], np.asarray(targets)[:count]
+    columns = min(8, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2 * columns, 2.3 * rows), layout="constrained", facecolor=MEAN)
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, image, target in zip(figure.axes, images, targets, strict=False):
+        axes.imshow(np.clip(np.round(image), 0, 255).astype("uint8"))
+        # what smoothing alone gives to every class is not worth a word
+        named = [k for k in np.argsort(-target)[:2] if target[k] > target.min() + 0.005]
+        title = "\n".join(f"{class_names[k][:16]} {target[k]:.2f}" for k in named)
+        axes.set_title(title, fontsize=7)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)

@@ -1,0 +1,147 @@
+"""Where a run is and what it has found: what a checkpoint holds beside the weights."""
+
+import contextlib
+import platform
+import signal
+
+import keras
+
+import keras_smlp
+from keras_smlp.training.callbacks import Interrupted
+from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints, differences
+
+# may differ between a run and what goes on with it: nothing of the training depends on them
+FREE = ("output_dir", "data.dir", "data.manual_dir", "data.threads", "data.max_bad_fraction")
+FREE_SECTIONS = ("eval.", "distribution.", "train.resume", "train.checkpoint_", "train.keep_")
+
+
+class Run:
+    """The place of a run and its results.
+
+    Attributes:
+        epoch: Epoch that is trained, from 0.
+        step: Steps of it that are done.
+        means: Means of the training metrics over these steps.
+        rows: The history, a dict per epoch.
+        best: The best evaluation: `epoch`, `weights` (`val` or `ema`), `top1`, `loss`; `None`
+            before the first.
+
+    Args:
+        config: The `config.Config`.
+        folder: Path of the folder for checkpoints.
+        engine: The `distribution.Engine`.
+    """
+
+    def __init__(self, config, folder, engine):
+        self.config, self.engine = config, engine
+        self.checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
+        self.epoch, self.step, self.means = 0, 0, {}
+        self.rows, self.best = [], None
+        self.path = self.saved = None
+
+    def resume(self, model, say):
+        """Goes on from the newest whole checkpoint, if there is one.
+
+        Args:
+            model: The compiled training model.
+            say: Function that prints.
+
+        Raises:
+            ValueError: If the checkpoints are of another configuration or all damaged, or there are
+                some and `train.resume` is false.
+        """
+        folder = self.checkpoints.folder
+        if self.engine.is_main:
+            self.checkpoints.clean()
+        if not self.config.train.resume:
+            if self.checkpoints.paths():
+                raise ValueError(
+                    f"train.resume: false with checkpoints in {folder}, allowed: true, or another "
+                    "output_dir"
+                )
+            return
+        path, state, damaged = self.checkpoints.newest()
+        for what in damaged:
+            say(f"damaged checkpoint, not used: {what}")
+        if path is None and damaged:
+            raise ValueError(
+                f"output_dir: no checkpoint in {folder} can be read, allowed: a whole one; remove "
+                "that folder to begin anew"
+            )
+        if path is None:
+            return
+        changed = [
+            f"{key}: {old} -> {new}"
+            for key, old, new in differences(state["config"], self.config.to_dict())
+            if key not in FREE and not key.startswith(FREE_SECTIONS)
+        ]
+        if changed:
+            raise ValueError(
+                f"output_dir: {path} was trained with another configuration ({'; '.join(changed)}),"
+                " allowed: the same one, or another output_dir"
+            )
+        model.load_weights(path / WEIGHTS)
+        for name in ("epoch", "step", "means", "rows", "best"):
+            setattr(self, name, state[name])
+        self.path, self.saved = path, (self.epoch, self.step)
+        say(f"going on from {path}")
+
+    def begin_fit(self):
+        """Says that `fit` begins here, and counts its metrics anew."""
+        self.before = (self.step, self.means)
+
+    def count(self, steps, logs):
+        """Says that `fit` has made so many steps, whose metrics were on average `logs`."""
+        done, means = self.before
+        self.step = done + steps
+        self.means = {
+            key: (means.get(key, 0.0) * done + value * steps) / self.step
+            for key, value in logs.items()
+        }
+
+    def checkpoint(self, model):
+        """Writes a checkpoint of this place, unless there is one.
+
+        Args:
+            model: The training model.
+        """
+        place = (self.epoch, self.step)
+        if place == self.saved:
+            return
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "means": self.means,
+            "rows": self.rows,
+            "best": self.best,
+            "config": self.config.to_dict(),
+            "versions": {
+                "python": platform.python_version(),
+                "keras": keras.__version__,
+                "keras_smlp": keras_smlp.__version__,
+                "backend": keras.backend.backend(),
+            },
+        }
+        if self.engine.is_main:
+            with self.engine.saving():
+                self.path = self.checkpoints.save(model, state)
+        self.saved = place
+
+    def finish_epoch(self, row):
+        """Adds an epoch's row to the history and goes to the next one."""
+        self.rows.append(row)
+        self.epoch, self.step, self.means = self.epoch + 1, 0, {}
+
+    @contextlib.contextmanager
+    def saved_if_interrupted(self, model):
+        """Writes a checkpoint if the block is interrupted."""
+        try:
+            yield
+        except Interrupted:
+            self.checkpoint(model)
+            raise
+
+    def end_if(self, signals):
+        """Raises `Interrupted` if a process got a signal."""
+        if self.engine.sum([signals.received])[0]:
+            raise Interrupted(signals.received or signal.SIGTERM)
