@@ -130,6 +130,15 @@ def test_every_key_can_be_given_on_the_line():
     assert parse(argv).to_dict() == EVERY
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+def test_each_configuration_is_read_and_names_its_command(file):
+    read = parse(["--config", str(file)])
+    assert Path(read.output_dir) == Path("runs", file.stem)
+    command = file.read_text().splitlines()[0]
+    assert "python train.py" in command
+    assert file.stem == "digits" or f"--config configs/{file.name}" in command
+
+
 def test_the_defaults_are_the_official_recipe():
     read = config.Config(
         data=DataConfig(name="imagenet2012"),

@@ -44,7 +44,7 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
         `(batch_size // processes, size, size, 3)`, RGB in [0, 255], float32 or, with
         `recipe.whole_numbers`, uint8; and float32 targets `(batch_size // processes, classes)`.
     """
-    count, share = len(split), batch_size // processes
+    count, share, fetch = len(split), batch_size // processes, reader(split)
     threads = recipe.threads or tf.data.AUTOTUNE
     kind = "uint8" if recipe.whole_numbers else "float32"
     integer = tf.TensorSpec((), "int64")
@@ -78,9 +78,12 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     @tf.function(input_signature=(integer, integer, integer))
     def load(epoch, place, index):
         """The image at a place; if it cannot be decoded, one of those that follow it."""
+        if isinstance(split, Arrays):
+            image, label, _ = one_image(epoch, place, *fetch(index))
+            return image, label, place
 
         def attempt(tried, image, label, good):
-            return tried + 1, *one_image(epoch, place, *fetch(split, (index + tried) % count))
+            return tried + 1, *one_image(epoch, place, *fetch((index + tried) % count))
 
         nothing = tf.zeros((size, size, 3), kind), tf.constant(0), tf.constant(False)
         _, image, label, _ = tf.while_loop(
@@ -155,10 +158,10 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     indices = np.arange(rank, len(split), processes)
     padded = np.full(-len(indices) // batch_size * -batch_size, -1)
     padded[: len(indices)] = indices
-    view = decode.center_crop(size, recipe.shorter_side(size))
+    view, fetch = decode.center_crop(size, recipe.shorter_side(size)), reader(split)
 
     def load(index):
-        content, label, name = fetch(split, tf.maximum(index, 0))
+        content, label, name = fetch(tf.maximum(index, 0))
         image, good = picture(content, name, view, bad)
         image.set_shape((size, size, 3))
         return image, label, tf.where(good, index, -1), name
@@ -171,21 +174,28 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     return dataset.prefetch(2)
 
 
-def fetch(split, index):
-    """Content, label and name of an image: uint8 pixels or the bytes of a file."""
-    in_memory = isinstance(split, Arrays)
+def reader(split):
+    """A function from an index to uint8 pixels or a file's bytes, its label and its name."""
+    if isinstance(split, Arrays):
+        images, labels = tf.constant(split.images), tf.constant(split.labels)
+        return lambda i: (
+            images[i],
+            labels[i],
+            tf.strings.join(["image ", tf.strings.as_string(i)]),
+        )
 
     def read(index):
         contents, labels, names = split.read(index[None])
         return contents[0], np.int32(labels[0]), names[0]
 
-    content, label, name = tf.numpy_function(
-        read, [index], (tf.uint8 if in_memory else tf.string, tf.int32, tf.string), stateful=False
-    )
-    content.set_shape(split.images.shape[1:] if in_memory else ())
-    label.set_shape(())
-    name.set_shape(())
-    return content, label, name
+    def fetch(index):
+        kinds = (tf.string, tf.int32, tf.string)
+        found = tf.numpy_function(read, [index], kinds, stateful=False)
+        for tensor in found:
+            tensor.set_shape(())
+        return found
+
+    return fetch
 
 
 def picture(content, name, window_of, bad):
