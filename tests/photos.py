@@ -25,19 +25,6 @@ def encoded(image, form="JPEG", **options):
     return file.getvalue()
 
 
-def evaluation_view(content, size, resize_size):
-    """torchvision's Resize(bicubic) and CenterCrop, in PIL."""
-    image = Image.open(io.BytesIO(content)).convert("RGB")
-    width, height = image.size
-    if width <= height:
-        width, height = resize_size, int(resize_size * height / width)
-    else:
-        width, height = int(resize_size * width / height), resize_size
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
 def folder(path, train=4, validation=3):
     """A folder in the official layout: two classes, so many photos each of various sizes."""
     rng = np.random.default_rng(0)

@@ -9,12 +9,12 @@ pytest.importorskip("PIL", reason="PIL is the reference")
 pytest.importorskip("sklearn", reason="the photographs are bundled with scikit-learn")
 tf = pytest.importorskip("tensorflow", reason="the images are changed by TensorFlow")
 
+from peer import images as peer
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
 from keras_smlp.data import augment
 
-FILL = (124, 116, 104)
 MAGNITUDES = (0.0, 3.7, 7.5, 9.0, 9.4, 10.0)
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
@@ -37,57 +37,9 @@ def images():
     }
 
 
-def affine(image, *coefficients):
-    return image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        coefficients,
-        resample=Image.Resampling.BICUBIC,
-        fillcolor=FILL,
-    )
-
-
-def rotate(image, degrees):
-    return image.rotate(degrees, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
-
-
-def posterize(image, bits):
-    return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
-
-
-def solarize_add(image, added):
-    return image.point([i + added if i < 128 else i for i in range(256)] * 3)
-
-
-# timm's operations and what its `inc1` makes of level = magnitude / 10
-REFERENCE = {
-    "AutoContrast": lambda im, level, sign: ImageOps.autocontrast(im),
-    "Equalize": lambda im, level, sign: ImageOps.equalize(im),
-    "Invert": lambda im, level, sign: ImageOps.invert(im),
-    "Rotate": lambda im, level, sign: rotate(im, sign * (level * 30)),
-    "Posterize": lambda im, level, sign: posterize(im, 4 - int(level * 4)),
-    "Solarize": lambda im, level, sign: ImageOps.solarize(im, 256 - int(level * 256)),
-    "SolarizeAdd": lambda im, level, sign: solarize_add(im, int(level * 110)),
-    "Color": lambda im, level, sign: ImageEnhance.Color(im).enhance(1 + sign * (level * 0.9)),
-    "Contrast": lambda im, level, sign: ImageEnhance.Contrast(im).enhance(1 + sign * (level * 0.9)),
-    "Brightness": (
-        lambda im, level, sign: ImageEnhance.Brightness(im).enhance(1 + sign * (level * 0.9))
-    ),
-    "Sharpness": (
-        lambda im, level, sign: ImageEnhance.Sharpness(im).enhance(1 + sign * (level * 0.9))
-    ),
-    "ShearX": lambda im, level, sign: affine(im, 1, sign * (level * 0.3), 0, 0, 1, 0),
-    "ShearY": lambda im, level, sign: affine(im, 1, 0, 0, sign * (level * 0.3), 1, 0),
-    "TranslateX": lambda im, level, sign: affine(im, 1, 0, sign * level * 0.45 * im.width, 0, 1, 0),
-    "TranslateY": (
-        lambda im, level, sign: affine(im, 1, 0, 0, 0, 1, sign * level * 0.45 * im.height)
-    ),
-}
-
-
 def expected(name, image, magnitude, sign):
     level = float(np.float32(magnitude)) / 10
-    return np.asarray(REFERENCE[name](Image.fromarray(image), level, float(sign)))
+    return np.asarray(peer.OPERATIONS[name](Image.fromarray(image), level, float(sign)))
 
 
 def apply(name, image, magnitude, sign):
@@ -110,10 +62,10 @@ def draws(seeds, magnitude=9.0, magnitude_std=0.5, operations=2, probability=0.5
 
 
 def test_the_operations_are_timms():
-    assert list(augment.OPERATIONS) == list(REFERENCE) and len(REFERENCE) == 15
+    assert list(augment.OPERATIONS) == list(peer.OPERATIONS) and len(peer.OPERATIONS) == 15
 
 
-@pytest.mark.parametrize("name", sorted(set(REFERENCE) - set(GEOMETRIC)))
+@pytest.mark.parametrize("name", sorted(set(peer.OPERATIONS) - set(GEOMETRIC)))
 def test_colours_are_pils(images, name):
     for image in images.values():
         for magnitude in MAGNITUDES:
@@ -138,10 +90,10 @@ def test_geometry_is_pils_but_for_rounding(images, name):
 def test_what_comes_from_outside_is_filled(images, name):
     for sign in (-1.0, 1.0):
         white = np.full((96, 160, 3), 255, "uint8")
-        outside = (expected(name, white, 9.0, sign) == FILL).all(axis=-1)
+        outside = (expected(name, white, 9.0, sign) == peer.FILL).all(axis=-1)
         assert 0.05 < outside.mean() < 0.5
         result = apply(name, images["flower"], 9.0, sign)
-        assert (result[outside] == FILL).all()
+        assert (result[outside] == peer.FILL).all()
         # flat areas stay as they are
         assert (apply(name, white, 9.0, sign)[~outside] == 255).all()
 
@@ -150,16 +102,16 @@ def test_magnitude_nine(images):
     image = images["flower"]
     pil, width, height = Image.fromarray(image), 160, 96
     for name, sign, reference in [
-        ("Rotate", 1.0, rotate(pil, 27)),
-        ("Rotate", -1.0, rotate(pil, -27)),
+        ("Rotate", 1.0, peer.rotate(pil, 27)),
+        ("Rotate", -1.0, peer.rotate(pil, -27)),
         ("Posterize", 1.0, ImageOps.posterize(pil, 1)),
         ("Solarize", 1.0, ImageOps.solarize(pil, 26)),
-        ("SolarizeAdd", 1.0, solarize_add(pil, 99)),
+        ("SolarizeAdd", 1.0, peer.solarize_add(pil, 99)),
         ("Color", 1.0, ImageEnhance.Color(pil).enhance(1.81)),
         ("Contrast", -1.0, ImageEnhance.Contrast(pil).enhance(0.19)),
-        ("ShearX", -1.0, affine(pil, 1, -0.27, 0, 0, 1, 0)),
-        ("TranslateX", 1.0, affine(pil, 1, 0, 0.405 * width, 0, 1, 0)),
-        ("TranslateY", -1.0, affine(pil, 1, 0, 0, 0, 1, -0.405 * height)),
+        ("ShearX", -1.0, peer.affine(pil, 1, -0.27, 0, 0, 1, 0)),
+        ("TranslateX", 1.0, peer.affine(pil, 1, 0, 0.405 * width, 0, 1, 0)),
+        ("TranslateY", -1.0, peer.affine(pil, 1, 0, 0, 0, 1, -0.405 * height)),
     ]:
         assert abs(apply(name, image, 9.0, sign) - np.asarray(reference)).mean() < 0.02, name
     assert set(np.unique(apply("Posterize", image, 9.0, 1.0))) == {0, 128}
@@ -169,7 +121,7 @@ def test_magnitude_nine(images):
     assert (apply("SolarizeAdd", ramp, 9.0, 1.0) - ramp).max() == 99
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", peer.OPERATIONS)
 def test_tf_data_gives_what_eager_code_gives(images, name):
     image = images["china"]
     magnitudes = np.random.default_rng(0).uniform(0, 10, 20).astype("float32")

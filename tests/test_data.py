@@ -5,7 +5,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from photos import encoded, evaluation_view, folder, imagenet_archives, photo
+from peer.images import evaluation_view
+from photos import encoded, folder, imagenet_archives, photo
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 

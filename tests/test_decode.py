@@ -4,7 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from photos import Image, encoded, evaluation_view, photo
+from peer import images as peer
+from photos import Image, encoded, photo
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 
@@ -39,7 +40,7 @@ def test_the_evaluation_view_is_pils(name, size):
     content = encoded(photo(name, size), quality=90)
     image, good = view(content, decode.center_crop(224, 256))
     assert good and image.shape == (224, 224, 3) and image.dtype == np.uint8
-    close_to_pil(image, evaluation_view(content, 224, 256))
+    close_to_pil(image, peer.evaluation_view(content, 224, 256))
 
 
 def test_the_view_is_the_same_eagerly_and_of_pixels_in_memory():
@@ -55,7 +56,7 @@ def test_the_view_is_the_same_eagerly_and_of_pixels_in_memory():
 def test_enlarging_is_pils():
     small = photo("china", (40, 30))
     image, _ = view(encoded(small, "PNG"), decode.center_crop(32, 64))
-    close_to_pil(image, evaluation_view(encoded(small, "PNG"), 32, 64))
+    close_to_pil(image, peer.evaluation_view(encoded(small, "PNG"), 32, 64))
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -93,22 +94,6 @@ def test_scaled_decoding_changes_little_and_only_where_it_may():
     assert len(changes) >= 3 and 0 < max(changes) < 4
 
 
-def simulated_window(rng, height, width):
-    """timm's loop, as it is written there."""
-    for _ in range(10):
-        area = rng.uniform(*SCALE) * height * width
-        aspect = np.exp(rng.uniform(*np.log(RATIO)))
-        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if w <= width and h <= height:
-            return rng.integers(0, height - h + 1), rng.integers(0, width - w + 1), h, w
-    w, h = width, height
-    if width / height < RATIO[0]:
-        h = round(width / RATIO[0])
-    elif width / height > RATIO[1]:
-        w = round(height * RATIO[1])
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
 @pytest.mark.parametrize("sides", [(375, 500), (500, 375), (100, 900)])
 def test_windows_are_distributed_as_timms(sides):
     def one(i):
@@ -117,7 +102,8 @@ def test_windows_are_distributed_as_timms(sides):
 
     ours = next(tf.data.Dataset.range(4000).map(one).batch(4000).as_numpy_iterator())
     rng = np.random.default_rng(0)
-    theirs = np.array([simulated_window(rng, *sides) for _ in range(20_000)])
+    windows = (peer.random_window(rng, *sides, SCALE, RATIO) for _ in range(20_000))
+    theirs = np.array(list(windows))
     assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= sides).all()
     quantiles = np.linspace(0.05, 0.95, 10)
     for i in range(4):
@@ -172,7 +158,7 @@ def test_what_pil_decodes_is_decoded_as_pil_does_it(kind):
     bad = decode.BadFiles()
     image, good = view(GOOD[kind], decode.center_crop(32, 36), bad)
     assert good and not bad.names
-    close_to_pil(image, evaluation_view(GOOD[kind], 32, 36))
+    close_to_pil(image, peer.evaluation_view(GOOD[kind], 32, 36))
     draws = tf.random.stateless_uniform((10, 4), [1, 2])
     assert view(GOOD[kind], decode.random_crop(32, draws, SCALE, RATIO))[0].shape == (32, 32, 3)
 
@@ -180,7 +166,7 @@ def test_what_pil_decodes_is_decoded_as_pil_does_it(kind):
 @pytest.mark.parametrize("kind", BAD)
 def test_what_pil_refuses_is_noted(kind):
     with pytest.raises(Exception):  # noqa: B017 - whatever PIL raises
-        evaluation_view(BAD[kind], 32, 36)
+        peer.evaluation_view(BAD[kind], 32, 36)
     bad = decode.BadFiles()
     draws = tf.random.stateless_uniform((10, 4), [1, 2])
     for window_of in (decode.center_crop(32, 36), decode.random_crop(32, draws, SCALE, RATIO)):

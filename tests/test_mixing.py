@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from peer import images as peer
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 
@@ -24,17 +25,6 @@ def drawn(function, count=DRAWS):
 # ---- random erasing -----------------------------------------------------------------------------
 
 
-def simulated_box(rng, side):
-    """timm's loop, as it is written there."""
-    for _ in range(10):
-        area = rng.uniform(0.02, 1 / 3) * side * side
-        aspect = np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
-        h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if h < side and w < side:
-            return rng.integers(0, side - h + 1), rng.integers(0, side - w + 1), h, w
-    return 0, 0, 0, 0
-
-
 def test_boxes_are_distributed_as_timms():
     def one(seed):
         draws = tf.random.stateless_uniform((10, 5), seed)
@@ -42,7 +32,7 @@ def test_boxes_are_distributed_as_timms():
 
     boxes = drawn(one)
     rng = np.random.default_rng(0)
-    expected = np.array([simulated_box(rng, 64) for _ in range(20_000)])
+    expected = np.array([peer.random_box(rng, 64) for _ in range(20_000)])
     for i in range(4):
         quantiles = np.linspace(0.05, 0.95, 10)
         ours, theirs = np.quantile(boxes[:, i], quantiles), np.quantile(expected[:, i], quantiles)
@@ -105,11 +95,8 @@ def test_cutmix_takes_a_box_of_the_reversed_group_and_corrects_lambda():
         assert (mask == rows[:, None] & columns).all()
     # uniform lambda; the box has the side sqrt(1 - lambda), a uniform centre, and is clipped
     rng = np.random.default_rng(0)
-    areas = []
-    for _ in range(20_000):
-        half = int(16 * (1 - rng.uniform()) ** 0.5) // 2
-        ends = [np.clip([c - half, c + half], 0, 16) for c in rng.integers(0, 16, 2)]
-        areas.append(np.prod([high - low for low, high in ends]) / 256)
+    boxes = (peer.cutmix_box(rng, 16, rng.beta(1, 1)) for _ in range(20_000))
+    areas = [(bottom - top) * (right - left) / 256 for top, bottom, left, right in boxes]
     quantiles = np.linspace(0.05, 0.95, 10)
     np.testing.assert_allclose(
         np.quantile(1 - lam, quantiles), np.quantile(areas, quantiles), atol=0.04

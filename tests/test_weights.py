@@ -300,7 +300,7 @@ def test_what_was_read_is_written_back(ending, checkpoint, tmp_path, micro):
 @pytest.mark.parametrize("ending", official.ENDINGS)
 def test_the_official_network_loads_what_we_write(ending, tmp_path, micro):
     torch = pytest.importorskip("torch", reason="the official network is PyTorch's")
-    from official_torch import OfficialSMLPNet
+    from peer.network import OfficialSMLPNet
 
     path = tmp_path / f"ours{ending}"
     keras_smlp.save_official(micro, path)

@@ -1,7 +1,7 @@
 """The official sMLPNet in PyTorch, with its keys and its layout: the peer that we compare with.
 
 Written from the key table and the description of microsoft/SPACH's `models/smlp.py`; channels
-first, permutations and all. Drop path is left out: the comparisons run without it.
+first, permutations and all.
 """
 
 import torch
@@ -60,8 +60,12 @@ class ToFirst(nn.Module):
 
 
 class OfficialSMLPNet(nn.Module):
-    def __init__(self, dim, depths, size=224, classes=1000, expansion=3, patch_size=4):
+    def __init__(
+        self, dim, depths, size=224, classes=1000, expansion=3, patch_size=4, drop_path_rate=0.0
+    ):
         super().__init__()
+        last = max(sum(depths) - 1, 1)
+        self.drop_path_rates = [drop_path_rate * k / last for k in range(sum(depths))]
         self.to_patch_embedding = nn.ModuleList()
         self.token_mix = nn.ModuleList()
         self.channel_mix = nn.ModuleList()
@@ -92,7 +96,14 @@ class OfficialSMLPNet(nn.Module):
         for embed, depth in zip(self.to_patch_embedding, self.depths, strict=True):
             x = embed(x)
             for _ in range(depth):
-                x = x + self.token_mix[k](x)
-                x = x + self.channel_mix[k](x)
+                x = x + self.drop_path(self.token_mix[k](x), k)
+                x = x + self.drop_path(self.channel_mix[k](x), k)
                 k += 1
         return self.mlp_head(self.batch_norm(x).mean((2, 3)))
+
+    def drop_path(self, x, k):
+        rate = self.drop_path_rates[k]
+        if not self.training or not rate:
+            return x
+        kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= rate
+        return x * kept / (1 - rate)

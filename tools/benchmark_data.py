@@ -1,0 +1,126 @@
+"""Our pipeline against PIL's, in one run: CPU and wall time per image, training and evaluation.
+
+python tools/benchmark_data.py PHOTOS [--rounds 5] [--threads 2]
+
+PHOTOS is a folder of image files. Ours is `keras_smlp.data` on that many threads; the peer is the
+same recipe in PIL and NumPy (`tools/peer/images.py`) behind a PyTorch DataLoader with that many
+workers. The contenders take turns; the first round is not counted.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+import numpy as np  # noqa: E402 - the paths first
+import torch  # noqa: E402
+from peer import images as peer  # noqa: E402
+
+from keras_smlp.data import pipeline, sources  # noqa: E402
+from keras_smlp.data.decode import BadFiles  # noqa: E402
+from keras_smlp.data.recipe import DataConfig  # noqa: E402
+
+SIZE, BATCH, CLASSES = 224, 64, 1000
+
+
+class Views(torch.utils.data.Dataset):
+    """The peer's images; each file several times, as our repeats."""
+
+    def __init__(self, paths, recipe, training):
+        self.paths, self.recipe, self.training = paths, recipe, training
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        content = self.paths[i].read_bytes()
+        if self.training:
+            return peer.training_view(content, np.random.default_rng(i), SIZE, self.recipe)
+        return peer.normalized(peer.evaluation_view(content, SIZE, 256))
+
+
+def peer_runs(paths, recipe, training, workers):
+    """A function that makes all batches once, mixing included; its workers stay."""
+    loader = torch.utils.data.DataLoader(
+        Views(paths, recipe, training),
+        BATCH,
+        num_workers=workers,
+        persistent_workers=True,
+        drop_last=training,
+    )
+    rng, targets = np.random.default_rng(0), np.zeros((BATCH, CLASSES), "float32")
+
+    def run():
+        for x in loader:
+            if training:
+                peer.mixed(x.numpy(), targets, rng, recipe)
+
+    return run
+
+
+def contenders(paths, threads):
+    """Name -> function that makes every image once."""
+    split = sources.Files(
+        len(paths), lambda i: ([paths[k].read_bytes() for k in i], [0] * len(i), [""] * len(i))
+    )
+    recipe = DataConfig(name="folder", dir=".", group_size=BATCH, threads=threads, repeats=1)
+    scaled = DataConfig(
+        name="folder", dir=".", group_size=BATCH, threads=threads, repeats=1, scaled_decoding=True
+    )
+    bad, steps = BadFiles(), range(len(paths) // BATCH)
+    validation = pipeline.validation_batches(split, recipe, SIZE, BATCH, bad)
+
+    def ours(recipe):
+        batches = pipeline.train_batches(split, recipe, SIZE, CLASSES, BATCH, 0, bad)
+        return lambda: [None for _ in batches(0, steps)]
+
+    return {
+        "training": {
+            "keras_smlp": ours(recipe),
+            "keras_smlp, scaled decoding": ours(scaled),
+            "PIL": peer_runs(paths, recipe, True, threads),
+        },
+        "evaluation": {
+            "keras_smlp": lambda: [None for _ in validation],
+            "PIL": peer_runs(paths, recipe, False, threads),
+        },
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("photos", type=Path, help="folder of image files")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--images", type=int, default=768, help="images in a round")
+    options = parser.parse_args()
+    files = sorted(path for path in options.photos.rglob("*") if path.is_file())
+    paths = (files * -(-options.images // len(files)))[: options.images // BATCH * BATCH]
+    pipeline.CACHE_BYTES = 0  # evaluation makes its images each time
+    print("| | contender | ms per image: minimum, median | images/s | ratio of minima to PIL |")
+    print("|---|---|---|---|---|")
+    for mode, runs in contenders(paths, options.threads).items():
+        times = {name: [] for name in runs}
+        for round_ in range(options.rounds + 1):
+            for name, run in runs.items():
+                began = time.perf_counter()
+                run()
+                if round_:
+                    times[name].append((time.perf_counter() - began) / len(paths) * 1000)
+        for name, found in times.items():
+            least = min(found)
+            print(
+                f"| {mode} | {name} | {least:.2f}, {statistics.median(found):.2f} | "
+                f"{1000 / least:.0f} | {least / min(times['PIL']):.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
