@@ -158,7 +158,7 @@ def train(config):
                     shuffle=False,  # the batches come in their order
                     verbose=0,
                 )
-            row = {"epoch": run.epoch + 1, "learning_rate": rate, **run.means}
+            row = {"epoch": run.epoch + 1, "learning_rate": rate, **run.training_means()}
             with run.saved_if_interrupted(model):
                 results.judge("val", evaluate(signals), row)
                 if config.optimizer.ema_decay is not None:

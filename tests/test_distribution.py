@@ -163,6 +163,14 @@ def test_what_would_be_ignored_is_refused(arguments, message):
         distribution.start(**arguments)
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch joins the processes of torchrun")
+def test_torchrun_is_for_torch(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(ValueError, match="kind: auto in one of 2 processes of `torchrun`, allowed"):
+        distribution.start()
+
+
 def test_each_backend_refuses_what_it_cannot(monkeypatch):
     other = {"jax": "local", "torch": "global"}.get(BACKEND)
     if other:

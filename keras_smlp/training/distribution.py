@@ -62,6 +62,12 @@ def start(kind="auto", coordinator=None, processes=None, rank=None, batch_norm="
         raise ValueError(
             f"distribution.batch_norm: {batch_norm}, allowed: {allowed} on the {backend} backend"
         )
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if backend != "torch" and started > 1:
+        raise ValueError(
+            f"distribution.kind: {kind} in one of {started} processes of `torchrun`, allowed: with "
+            "KERAS_BACKEND=torch alone"
+        )
     batch_norm = BATCH_NORM[backend][0] if batch_norm == "auto" else batch_norm
     address = {"coordinator": coordinator, "processes": processes, "rank": rank}
     for name, value in address.items():

@@ -99,6 +99,11 @@ class Run:
             for key, value in logs.items()
         }
 
+    def training_means(self):
+        """The means over the epoch so far, over all processes."""
+        totals = self.engine.sum(list(self.means.values()))
+        return dict(zip(self.means, (totals / self.engine.processes).tolist(), strict=True))
+
     def checkpoint(self, model):
         """Writes a checkpoint of this place, unless there is one.
 
