@@ -119,7 +119,7 @@ def train(config):
         return
 
     # ---- optimisation ---------------------------------------------------------------------------
-    with engine.scope():
+    with engine.scope(), failing():
         model = TrainingModel(net.input, net.output, config.optimizer.ema_decay, engine)
         model.compile(
             optimizer.adamw(config, steps),

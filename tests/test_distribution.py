@@ -183,7 +183,7 @@ def test_each_backend_refuses_what_it_cannot(monkeypatch):
 
         strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
         engine = distribution.TensorFlowEngine(strategy, "global")
-        with pytest.raises(ValueError, match="gradient_accumulation_steps: 2, allowed: None with"):
+        with pytest.raises(ValueError, match="optimizer.accumulation: 2, allowed: 1 with"):
             engine.check_optimizer(keras.optimizers.SGD(gradient_accumulation_steps=2))
     if BACKEND == "torch":
         with pytest.raises(ValueError, match="kind: multi_host, allowed: .*torchrun"):

@@ -295,7 +295,7 @@ class TensorFlowEngine(Engine):
         steps = getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps
         if steps:
             raise ValueError(
-                f"gradient_accumulation_steps: {steps}, allowed: None with {self.name} (Keras "
+                f"optimizer.accumulation: {steps}, allowed: 1 with {self.name} (Keras "
                 "accumulates on TensorFlow on one device only)"
             )
 
