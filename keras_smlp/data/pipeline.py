@@ -177,12 +177,10 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
 def reader(split):
     """A function from an index to uint8 pixels or a file's bytes, its label and its name."""
     if isinstance(split, Arrays):
-        images, labels = tf.constant(split.images), tf.constant(split.labels)
-        return lambda i: (
-            images[i],
-            labels[i],
-            tf.strings.join(["image ", tf.strings.as_string(i)]),
-        )
+        with tf.device("CPU"):
+            images, labels = tf.constant(split.images), tf.constant(split.labels)
+        name = tf.strings.as_string
+        return lambda i: (images[i], labels[i], tf.strings.join(["image ", name(i)]))
 
     def read(index):
         contents, labels, names = split.read(index[None])
