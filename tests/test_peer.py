@@ -18,13 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def output(cwd, *command):
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=os.environ,
-    )
+    command = [sys.executable, *map(str, command)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
