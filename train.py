@@ -142,7 +142,7 @@ def train(config):
     if run.path is None:
         with failing():
             results.begin(training(0, range(1)), source.validation)
-    progress = Progress(epochs, steps, batch_size, run, engine.is_main)
+    progress = Progress(rates, steps, batch_size, run, engine.is_main)
 
     # ---- train ----------------------------------------------------------------------------------
     with Signals() as signals, contextlib.closing(progress), failing(ends, code=1):

@@ -113,18 +113,19 @@ class Progress(keras.callbacks.Callback):
     Where stderr is no terminal, lines alone. `close` it whether or not the run succeeds.
 
     Args:
-        epochs: Positive integer. Epochs of the run.
+        rates: Sequence of floats. The learning rate at the beginning of each epoch.
         steps: Positive integer. Steps of an epoch.
         batch_size: Positive integer. Images in a step.
         run: The `run.Run` that counts the steps.
         show: Boolean. Whether this process shows anything. Defaults to `True`.
     """
 
-    def __init__(self, epochs, steps, batch_size, run, show=True):
+    def __init__(self, rates, steps, batch_size, run, show=True):
         super().__init__()
-        self.epochs, self.batch_size, self.run, self.show = epochs, batch_size, run, show
+        self.rates, self.batch_size, self.run, self.show = rates, batch_size, run, show
+        self.epochs = len(rates)
         self.bar = tqdm(
-            total=epochs * steps * batch_size,
+            total=self.epochs * steps * batch_size,
             initial=(run.epoch * steps + run.step) * batch_size,
             disable=None if show else True,
             unit=" images",
@@ -140,7 +141,8 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.images += self.batch_size
         self.seconds = time.perf_counter() - self.began
-        self.bar.set_postfix_str(line(logs), refresh=False)
+        now = {**logs, "learning_rate": self.rates[self.run.epoch]}
+        self.bar.set_postfix_str(line(now), refresh=False)
         self.bar.update(self.batch_size)
 
     def report(self, row):
