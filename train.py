@@ -126,7 +126,7 @@ def train(config):
             keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=[
                 keras.metrics.CategoricalAccuracy(name="accuracy"),
-                keras.metrics.TopKCategoricalAccuracy(min(5, classes), name="top5"),
+                keras.metrics.TopKCategoricalAccuracy(min(evaluation.TOP, classes), name="top5"),
             ],
         )
         # trained on logits, saved with probabilities: the layers are the same
@@ -150,7 +150,7 @@ def train(config):
             rate = rates[run.epoch]
             if run.step < steps:
                 model.fit(
-                    engine.dataset(training(run.epoch, range(run.step, steps))),
+                    training(run.epoch, range(run.step, steps)),
                     initial_epoch=run.epoch,
                     epochs=run.epoch + 1,
                     steps_per_epoch=steps - run.step,

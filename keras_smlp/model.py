@@ -125,11 +125,7 @@ def SMLPNet(
     elif pooling == "max":
         x = keras.layers.GlobalMaxPooling2D(name="max_pool", dtype=policy)(x)
     if include_top:
-        # logits and softmax in float32, whatever the policy computes in
-        head = "float32" if policy.compute_dtype in ("float16", "bfloat16") else policy
-        x = dense(
-            classes, x.shape[-1], activation=classifier_activation, name="predictions", dtype=head
-        )(x)
+        x = classifier(x, classes, classifier_activation, policy)
 
     inputs = images if input_tensor is None else sources(input_tensor)
     model = PortableModel(inputs, x, name=name)
@@ -148,6 +144,12 @@ def patches(channels, size, fan_in_channels, **kwargs):
         kernel_initializer=TorchUniform(size * size * fan_in_channels),
         **kwargs,
     )
+
+
+def classifier(x, classes, activation, policy):
+    """The head: a dense layer, in float32 under policies that compute in 16 bits."""
+    head = "float32" if policy.compute_dtype in ("float16", "bfloat16") else policy
+    return dense(classes, x.shape[-1], activation=activation, name="predictions", dtype=head)(x)
 
 
 def sources(tensor):

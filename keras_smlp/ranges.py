@@ -12,13 +12,12 @@ from jsonargparse.typing import (
 
 __all__ = [
     "ClosedUnitInterval",
-    "Part",
     "FileName",
-    "Part",
     "Magnitude",
     "Name",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "Part",
     "PositiveFloat",
     "PositiveInt",
     "Rate",

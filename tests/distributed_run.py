@@ -55,7 +55,7 @@ def own_batches(engine):
     part = BATCH // engine.processes
     own = slice(engine.rank * part, (engine.rank + 1) * part)
     x, y = (a.reshape(STEPS, BATCH, *a.shape[1:])[:, own] for a in images())
-    return engine.dataset(tf.data.Dataset.from_tensor_slices((x, y)))
+    return tf.data.Dataset.from_tensor_slices((x, y))
 
 
 class Losses(keras.callbacks.Callback):

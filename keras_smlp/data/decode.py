@@ -5,13 +5,14 @@ refuses (CMYK, palettes, damage) goes to PIL, whose word is final.
 """
 
 import io
-import math
 import threading
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
+
+from keras_smlp.data.draws import integers, sides
 
 TRIES = 10
 
@@ -190,23 +191,19 @@ def random_crop(size, draws, scale, ratio, scaled_decoding=False):
 
 def random_window(height, width, draws, scale, ratio):
     """`(top, left, height, width)` of a random crop; arguments as for `random_crop`."""
-    sides = tf.cast(tf.stack([height, width]), "float32")
-    area = sides[0] * sides[1] * (scale[0] + (scale[1] - scale[0]) * draws[:, 0])
-    low, high = map(math.log, ratio)
-    aspect = tf.exp(low + (high - low) * draws[:, 1])
-    h = tf.cast(tf.round(tf.sqrt(area / aspect)), "int32")
-    w = tf.cast(tf.round(tf.sqrt(area * aspect)), "int32")
+    full = tf.cast(tf.stack([height, width]), "float32")
+    w, h = sides(draws, full[0] * full[1], scale, ratio)
     fits = (h <= height) & (w <= width) & (h > 0) & (w > 0)
 
     def first():
         i = tf.argmax(fits)
-        room = tf.cast(tf.stack([height - h[i] + 1, width - w[i] + 1]), "float32")
-        top, left = tf.unstack(tf.cast(room * draws[i, 2:], "int32"))
+        room = tf.stack([height - h[i] + 1, width - w[i] + 1])
+        top, left = tf.unstack(integers(draws[i, 2:], room))
         return top, left, h[i], w[i]
 
     def central():
-        h = tf.cast(tf.round(tf.minimum(sides[0], sides[1] / ratio[0])), "int32")
-        w = tf.cast(tf.round(tf.minimum(sides[1], sides[0] * ratio[1])), "int32")
+        h = tf.cast(tf.round(tf.minimum(full[0], full[1] / ratio[0])), "int32")
+        w = tf.cast(tf.round(tf.minimum(full[1], full[0] * ratio[1])), "int32")
         return (height - h) // 2, (width - w) // 2, h, w
 
     return tf.cond(tf.reduce_any(fits), first, central)
@@ -229,7 +226,7 @@ def center_crop(size, resize_size):
     def window_of(read, height, width):
         short = tf.minimum(height, width)
         resized = [tf.maximum(resize_size * side // short, 1) for side in (height, width)]
-        windows = [axis(*sides) for sides in zip((height, width), resized, strict=True)]
+        windows = [axis(*pair) for pair in zip((height, width), resized, strict=True)]
         (top, h, *rows), (left, w, *columns) = windows
         pixels = read(top, left, h, w)
         return sample(pixels, size, *zip(rows, columns, strict=True))

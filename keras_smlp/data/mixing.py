@@ -4,10 +4,9 @@ Pixels stay in [0, 255]: normalisation is linear in each channel, so noise drawn
 normalised space are the same here, rescaled.
 """
 
-import math
-
 import tensorflow as tf
 
+from keras_smlp.data.draws import integers, sides
 from keras_smlp.preprocessing import MEAN, STD
 
 TRIES = 10
@@ -59,20 +58,11 @@ def erase(image, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
 
 def box(height, width, draws, area, aspect):
     """The first of the drawn boxes that is smaller than the image, and whether there is one."""
-    part = height * width * (area[0] + (area[1] - area[0]) * draws[:, 0])
-    low, high = map(math.log, aspect)
-    shape = tf.exp(low + (high - low) * draws[:, 1])
-    h = tf.cast(tf.round(tf.sqrt(part * shape)), "int32")
-    w = tf.cast(tf.round(tf.sqrt(part / shape)), "int32")
+    h, w = sides(draws, height * width, area, aspect)
     fits = (h < height) & (w < width)
     i = tf.argmax(fits)
     top, left = tf.unstack(integers(draws[i, 2:4], tf.stack([height - h[i] + 1, width - w[i] + 1])))
     return top, left, h[i], w[i], fits[i]
-
-
-def integers(draws, limit):
-    """Uniform integers below `limit` from uniform draws in `[0, 1)`."""
-    return tf.cast(draws * tf.cast(limit, "float32"), "int32")
 
 
 # ---- a group of images --------------------------------------------------------------------------

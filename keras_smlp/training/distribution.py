@@ -187,10 +187,6 @@ class Engine:
         """Context manager to build and compile models in."""
         return contextlib.nullcontext()
 
-    def dataset(self, dataset):
-        """A `tf.data.Dataset` of this process's part of each batch, made ready for `fit`."""
-        return dataset
-
     def forward(self, model):
         """Function from images to logits, with the model's weights of this moment.
 

@@ -61,22 +61,23 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
         log_probabilities = logits - logits.max(axis=-1, keepdims=True)
         log_probabilities -= np.log(np.exp(log_probabilities).sum(axis=-1, keepdims=True))
         best = np.argsort(-logits, axis=-1, kind="stable")[:, :TOP]
-        truths = labels[:, None]
+        hits, judged = best == labels[:, None], np.ones(len(labels), bool)
         if real_labels is not None:
             truths = [labels_of(name.decode(), real_labels) for name in names]
-        for i, truth in enumerate(truths):
-            if len(truth):
-                hits = np.isin(best[i], truth)
-                loss = -log_probabilities[i, labels[i]]
-                totals += (1, hits[0], hits.any(), loss)
-            if predictions is not None:
+            judged = np.array([len(truth) > 0 for truth in truths], bool)
+            hits = np.array([np.isin(*pair) for pair in zip(best, truths, strict=True)], bool)
+            hits = hits.reshape(best.shape)  # also of no image
+        losses = -log_probabilities[np.arange(len(labels)), labels]
+        totals += [x[judged].sum() for x in (judged, hits[:, 0], hits.any(axis=1), losses)]
+        if predictions is not None:
+            for i, first in enumerate(best[:, 0]):
                 rows.append(
                     (
                         int(indices[i]),
                         names[i].decode(),
                         class_names[labels[i]],
-                        class_names[best[i, 0]],
-                        f"{np.exp(log_probabilities[i, best[i, 0]]):.6f}",
+                        class_names[first],
+                        f"{np.exp(log_probabilities[i, first]):.6f}",
                         " ".join(class_names[k] for k in best[i]),
                     )
                 )

@@ -3,7 +3,8 @@
 import keras
 
 import keras_smlp
-from keras_smlp.layers.mixing import dense
+from keras_smlp.arguments import check_policy
+from keras_smlp.model import classifier
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights.architecture import infer
 
@@ -39,9 +40,8 @@ def build(config, classes, dtype):
         found = None
     else:
         body = keras_smlp.SMLPNet(**arguments, include_top=False, pooling="avg")
-        head = "float32" if dtype.startswith("mixed") else dtype
-        predictions = dense(classes, body.output.shape[-1], name="predictions", dtype=head)
-        network = keras_smlp.PortableModel(body.input, predictions(body.output), name=body.name)
+        logits = classifier(body.output, classes, None, check_policy(dtype))
+        network = keras_smlp.PortableModel(body.input, logits, name=body.name)
     freeze(network, config.freeze)
     return network, found
 

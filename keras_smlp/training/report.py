@@ -145,11 +145,7 @@ def plot_curves(path, rows):
     for axes, name in zip(
         figure.subplots(1, 3), ("loss", "accuracy", "learning_rate"), strict=True
     ):
-        for prefix, label in (
-            ("", "training"),
-            ("val_", "validation"),
-            ("ema_", "validation, EMA"),
-        ):
+        for prefix, label in NAMES.items():
             if prefix + name in rows[0]:
                 values = [row[prefix + name] for row in rows]
                 axes.plot(epochs, values, marker="." if len(rows) < 50 else "", label=label)

@@ -88,12 +88,11 @@ def main(argv):
     architecture |= config.model.architecture()
     architecture["drop_path_rate"] = architecture["drop_path_rate"] or 0.0
     model = OfficialSMLPNet(size=size, classes=classes, **architecture)
-    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith("bias")]
-    kept = [p for n, p in model.named_parameters() if not (p.ndim > 1 and not n.endswith("bias"))]
-    groups = [
-        {"params": decayed, "weight_decay": config.optimizer.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
+    decay = {True: config.optimizer.weight_decay, False: 0.0}
+    parameters = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        parameters[parameter.ndim > 1 and not name.endswith("bias")].append(parameter)
+    groups = [{"params": parameters[kind], "weight_decay": decay[kind]} for kind in parameters]
     optimizer = torch.optim.AdamW(groups, eps=1e-8)
     epochs, steps = config.train.epochs, len(source.train) // config.train.batch_size
     best = (-1.0, 0.0, 0.0)
