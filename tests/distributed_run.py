@@ -9,9 +9,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import small_training
 import tensorflow as tf
 
-import keras_smlp
 from keras_smlp.training import distribution
 from keras_smlp.training.step import TrainingModel
 
@@ -19,22 +19,10 @@ STEPS, BATCH, VALIDATION = 10, 8, 10
 BACKEND = keras.backend.backend()
 
 
-def images():
-    rng = np.random.default_rng(3)
-    x = rng.integers(0, 256, (STEPS * BATCH, 16, 16, 3)).astype("float32")
-    return x, (np.arange(len(x)) % 4).astype("int32")
-
-
 def training_model(engine, local):
     keras.utils.set_random_seed(1)
     with engine.scope():
-        network = keras_smlp.SMLPNet(
-            8,
-            (1, 1),
-            input_shape=(16, 16, 3),
-            patch_size=2,
-            classes=4,
-            classifier_activation=None,
+        network = small_training.network(
             # elsewhere each device draws the masks of one device for its own images
             drop_path_rate=0.2 if BACKEND == "jax" else 0.0,
         )
@@ -54,7 +42,9 @@ def own_batches(engine):
     """This process's part of each batch."""
     part = BATCH // engine.processes
     own = slice(engine.rank * part, (engine.rank + 1) * part)
-    x, y = (a.reshape(STEPS, BATCH, *a.shape[1:])[:, own] for a in images())
+    x, y = (
+        a.reshape(STEPS, BATCH, *a.shape[1:])[:, own] for a in small_training.images(STEPS * BATCH)
+    )
     return tf.data.Dataset.from_tensor_slices((x, y))
 
 
@@ -101,7 +91,7 @@ def evaluate(engine, model):
     devices, forward, rows = engine.devices // engine.processes, engine.forward(model), []
     for start in range(0, len(own), 4):
         index = own[start : start + 4]
-        x = images()[0][index]
+        x = small_training.images(STEPS * BATCH)[0][index]
         padding = -len(x) % devices
         logits = forward(np.concatenate([x, np.zeros((padding, *x.shape[1:]), x.dtype)]))
         rows += list(zip(index.tolist(), logits, strict=False))

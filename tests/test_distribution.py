@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import small_training
 
 from keras_smlp.training import distribution
 
@@ -83,8 +84,7 @@ def compare(reference, distributed, devices, processes):
     # the file is the averaged model, and knows nothing of its making
     saved = keras.saving.load_model(distributed / "model.keras")
     assert not any(layer.get_config().get("synchronized") for layer in saved.layers)
-    rng = np.random.default_rng(3)
-    images = rng.integers(0, 256, (80, 16, 16, 3)).astype("float32")[:10]
+    images, _ = small_training.images(10)
     np.testing.assert_allclose(saved.predict_on_batch(images), several["logits"][order], atol=1e-4)
 
 

@@ -5,31 +5,16 @@ import random
 import keras
 import numpy as np
 import pytest
+import small_training
 
-import keras_smlp
 from keras_smlp.training.step import TrainingModel
 
 BATCHES, BATCH = 6, 8
 
 
-def images():
-    rng = np.random.default_rng(3)
-    x = rng.integers(0, 256, (BATCHES * BATCH, 16, 16, 3)).astype("float32")
-    return x, (np.arange(len(x)) % 4).astype("int32")
-
-
 def training_model(seed=1, ema_decay=0.9, drop_path_rate=0.3, dtype=None, optimizer=None, **steps):
     random.seed(seed)  # Keras' function would import TensorFlow on every backend
-    network = keras_smlp.SMLPNet(
-        8,
-        (1, 1),
-        input_shape=(16, 16, 3),
-        patch_size=2,
-        classes=4,
-        classifier_activation=None,
-        drop_path_rate=drop_path_rate,
-        dtype=dtype,
-    )
+    network = small_training.network(drop_path_rate=drop_path_rate, dtype=dtype)
     model = TrainingModel(network.input, network.output, ema_decay=ema_decay)
     optimizer = optimizer or keras.optimizers.AdamW(1e-2, weight_decay=0.05, **steps)
     model.compile(
@@ -42,7 +27,7 @@ def training_model(seed=1, ema_decay=0.9, drop_path_rate=0.3, dtype=None, optimi
 
 def fit(model, first, last, callbacks=()):
     """Trains on the batches from `first` up to `last`, in one epoch."""
-    x, y = (part[first * BATCH : last * BATCH] for part in images())
+    x, y = (part[first * BATCH : last * BATCH] for part in small_training.images(BATCHES * BATCH))
     return model.fit(
         x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=list(callbacks)
     ).history
@@ -151,7 +136,7 @@ def test_a_resumed_training_is_bit_equal(accumulated, tmp_path):
 
 def test_the_averaged_model_is_the_averages_and_then_itself_again(trained):
     model = trained[0]
-    before, x = state(model), images()[0][:BATCH]
+    before, x = state(model), small_training.images(BATCHES * BATCH)[0][:BATCH]
     with model.averaged():
         assert_equal(values(model.averaged_variables), values(model.averages.weights))
         averaged = model.predict_on_batch(x)
