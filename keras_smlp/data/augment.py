@@ -48,12 +48,18 @@ def rand_augment(image, seed, magnitude=9.0, magnitude_std=0.5, operations=2, pr
     )
     for i in range(operations):
         branches = [
-            functools.partial(operation, image, magnitudes[i], signs[i])
-            for operation in OPERATIONS.values()
+            functools.partial(call, image, magnitudes[i], signs[i])
+            for call in map(as_call, OPERATIONS.values())
         ]
         index = tf.where(applied[i], indices[i], len(branches))
         image = tf.switch_case(index, [*branches, functools.partial(tf.identity, image)])
     return image
+
+
+@functools.cache
+def as_call(operation):
+    """The operation as one node of the graph: one that is not drawn costs next to nothing then."""
+    return tf.function(operation, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def draw(seed, magnitude, magnitude_std, operations, probability):
