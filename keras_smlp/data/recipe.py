@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from keras_smlp.geometry import shorter_side
 from keras_smlp.ranges import (
     ClosedUnitInterval,
     FileName,
@@ -105,4 +106,4 @@ class DataConfig:
 
     def shorter_side(self, size):
         """Length of the shorter side before the central crop to `size`."""
-        return self.resize_size or round(size * 256 / 224)
+        return self.resize_size or shorter_side(size)
