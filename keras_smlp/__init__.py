@@ -1,6 +1,8 @@
 """sMLPNet (sparse MLP for image recognition) in Keras 3, on TensorFlow, JAX and PyTorch."""
 
 from keras_smlp import layers as layers
+from keras_smlp.images import load_image as load_image
+from keras_smlp.images import preprocess_input as preprocess_input
 from keras_smlp.model import SMLPNet as SMLPNet
 from keras_smlp.model import SMLPNetBase as SMLPNetBase
 from keras_smlp.model import SMLPNetSmall as SMLPNetSmall
