@@ -1,5 +1,6 @@
 """sMLPNet (sparse MLP for image recognition) in Keras 3, on TensorFlow, JAX and PyTorch."""
 
+from keras_smlp import explain as explain
 from keras_smlp import layers as layers
 from keras_smlp.classes import decode_predictions as decode_predictions
 from keras_smlp.classes import imagenet_classes as imagenet_classes
