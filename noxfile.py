@@ -48,7 +48,8 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    names = ("import", "layers", "model", "parity", "port_checkpoint", "readme", "weights")
+    names = ("explain", "import", "layers", "model", "parity", "port_checkpoint", "prediction")
+    names += ("readme", "weights")
     files = [f"tests/test_{name}.py" for name in names]
     pytest(session, backend, "-m", "not slow and not cross", *(session.posargs or files))
 

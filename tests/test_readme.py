@@ -8,15 +8,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_smlp
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = [
-    getattr(keras_smlp, name)
-    for name in dir(keras_smlp)
-    if name.startswith(("SMLP", "list", "Portable"))
-] + [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) if name[0].isupper()]
+FIRST = ("SMLP", "list", "Portable", "load_image", "preprocess_", "decode_", "imagenet_")
+PUBLIC = [getattr(keras_smlp, name) for name in dir(keras_smlp) if name.startswith(FIRST)]
+PUBLIC += [keras_smlp.explain.grad_cam, keras_smlp.explain.axial_kernels]
+PUBLIC += [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) if name[0].isupper()]
 
 
 @pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
@@ -37,6 +37,7 @@ def test_readme_python_blocks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = keras_smlp.SMLPNetSmall()
     keras_smlp.save_official(model, "smlp_s.pth")
+    Image.new("RGB", (300, 400)).save("photo.jpg")
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) >= 3

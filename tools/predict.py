@@ -1,0 +1,276 @@
+"""Name what photos show: the likeliest classes of each.
+
+    python tools/predict.py photo.jpg
+    python tools/predict.py photos/ --weights runs/mine/best.keras --plot out.png --explain
+    python tools/predict.py --kernels kernels.png
+
+PHOTO is a file, a folder (its images, recursively) or a pattern such as "photos/**/*.jpg". A photo
+that cannot be decoded is named on stderr and skipped; the exit status is 1 then.
+"""
+
+import argparse
+import contextlib
+import glob
+import json
+import os
+import sys
+from pathlib import Path
+
+TOP = 5
+MOST_PLOTTED = 64
+EXTRAS = {name: name for name in ("tensorflow", "jax", "torch")}
+EXTRAS |= {"matplotlib": "predict", "tqdm": "predict"}
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """Ends the program with one line."""
+        self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
+
+
+def main():
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", metavar="PHOTO", nargs="*", help="file, folder or pattern")
+    parser.add_argument(
+        "--weights", default="imagenet", help="imagenet (default) or the path of a weights file"
+    )
+    parser.add_argument(
+        "--variant",
+        choices=("tiny", "small", "base"),
+        help="the network that --weights are for (default: small); a .keras file says it itself",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="FILE.json",
+        help="list of the names of the classes (default: the classes.json beside a .keras file, "
+        "else ImageNet's)",
+    )
+    parser.add_argument(
+        "--top", type=positive, help=f"classes per photo (default: {TOP}, or all if there are less)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line and photo")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", type=png, help="draw the photos beside their classes"
+    )
+    parser.add_argument("--explain", action="store_true", help="with Grad-CAM over the photos")
+    parser.add_argument(
+        "--kernels", metavar="FILE.png", type=png, help="draw the network's axial kernels"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=32, help="photos at a time (default: 32)"
+    )
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return predict(arguments)
+    except (ValueError, OSError) as error:
+        parser.error(error)
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing not in EXTRAS:
+            raise
+        parser.error(f'{missing} is not installed: pip install -e ".[{EXTRAS[missing]}]"')
+
+
+def predict(arguments):
+    """One run from top to bottom; returns the exit status."""
+    if not (arguments.photos or arguments.kernels):
+        raise ValueError("PHOTO must be given, at least one")
+    if arguments.explain and not arguments.plot:
+        raise ValueError("--explain must stand with --plot FILE.png, which it is drawn in")
+    if arguments.plot or arguments.kernels:
+        import matplotlib as matplotlib  # now, not after the work
+    files = find(arguments.photos)
+    if arguments.plot and not 0 < len(files) <= MOST_PLOTTED:
+        raise ValueError(f"--plot must be for 1 to {MOST_PLOTTED} photos, not for {len(files)}")
+
+    import numpy as np
+
+    from keras_smlp import explain, figures, images
+    from keras_smlp.classes import likeliest
+
+    # ---- model ----------------------------------------------------------------------------------
+    names = read_names(arguments)
+    with contextlib.redirect_stdout(sys.stderr):  # Keras says there that it downloads
+        model = load(arguments, names)
+    height, width, _ = model.input_shape[1:]
+    classes = labels(names, model.output_shape[-1])
+    top = min(TOP, len(classes)) if arguments.top is None else arguments.top
+    if top > len(classes):
+        raise ValueError(f"--top must be at most {len(classes)}, the model's classes, not {top}")
+    if arguments.explain:
+        explain.classifier_layers(model)
+    if arguments.kernels:
+        figures.plot_kernels(arguments.kernels, explain.axial_kernels(model))
+
+    # ---- photos ---------------------------------------------------------------------------------
+    size = min(arguments.batch_size, len(files)) or 1
+    batches, write = progress([files[i : i + size] for i in range(0, len(files), size)])
+    damaged, drawn = 0, []
+    batch = np.zeros((size, height, width, 3), "uint8")  # always whole: JAX compiles per shape
+    for chunk in batches:
+        good = []
+        for file in chunk:
+            try:
+                batch[len(good)] = images.load_image(file, (height, width))
+            except (ValueError, OSError) as error:
+                write(f"predict.py: skipped {file}: {error}", file=sys.stderr)
+                damaged += 1
+            else:
+                good.append(file)
+        if not good:
+            continue
+        rows = np.asarray(model.predict_on_batch(batch), "float64")
+        for file, image, row in zip(good, batch, rows, strict=False):
+            found = [(k, *classes[k], float(row[k])) for k in likeliest(row, top)]
+            write(as_json(file, found) if arguments.json else as_table(file, found))
+            if arguments.plot:
+                drawn.append((Path(file).name, image.copy(), [(x[2], x[3]) for x in found]))
+
+    # ---- picture --------------------------------------------------------------------------------
+    if drawn:
+        titles, pixels, found = zip(*drawn, strict=True)
+        pixels = np.stack(pixels)
+        maps = explain.grad_cam(model, pixels) if arguments.explain else None
+        figures.plot_predictions(arguments.plot, titles, pixels, found, maps)
+    return 1 if damaged else 0
+
+
+def find(photos):
+    """The files that the arguments stand for, each once."""
+    from keras_smlp.data.sources import ENDINGS
+
+    files = []
+    for argument in photos:
+        exists = os.path.exists(argument)
+        found = []
+        for match in [argument] if exists else sorted(glob.glob(argument, recursive=True)):
+            below = sorted(Path(match).rglob("*")) if os.path.isdir(match) else None
+            if below is None:
+                found.append(match)
+            else:
+                images = [x for x in below if x.suffix.lower() in ENDINGS and not x.is_dir()]
+                found += map(str, images)
+        if not found:
+            raise ValueError(
+                "PHOTO must be a file, a folder with images or a pattern that fits some, "
+                f"not {argument}"
+            )
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def read_names(arguments):
+    """The names of the classes in the file that says them, or `None`."""
+    path = arguments.classes and Path(arguments.classes)
+    beside = Path(arguments.weights).with_name("classes.json")
+    if not path and arguments.weights.endswith(".keras") and beside.is_file():
+        path = beside
+    if not path:
+        return None
+    try:
+        names = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--classes must be a JSON file; {path}: {error}") from error
+    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
+        raise ValueError(f"--classes must be a JSON list of names, which {path} is not")
+    return names
+
+
+def labels(names, classes):
+    """A pair `(wnid, name)` for each class of a model; the wnid is `None` outside ImageNet."""
+    from keras_smlp.classes import imagenet_classes
+
+    known = imagenet_classes()
+    if names is None and classes == len(known):
+        return known
+    if names is None:
+        raise ValueError(
+            f"--classes must name the {classes} classes of the model: there is no classes.json "
+            f"beside it, and ImageNet has {len(known)}"
+        )
+    if len(names) != classes:
+        raise ValueError(f"--classes must name the model's {classes} classes, not {len(names)}")
+    known = dict(known)  # a folder of ImageNet's is named by the wnid
+    return [(name, known[name]) if name in known else (None, name) for name in names]
+
+
+def load(arguments, names):
+    """The classifier, which takes RGB in [0, 255] and answers with probabilities."""
+    import keras
+
+    import keras_smlp
+
+    weights, variant = arguments.weights, arguments.variant
+    if not weights.endswith(".keras"):
+        constructor = getattr(keras_smlp, f"SMLPNet{(variant or 'small').capitalize()}")
+        classes = len(names) if names else len(keras_smlp.imagenet_classes())
+        try:
+            return constructor(weights=weights, classes=classes)
+        except RuntimeError as error:  # neither found nor downloaded
+            raise ValueError(f"--weights {weights}: {error}") from error
+    if variant:
+        raise ValueError("--variant must not stand with a .keras file, which says it itself")
+    if not Path(weights).is_file():
+        raise FileNotFoundError(f"--weights must be a file, not {weights}")
+    model = keras.models.load_model(weights, compile=False)
+    inputs, outputs, last = model.input_shape, model.output_shape, model.layers[-1]
+    if len(inputs) != 4 or None in inputs[1:] or inputs[3] != 3 or len(outputs) != 2:
+        raise ValueError(
+            f"--weights must be a classifier of RGB images; {weights} goes from {inputs} to "
+            f"{outputs}"
+        )
+    if getattr(last, "activation", None) is keras.activations.linear:
+        raise ValueError(f"--weights must answer with probabilities; {weights} does with logits")
+    layers = [layer.name for layer in model.layers]
+    if "stem" in layers and "preprocessing" not in layers:
+        raise ValueError(
+            f"--weights must take RGB in [0, 255]; {weights} was built with "
+            "include_preprocessing=False"
+        )
+    return model
+
+
+def progress(batches):
+    """The batches, with a bar where a person waits for several, and how to write beside it."""
+    if len(batches) < 2 or not sys.stderr.isatty():
+        return batches, print
+    from tqdm import tqdm
+
+    return tqdm(batches, unit="batch"), tqdm.write
+
+
+def as_table(file, found):
+    """A photo's classes for people: rank, probability, wnid where there is one, name."""
+    lines = [
+        f"{rank:4}  {probability:.4f}  {f'{wnid}  ' if wnid else ''}{name}"
+        for rank, (_, wnid, name, probability) in enumerate(found, start=1)
+    ]
+    return "\n".join([file, *lines])
+
+
+def as_json(file, found):
+    """A photo's classes for programs."""
+    predictions = [
+        {"class": k, "name": name, "probability": probability} | ({"wnid": wnid} if wnid else {})
+        for k, wnid, name, probability in found
+    ]
+    return json.dumps({"file": file, "predictions": predictions})
+
+
+def positive(text):
+    """An integer above zero."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no positive integer")
+    return int(text)
+
+
+def png(text):
+    """The path of a picture to write."""
+    if not text.endswith(".png") or not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no .png file in a folder that exists")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
