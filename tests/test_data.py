@@ -159,7 +159,7 @@ def test_the_policy_of_keras_cv(files):
     pytest.importorskip("keras_cv", reason="the alternative policy is keras-cv's")
     images, targets = run(files.train, recipe(augment="keras_cv", erase=0.0), 32)
     assert images.shape == (4, 8, 32, 32, 3) and images.dtype == np.float32
-    assert images.min() >= 0 and images.max() <= 255 and images.std() > 20
+    assert images.min() >= 0 and images.max() <= 255.001 and images.std() > 20
     np.testing.assert_allclose(targets.sum(axis=-1), 1, rtol=1e-5)
     assert ((targets > 0.06) & (targets < 0.94)).any()  # mixed
 
