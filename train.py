@@ -93,11 +93,13 @@ def train(config):
 
     # ---- model ----------------------------------------------------------------------------------
     with engine.scope(), failing(prefix="model: "):
-        net, left_out = network.build(config.model, classes, config.train.precision)
+        net, left_out, trained_at = network.build(config.model, classes, config.train.precision)
     if left_out and config.eval.only:
         fail(f"model.weights: a head for {left_out} classes, allowed: for {classes}, as the data")
     if left_out:
         say(f"model.weights: a new head for {classes} classes instead of that for {left_out}")
+    if trained_at:
+        say(f"model.weights: axial kernels resampled from {trained_at} to {net.input_shape[1:]}")
 
     def evaluate(signals, **options):
         forward = engine.forward(net)

@@ -15,5 +15,6 @@ from keras_smlp.variants import VARIANTS as VARIANTS
 from keras_smlp.variants import list_models as list_models
 from keras_smlp.weights.official import load_official as load_official
 from keras_smlp.weights.official import save_official as save_official
+from keras_smlp.weights.resizing import resize_weights as resize_weights
 
 __version__ = "0.1.0"

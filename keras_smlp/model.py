@@ -52,7 +52,9 @@ def SMLPNet(
             layer). Defaults to `True`.
         weights: `None` (random initial values, PyTorch's distributions), `"imagenet"` (the official
             checkpoint, downloaded once and cached) or the path of a `.weights.h5`, `.keras`,
-            `.safetensors` or `.pth` file, the last two with the official keys. Defaults to `None`.
+            `.safetensors` or `.pth` file, the last two with the official keys. Made at another
+            input size, its axial kernels are resampled as `resize_weights` does it. Defaults to
+            `None`.
         input_tensor: Symbolic Keras tensor to build on, an intermediate one too; the model then
             starts at its inputs. Defaults to a new input.
         input_shape: `(height, width, channels)`, height and width multiples of 32 (in general of
@@ -98,7 +100,7 @@ def SMLPNet(
     stride = patch_size * 2 ** (len(depths) - 1)
     images = check_input(input_tensor, input_shape, stride, rgb=include_preprocessing)
     source = loading.check(
-        weights, dim, depths, expansion, patch_size, include_top, classes, images.shape[1:]
+        weights, dim, depths, expansion, patch_size, include_top, classes, images.shape[-1]
     )
 
     # ---- stem -----------------------------------------------------------------------------------

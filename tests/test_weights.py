@@ -180,13 +180,8 @@ def test_an_official_file_that_does_not_fit_changes_nothing(name, ending, tmp_pa
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_weights_of_another_network_are_refused(ending, files):
-    for arguments, words in [
-        ({"classes": 11}, "another number of classes.*include_top=False"),
-        ({"input_shape": (96, 96, 3)}, "axial kernels belong to one input size"),
-        ({"input_shape": (64, 96, 3)}, "axial kernels belong to one input size"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            build(weights=files[ending], **arguments)
+    with pytest.raises(ValueError, match="another number of classes.*include_top=False"):
+        build(weights=files[ending], classes=11)
     for depths in [(1, 2, 2, 1), (1, 2, 4, 1), (1, 2, 3)]:
         with pytest.raises(ValueError, match="(missing|unexpected)"):
             keras_smlp.SMLPNet(
@@ -412,7 +407,7 @@ def test_a_compiled_file_names_no_backend(wrapped, tmp_path):
 
 def test_targets_agree_between_the_two_key_maps(micro):
     by_official = {id(variable) for variable, _ in official.targets(micro).values()}
-    by_name = {id(variable) for variable, _ in keras_files.targets(micro.layers).values()}
+    by_name = {id(variable) for variable, _ in keras_files.targets(micro).values()}
     assert by_official == by_name == {id(v) for v in micro.weights}
     for variable, axes in official.targets(micro).values():
         assert np.prod(file_shape(variable, axes)) == np.prod(variable.shape)

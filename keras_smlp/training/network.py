@@ -21,20 +21,22 @@ def build(config, classes, dtype):
         dtype: Dtype policy.
 
     Returns:
-        The network and the number of classes of the head that was left out, `None` if none was.
+        The network; the number of classes of the head that was left out, `None` if none was; and
+        `(height, width, channels)` that the weights were trained at, `None` if at this size.
 
     Raises:
         ValueError: If the weights do not fit; `OSError` if they cannot be read.
     """
+    input_shape = (config.input_size, config.input_size, 3)
     arguments = {
         **config.architecture(),
         "expansion": config.expansion,
         "patch_size": config.patch_size,
-        "input_shape": (config.input_size, config.input_size, 3),
+        "input_shape": input_shape,
         "weights": config.weights,
         "dtype": dtype,
     }
-    found = classes_of(config.weights)
+    found, trained_at = origin(config.weights)
     if found in (None, classes) and not config.new_head:
         network = keras_smlp.SMLPNet(**arguments, classes=classes, classifier_activation=None)
         found = None
@@ -43,16 +45,18 @@ def build(config, classes, dtype):
         logits = classifier(body.output, classes, None, check_policy(dtype))
         network = keras_smlp.PortableModel(body.input, logits, name=body.name)
     freeze(network, config.freeze)
-    return network, found
+    return network, found, None if trained_at == input_shape else trained_at
 
 
-def classes_of(weights):
-    """Classes of the head in a weights file; `None` where there is neither."""
+def origin(weights):
+    """Classes and input shape of the network in a weights file; `None` where there is none."""
     if weights is None:
-        return None
+        return None, None
     if weights == "imagenet":
-        return next(iter(VARIANTS.values())).classes
-    return infer(weights).classes
+        published = next(iter(VARIANTS.values()))
+        return published.classes, (published.input_size, published.input_size, 3)
+    architecture = infer(weights)
+    return architecture.classes, architecture.input_shape
 
 
 def freeze(network, stages):

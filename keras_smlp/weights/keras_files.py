@@ -14,10 +14,11 @@ import zipfile
 import h5py
 
 from keras_smlp.weights.pth import widen_bfloat16
-from keras_smlp.weights.strict import assign
 
 # the layers that SMLPNet makes; a model built on an `input_tensor` has others before them
 OURS = re.compile(r"stem|stage\d+_.+|norm|predictions")
+# how the names of the classifier's tensors begin
+CLASSIFIER = "predictions/"
 
 
 def read(path):
@@ -69,17 +70,22 @@ def values(dataset):
     return array
 
 
-def targets(layers):
-    """The variables of some layers under the names that `read` gives them.
+def targets(model):
+    """The network's variables under the names that `read` gives them.
+
+    Where a model has other layers before it (`input_tensor`), these are left out:
+    `model.load_weights` does a whole model.
 
     Args:
-        layers: List of built layers.
+        model: A model that `keras_smlp.SMLPNet` made.
 
     Returns:
         A dict from name to `(variable, None)`.
     """
     found = {}
-    for layer in layers:
+    for layer in model.layers:
+        if not OURS.fullmatch(layer.name):
+            continue
         counts = collections.Counter()
         for variable in layer.weights:
             # from the layer's own name on: a model built inside another layer has longer paths
@@ -88,25 +94,3 @@ def targets(layers):
             found[f"{place}/{counts[place]}"] = (variable, None)
             counts[place] += 1
     return found
-
-
-def load(model, path):
-    """Fills a model from a Keras file, strictly; a model without its head leaves the head out.
-
-    The file must hold an sMLPNet alone. Where a model has other layers before it (`input_tensor`),
-    these are neither filled nor looked for: `model.load_weights` does a whole model.
-
-    Args:
-        model: A model that `keras_smlp.SMLPNet` made.
-        path: Path ending in `.weights.h5` or `.keras`.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: If the file is damaged, or does not fit: one message for all differences.
-        FileNotFoundError: If there is none.
-    """
-    ours = [layer for layer in model.layers if OURS.fullmatch(layer.name)]
-    assign(targets(ours), read(path), path, head="predictions/")
-    return model

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from keras_smlp.variants import VARIANTS, list_models
-from keras_smlp.weights import endings, imagenet, keras_files, official
+from keras_smlp.weights import endings, imagenet, keras_files, official, resizing
+from keras_smlp.weights.strict import assign
 
 ENDINGS = endings.KERAS + endings.OFFICIAL
 
 
-def check(weights, dim, depths, expansion, patch_size, include_top, classes, shape):
+def check(weights, dim, depths, expansion, patch_size, include_top, classes, channels):
     """Refuses, before anything is built, what `load` could not do.
 
     Args:
@@ -19,7 +20,7 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, sha
         patch_size: Side of the stem's patches.
         include_top: Whether the model has its classifier.
         classes: Outputs of the classifier.
-        shape: `(height, width, channels)` of the images.
+        channels: Channels of the images.
 
     Returns:
         The published `Variant` for `"imagenet"`, a `pathlib.Path` for a file, `None` for `None`.
@@ -46,11 +47,10 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, sha
             f"`classes` must be {variant.classes} with weights='imagenet' and include_top=True. "
             f"Received: classes={classes}; build with include_top=False and add a head."
         )
-    if tuple(shape) != (variant.input_size, variant.input_size, 3):
+    if channels != 3:
         raise ValueError(
-            "`input_shape` must be that of the official network with weights='imagenet', for the "
-            f"axial kernels depend on it: ({variant.input_size}, {variant.input_size}, 3). "
-            f"Received: {tuple(shape)}"
+            "`input_shape` must have 3 channels with weights='imagenet'. "
+            f"Received: {channels} channels"
         )
     return variant
 
@@ -68,7 +68,7 @@ def check_path(weights):
 
 
 def load(model, source, build=None, key="model"):
-    """Fills a model from what `check` returned.
+    """Fills a model from what `check` returned, the axial kernels resampled to its size.
 
     Args:
         model: The built model.
@@ -88,5 +88,9 @@ def load(model, source, build=None, key="model"):
         return model
     path = source if isinstance(source, Path) else imagenet.fetch(source, build)
     if str(path).endswith(official.ENDINGS):
-        return official.load_official(model, path, key)
-    return keras_files.load(model, path)
+        form, tensors = official, official.read(path, key)
+    else:
+        form, tensors = keras_files, keras_files.read(path)
+    expected = form.targets(model)
+    assign(expected, resizing.fitted(expected, tensors), path, form.CLASSIFIER)
+    return model

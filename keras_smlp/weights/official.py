@@ -13,6 +13,8 @@ from keras_smlp.weights.endings import OFFICIAL as ENDINGS
 from keras_smlp.weights.strict import assign, file_shape
 
 COUNTER = "num_batches_tracked"
+# how the classifier's keys begin
+CLASSIFIER = "mlp_head."
 # NumPy has no bfloat16: it is read as 16 raw bits
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 
@@ -84,7 +86,7 @@ def targets(model):
             places.append((f"{part}.{k}.", f"stage{stage}_block{block}_{part}ing", keys))
     places.append(("batch_norm.", "norm", batch_norm("", "")))
     if "predictions" in layers:
-        places.append(("mlp_head.", "predictions", HEAD))
+        places.append((CLASSIFIER, "predictions", HEAD))
     return {
         prefix + key: (operator.attrgetter(attribute)(layers[name]), axes)
         for prefix, name, keys in places
@@ -159,7 +161,7 @@ def load_official(model, path, key="model"):
     >>> model = keras_smlp.SMLPNetSmall()
     >>> keras_smlp.load_official(model, "smlp_s.pth")
     """
-    assign(targets(model), read(path, key), path, head="mlp_head.")
+    assign(targets(model), read(path, key), path, CLASSIFIER)
     return model
 
 
@@ -195,7 +197,7 @@ def save_official(model, path):
         if name.endswith("running_var"):
             counter = name.replace("running_var", COUNTER)
             tensors[counter] = np.zeros((), np.int64)
-    if "mlp_head.0.weight" not in tensors:
+    if f"{CLASSIFIER}0.weight" not in tensors:
         raise ValueError(
             "`model` must have its classifier (include_top=True), for the official network has one."
         )

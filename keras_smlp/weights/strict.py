@@ -77,5 +77,8 @@ def hint(differences):
         return " For another number of classes, build with `include_top=False` and add a head."
     axial = ("proj_h", "proh_w", "/width/", "/height/")
     if others and all(any(part in name for part in axial) for name in others):
-        return " The axial kernels belong to one input size: build with the file's `input_shape`."
+        return (
+            " The axial kernels belong to one input size: build with the file's `input_shape`, or "
+            "give the file as `weights`, which resamples them."
+        )
     return ""

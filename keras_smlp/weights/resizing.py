@@ -1,0 +1,130 @@
+"""Trained axial kernels at another input size: resampled, so that smooth signals pass as before."""
+
+import re
+
+import keras
+import numpy as np
+
+from keras_smlp.arguments import check_input
+
+METHODS = ("cubic", "linear", "nearest")
+AXIAL = re.compile(r".*/mix/(width|height)/(kernel|bias)")
+
+
+def resize_weights(model, input_shape, method="cubic"):
+    """A model for images of another size, with the weights of a trained one.
+
+    Only the axial kernels depend on the input size. A kernel maps `m` positions along an axis to
+    `m`; for `n` positions it becomes `U @ kernel @ D`, where `D` interpolates the `n` inputs at the
+    `m` places the kernel knows, and `U` its `m` answers (and the bias) at the `n` new places. The
+    rows of both sum to 1, so that what was a constant signal's answer is again one, interpolated;
+    the same holds for signals smooth enough to be interpolated well. Everything else is copied.
+
+    The accuracy falls with the distance from the trained size (docs/results.md has figures for
+    each method); some epochs of fine-tuning at the new size make up for it.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` made, with or without layers of your own after it.
+        input_shape: `(height, width, channels)` of the new images: the model's own channels, height
+            and width multiples of what the stages divide by, in general 32.
+        method: `"cubic"` (a = -0.5), `"linear"` or `"nearest"`. How to interpolate. Defaults to
+            `"cubic"`.
+
+    Returns:
+        A new model; the given one stays as it is. It is not compiled.
+
+    Raises:
+        ValueError: If the model has no axial kernels, the shape cannot be, or there is no such
+            method.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=10)
+    >>> keras_smlp.resize_weights(model, (40, 48, 3)).input_shape
+    (None, 40, 48, 3)
+    """
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}")
+    sizes = [v.shape[0] for v in model.weights if v.path.endswith("/mix/height/kernel")]
+    if not sizes:
+        raise ValueError(f"`model` must come from keras_smlp.SMLPNet. Received: {model.name!r}")
+    _, height, _, channels = model.input_shape
+    images = check_input(None, input_shape, stride=height // min(sizes), rgb=False)
+    if images.shape[-1] != channels:
+        raise ValueError(
+            f"`input_shape` must have the model's {channels} channels. "
+            f"Received: input_shape={input_shape!r}"
+        )
+    resized = keras.models.clone_model(model, input_tensors=images)
+    for old, new in zip(model.layers, resized.layers, strict=True):
+        new.trainable = old.trainable
+    for old, new in zip(model.weights, resized.weights, strict=True):
+        if new.shape != old.shape and not AXIAL.fullmatch(old.path):
+            raise ValueError(
+                f"`model` must depend on the size by its axial kernels alone. Received: {old.path} "
+                f"as {tuple(old.shape)}, at the new size {tuple(new.shape)}"
+            )
+        new.assign(resampled(keras.ops.convert_to_numpy(old), new.shape, method))
+    return resized
+
+
+def fitted(expected, tensors, method="cubic"):
+    """A file's tensors, the axial ones resampled where a model's have another size.
+
+    Args:
+        expected: As `strict.assign` takes it.
+        tensors: Dict of NumPy arrays by name.
+        method: As for `resize_weights`.
+
+    Returns:
+        A dict of NumPy arrays by name; what fits, and what cannot be made to, as it was.
+    """
+    fitting = dict(tensors)
+    for name, (variable, _) in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None or not AXIAL.fullmatch(variable.path):
+            continue
+        rank = len(variable.shape)
+        # the official files have two more axes, of length 1
+        ones = (1,) * (tensor.ndim - rank)
+        if tensor.shape == tensor.shape[:1] * rank + ones:
+            plain = tensor.reshape(tensor.shape[:rank])
+            fitting[name] = resampled(plain, variable.shape, method).reshape(variable.shape + ones)
+    return fitting
+
+
+def resampled(tensor, shape, method):
+    """A kernel `(m, m)` or a bias `(m,)` for `shape[0]` positions."""
+    if tensor.shape == tuple(shape):
+        return tensor
+    [n], [m] = set(shape), set(tensor.shape)
+    x = interpolation(n, m, method) @ tensor.astype("float64")
+    if tensor.ndim == 2:
+        x = x @ interpolation(m, n, method)
+    return x.astype(tensor.dtype)
+
+
+def interpolation(n, m, method):
+    """The matrix `(n, m)` that takes a signal from `m` to `n` places of the same interval.
+
+    The places are the middles of equal parts; beyond the ends the outermost values go on.
+    """
+    places = (np.arange(n)[:, None] + 0.5) * m / n - 0.5
+    neighbours = np.floor(places) + np.arange(-1, 3)
+    if method == "nearest":
+        weights = (np.abs(neighbours - places - 1e-6) < 0.5).astype("float64")
+    elif method == "linear":
+        weights = np.maximum(1 - np.abs(neighbours - places), 0)
+    else:
+        weights = cubic(np.abs(neighbours - places))
+    matrix = np.zeros((n, m))
+    columns = np.clip(neighbours, 0, m - 1).astype(int)
+    np.add.at(matrix, (np.arange(n)[:, None], columns), weights)
+    return matrix
+
+
+def cubic(x):
+    """Keys' cubic kernel, a = -0.5."""
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
