@@ -4,6 +4,7 @@ from keras_smlp import explain as explain
 from keras_smlp import layers as layers
 from keras_smlp.classes import decode_predictions as decode_predictions
 from keras_smlp.classes import imagenet_classes as imagenet_classes
+from keras_smlp.exporting.api import export as export
 from keras_smlp.images import load_image as load_image
 from keras_smlp.images import preprocess_input as preprocess_input
 from keras_smlp.model import SMLPNet as SMLPNet

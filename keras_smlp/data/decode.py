@@ -227,22 +227,28 @@ def center_crop(size, resize_size):
     will be seen is decoded and computed.
 
     Args:
-        size: Positive integer. Side in pixels of the result.
-        resize_size: Positive integer, at least `size`. Length of the shorter side before cropping.
+        size: Positive integer, side in pixels of the result, or a pair: height and width.
+        resize_size: Positive integer, at least `size`. Length of the shorter side before cropping;
+            or a pair that the resized image just covers.
 
     Returns:
         A function for `decoded`.
     """
 
+    size, covered = (x if isinstance(x, tuple) else (x, x) for x in (size, resize_size))
+
     def window_of(read, height, width):
-        short = tf.minimum(height, width)
-        resized = [tf.maximum(resize_size * side // short, 1) for side in (height, width)]
-        windows = [axis(*pair) for pair in zip((height, width), resized, strict=True)]
+        by_height = covered[0] * width >= covered[1] * height
+        resized = (
+            tf.where(by_height, covered[0], covered[1] * height // width),
+            tf.where(by_height, covered[0] * width // height, covered[1]),
+        )
+        windows = [axis(*sides) for sides in zip((height, width), resized, size, strict=True)]
         (top, h, *rows), (left, w, *columns) = windows
         pixels = read(top, left, h, w)
         return sample(pixels, size, *zip(rows, columns, strict=True))
 
-    def axis(side, resized):
+    def axis(side, resized, size):
         """First pixel and number of pixels to read, scale and translation along one axis."""
         scale = tf.cast(resized, "float32") / tf.cast(side, "float32")
         # torchvision rounds half to even
@@ -257,9 +263,9 @@ def center_crop(size, resize_size):
 
 
 def resize(pixels, size, height, width, top=0.0, left=0.0):
-    """The whole of a window of this size, which begins at (top, left) of the pixels."""
+    """The whole of a window of this height and width, at (top, left) of the pixels, as a square."""
     scale = size / tf.cast(tf.stack([height, width]), "float32")
-    return sample(pixels, size, scale, -scale * tf.cast(tf.stack([top, left]), "float32"))
+    return sample(pixels, (size, size), scale, -scale * tf.cast(tf.stack([top, left]), "float32"))
 
 
 def sample(pixels, size, scale, translation):
@@ -269,11 +275,11 @@ def sample(pixels, size, scale, translation):
         # as if a row were one pixel of many channels: some four times as fast, and equal
         lines = tf.raw_ops.ScaleAndTranslate(
             images=tf.reshape(pixels, (1, length, 1, 3 * across)),
-            size=(size, 1),
+            size=(size[axis], 1),
             scale=tf.stack([scale[axis], 1.0]),
             translation=tf.stack([translation[axis], 0.0]),
             kernel_type="keyscubic",
             antialias=True,
         )
-        pixels = tf.transpose(tf.reshape(lines, (size, across, 3)), (1, 0, 2))
+        pixels = tf.transpose(tf.reshape(lines, (size[axis], across, 3)), (1, 0, 2))
     return tf.saturate_cast(tf.round(pixels), "uint8")

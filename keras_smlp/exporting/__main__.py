@@ -1,0 +1,14 @@
+"""The process that exports for another backend: a job as JSON on its standard input."""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+
+from keras_smlp.exporting.api import Metadata, write
+
+job = json.load(sys.stdin)
+model = keras.models.load_model(job["model"], compile=False)
+details = Metadata(**job["details"])
+write(model, Path(job["path"]), job["format"], job["features"], details)

@@ -1,0 +1,247 @@
+"""A model -> what servers and devices run: SavedModel, ONNX, OpenVINO, LiteRT, PyTorch's .pt2.
+
+Each format is written by a backend that writes it well; under another one the same call runs that
+backend in a process of its own, from the saved model.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+
+from keras_smlp.portable import PortableModel
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one format is written.
+
+    Attributes:
+        ending: What the path must end in; empty for a folder.
+        backends: Those that write it; the first one does where none of them runs.
+        packages: What must be installed.
+        extra: The extra that brings them.
+    """
+
+    ending: str
+    backends: tuple[str, ...]
+    packages: tuple[str, ...]
+    extra: str
+
+
+FORMATS = {
+    "tf_saved_model": Format("", ("tensorflow", "jax"), ("tensorflow",), "tensorflow"),
+    "onnx": Format(".onnx", ("torch",), ("torch", "onnxscript"), "onnx"),
+    "openvino": Format(".xml", ("torch",), ("torch", "onnxscript", "openvino"), "openvino"),
+    "litert": Format(".tflite", ("tensorflow",), ("tensorflow",), "tensorflow"),
+    "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
+}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What travels with an exported model, as JSON.
+
+    Attributes:
+        class_names: The name of each class, or `None`.
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
+        input: What the pixels are.
+        preprocessing: How a photo becomes such an image.
+        origin: Where the weights come from, or `None`.
+        licence: Of the weights, or `None`.
+        made_by: The program and its version.
+    """
+
+    class_names: list[str] | None
+    height: int
+    width: int
+    input: str
+    preprocessing: str
+    origin: str | None
+    licence: str | None
+    made_by: str
+
+
+def export(
+    model,
+    path,
+    format="tf_saved_model",
+    features=False,
+    class_names=None,
+    origin=None,
+    licence=None,
+):
+    """Writes a classifier so that neither Keras nor this package is needed to run it.
+
+    All formats take float32 images `(batch, height, width, 3)`, any number of them, RGB in
+    [0, 255] at the model's input size (normalised ones if it was built with
+    `include_preprocessing=False`), and return `probabilities`, `(batch, classes)`. A SavedModel
+    has the endpoints `serve`, `serve_uint8` for uint8 images, and `serve_jpeg`, which takes a
+    string tensor `(batch,)` of JPEG files of any size, and decodes, resizes and crops them as the
+    evaluation does.
+
+    | format | path | written by | metadata |
+    |---|---|---|---|
+    | `"tf_saved_model"` | a folder | TensorFlow, JAX | `assets.extra/metadata.json` |
+    | `"onnx"` | `.onnx` | PyTorch | entry `metadata` of its properties |
+    | `"openvino"` | `.xml`, `.bin` beside it | PyTorch, ONNX | entry `metadata` of its `rt_info` |
+    | `"litert"` | `.tflite` | TensorFlow | `metadata.json` in the zip at its end |
+    | `"torch"` | `.pt2` | PyTorch | its extra file `metadata.json` |
+
+    Under another backend a process of its own runs the one that writes the format, which must be
+    installed.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` made, with its classifier, or one built on it that
+            ends in the classes. If its last layer has no softmax, one is added.
+        path: Path to write; nothing may be there.
+        format: One of the above. Defaults to `"tf_saved_model"`.
+        features: Boolean. Whether to return `features` too, the map's mean over the positions
+            `(batch, channels)` that the classifier takes. Defaults to `False`.
+        class_names: List of strings, one for each class, or `None`.
+        origin: String, where the weights come from, or `None`.
+        licence: String, the licence of the weights, or `None`.
+
+    Returns:
+        The path as a `pathlib.Path`.
+
+    Raises:
+        ValueError: If an argument cannot be, or the model has no classifier.
+        FileExistsError: If there is something at the path.
+        ImportError: If a package is missing; the message names the extra that brings it.
+        RuntimeError: If the process that exports fails.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=2)
+    >>> keras_smlp.export(model, "served", class_names=["cat", "dog"])
+    PosixPath('served')
+    """
+    path = Path(path)
+    check(model, path, format, class_names)
+    details = describe(model, class_names, origin, licence)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        if keras.backend.backend() in FORMATS[format].backends:
+            write(model, made, format, features, details)
+        else:
+            elsewhere(model, made, format, features, details)
+        for file in made.parent.glob(f"{path.stem}.*" if path.suffix else path.name):
+            os.rename(file, path.parent / file.name)
+    return path
+
+
+def check(model, path, format, class_names):
+    """Refuses, before anything is written, what cannot be exported."""
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {tuple(FORMATS)}. Received: format={format!r}")
+    kind = FORMATS[format]
+    if path.suffix != kind.ending:
+        wanted = f"end in {kind.ending}" if kind.ending else "be a folder's, without an ending"
+        raise ValueError(f"`path` must {wanted} for {format!r}. Received: path={str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"`path` must be in a folder that exists. Received: path={str(path)!r}")
+    weights = [path.with_suffix(".bin")] if format == "openvino" else []
+    for file in (path, *weights):
+        if file.exists():
+            raise FileExistsError(f"`path` must not exist yet. Received: path={str(file)!r}")
+    for package in kind.packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"{format!r} needs {package}, which is not installed: "
+                f'pip install "keras-smlp[{kind.extra}]"'
+            )
+    shapes = [getattr(x, "shape", ()) for x in getattr(model, "outputs", ())]
+    if not isinstance(model, keras.Model) or len(shapes) != 1 or len(shapes[0]) != 2:
+        raise ValueError(
+            "`model` must be a classifier with one output (batch, classes). "
+            f"Received: {getattr(model, 'name', model)!r} with outputs of the shapes {shapes}"
+        )
+    if class_names is not None and len(class_names) != shapes[0][1]:
+        raise ValueError(
+            f"`class_names` must have one name for each of the {shapes[0][1]} classes. "
+            f"Received: {len(class_names)}"
+        )
+
+
+def describe(model, class_names, origin, licence):
+    """The metadata of a model."""
+    import keras_smlp
+
+    _, height, width, _ = model.input_shape
+    inside = normalises(model)
+    return Metadata(
+        class_names=None if class_names is None else [str(name) for name in class_names],
+        height=height,
+        width=width,
+        input="RGB in [0, 255]" if inside else "RGB, normalised by ImageNet's mean and deviation",
+        preprocessing=(
+            f"resize, bicubic and antialiased, so that {round(height * 256 / 224)} x "
+            f"{round(width * 256 / 224)} pixels (height x width) are just covered; crop the middle "
+            f"{height} x {width}" + ("" if inside else "; normalise")
+        ),
+        origin=origin,
+        licence=licence,
+        made_by=f"keras_smlp {keras_smlp.__version__}",
+    )
+
+
+def normalises(model):
+    """Whether a model takes pixels in [0, 255]: it begins by normalising them, or is folded."""
+    kinds = [type(layer) for layer in model.layers[:3]]
+    return keras.layers.Rescaling in kinds or bool(model.get_layer("stem").use_bias)
+
+
+def endpoint(model, features):
+    """The model as it is exported: a dict of outputs, probabilities first."""
+    last = model.layers[-1]
+    is_softmax = isinstance(last, keras.layers.Softmax)
+    if is_softmax or getattr(last, "activation", None) is keras.activations.softmax:
+        outputs = {"probabilities": model.output}
+    else:
+        softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
+        outputs = {"probabilities": softmax(model.output)}
+    if features:
+        outputs["features"] = model.get_layer("avg_pool").output
+    return PortableModel(model.input, outputs, name=model.name)
+
+
+def write(model, path, format, features, details):
+    """Writes a format that the running backend writes."""
+    if format in ("tf_saved_model", "litert"):
+        from keras_smlp.exporting import tensorflow_formats as formats
+    else:
+        from keras_smlp.exporting import torch_formats as formats
+    formats.WRITERS[format](endpoint(model, features), path, details, normalises(model))
+
+
+def elsewhere(model, path, format, features, details):
+    """Writes a format by a process that runs the backend for it."""
+    backend = FORMATS[format].backends[0]
+    saved = path.with_name("model.keras")
+    model.save(saved)
+    job = {
+        "model": str(saved),
+        "path": str(path),
+        "format": format,
+        "features": features,
+        "details": asdict(details),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_smlp.exporting"],
+        input=json.dumps(job),
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+    )
+    saved.unlink()
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise RuntimeError(f"Exporting {format!r} on {backend} failed: {lines[-1]}")

@@ -1,0 +1,67 @@
+"""What TensorFlow writes: SavedModel, under JAX too, and LiteRT."""
+
+import contextlib
+import io
+import json
+import zipfile
+from dataclasses import asdict
+
+import keras
+import tensorflow as tf
+
+from keras_smlp.data import decode
+from keras_smlp.geometry import shorter_side
+
+
+def tf_saved_model(model, path, details, normalises):
+    """Writes a SavedModel: images as float32, and where the model normalises, uint8 and JPEG."""
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    shape = model.input_shape
+
+    def run(images):
+        return model(images, training=False)
+
+    def images(dtype):
+        return [keras.InputSpec(shape=shape, dtype=dtype, name="images")]
+
+    archive.add_endpoint("serve", run, images("float32"))
+    if normalises:
+        uint8 = archive.add_endpoint("serve_uint8", run, images("uint8"))
+        jpeg = jpeg_endpoint(uint8, details.height, details.width)
+        archive.add_endpoint("serve_jpeg", jpeg)
+    archive.write_out(path, verbose=False)
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "metadata.json").write_text(json.dumps(asdict(details)))
+
+
+def jpeg_endpoint(serve, height, width):
+    """The function of JPEG files, a string tensor `(batch,)`, that sees the evaluation's view."""
+    size = (height, width)
+    view = decode.center_crop(size, tuple(map(shorter_side, size)))
+
+    def picture(content):
+        is_jpeg = tf.strings.substr(content, 0, tf.minimum(3, tf.strings.length(content)))
+        message = "`jpeg` must hold whole JPEG files. Received one that begins with"
+        check = tf.debugging.Assert(is_jpeg == b"\xff\xd8\xff", [message, is_jpeg])
+        with tf.control_dependencies([check]):
+            content = tf.identity(content)
+        return tf.ensure_shape(decode.jpeg(content, view), (*size, 3))
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpeg")], autograph=False)
+    def serve_jpeg(jpeg):
+        return serve(tf.map_fn(picture, jpeg, fn_output_signature=tf.uint8))
+
+    serve_jpeg.get_concrete_function()  # Keras takes one that was traced
+    return serve_jpeg
+
+
+def litert(model, path, details, normalises):
+    """Writes a LiteRT file, with the metadata in a zip at its end, as LiteRT's tools leave it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.export(path, format="litert", verbose=False)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("metadata.json", json.dumps(asdict(details)))
+
+
+WRITERS = {"tf_saved_model": tf_saved_model, "litert": litert}

@@ -1,0 +1,71 @@
+"""What PyTorch writes: ONNX, OpenVINO by way of ONNX, and its own exported program."""
+
+import json
+import logging
+import warnings
+from dataclasses import asdict
+
+import torch
+
+
+class Endpoint(torch.nn.Module):
+    """A Keras model as PyTorch's exporters take it: a tuple of outputs."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        outputs = self.model(images, training=False)
+        return tuple(outputs[name] for name in self.model.output)  # in another order there
+
+
+def exported(model):
+    """The endpoint, images to trace it with, and the batch as a dimension of any size."""
+    images = torch.zeros((2, *model.input_shape[1:]), device="cpu")
+    return Endpoint(model).cpu().eval(), (images,), ({0: torch.export.Dim("batch", min=1)},)
+
+
+def onnx(model, path, details, normalises):
+    """Writes an ONNX file, the weights within."""
+    module, images, dynamic = exported(model)
+    # PyTorch says that torchvision is not there, and that it calls what it has deprecated
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
+        program = torch.onnx.export(
+            module,
+            images,
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(model.output),
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
+        program.optimize()
+    program.model.metadata_props["metadata"] = json.dumps(asdict(details))
+    program.save(path)
+
+
+def openvino(model, path, details, normalises):
+    """Writes OpenVINO's two files, in float32."""
+    import openvino as ov
+
+    between = path.with_name("between.onnx")
+    onnx(model, between, details, normalises)
+    converted = ov.convert_model(between)
+    between.unlink()
+    converted.set_rt_info(json.dumps(asdict(details)), ["metadata"])
+    ov.save_model(converted, path, compress_to_fp16=False)
+
+
+def exported_program(model, path, details, normalises):
+    """Writes an exported program."""
+    module, images, dynamic = exported(model)
+    exported_program = torch.export.export(module, images, dynamic_shapes=dynamic)
+    torch.export.save(
+        exported_program, path, extra_files={"metadata.json": json.dumps(asdict(details))}
+    )
+
+
+WRITERS = {"onnx": onnx, "openvino": openvino, "torch": exported_program}

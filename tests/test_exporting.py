@@ -1,0 +1,259 @@
+"""Exported models, each run by its own runtime, against the model that they came from."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import photos
+import pytest
+
+import keras_smlp
+from keras_smlp.exporting import api
+
+SIZE = (32, 48)
+NAMES = ["ant", "bee", "cat", "dog"]
+PATHS = {
+    "tf_saved_model": "served",
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+    "litert": "model.tflite",
+    "torch": "model.pt2",
+}
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = keras_smlp.SMLPNet(8, (1, 1), patch_size=4, input_shape=(*SIZE, 3), classes=4)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        positive = variable.name in ("gamma", "moving_variance")
+        draw = (
+            rng.uniform(0.5, 1.5, variable.shape)
+            if positive
+            else rng.normal(0, 0.3, variable.shape)
+        )
+        variable.assign(draw)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def expected(model, images):
+    pooled = model.get_layer("avg_pool").output
+    both = keras.Model(model.input, {"probabilities": model.output, "features": pooled})
+    return both.predict_on_batch(images)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """A function from a format to the path of the exported model, made once."""
+    made = {}
+
+    def path_of(format):
+        for package in (*api.FORMATS[format].packages, RUNTIMES.get(format, "numpy")):
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"needs {package}")
+        if format not in made:
+            path = tmp_path_factory.mktemp(format) / PATHS[format]
+            about = {"class_names": NAMES, "origin": "made here", "licence": "MIT"}
+            assert keras_smlp.export(model, path, format, features=True, **about) == path
+            made[format] = path
+        return made[format]
+
+    return path_of
+
+
+def run_onnx(path, images):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"images": images}), strict=True))
+
+
+def run_openvino(path, images):
+    import openvino
+
+    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = model({"images": images})
+    return {name: found[name] for name in ("probabilities", "features")}
+
+
+def run_litert(path, images):
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(str(path)).get_signature_runner()(images=images)
+
+
+def run_torch(path, images):
+    import torch
+
+    program = torch.export.load(path).module()
+    return dict(zip(("probabilities", "features"), program(torch.tensor(images)), strict=True))
+
+
+def run_tf_saved_model(path, images):
+    """In a process that has neither Keras nor this package."""
+    np.save(path.parent / "images.npy", images)
+    code = """
+import sys
+sys.modules["keras"] = sys.modules["keras_smlp"] = None
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+images = np.load(sys.argv[2])
+found = model.serve(images.astype("float32"))
+for name, x in model.serve_uint8(images.astype("uint8")).items():
+    np.testing.assert_array_equal(x, found[name])
+np.savez(sys.argv[3], **found)
+"""
+    arguments = [path, path.parent / "images.npy", path.parent / "found.npz"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(np.load(path.parent / "found.npz"))
+
+
+RUN = {format: globals()[f"run_{format}"] for format in PATHS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [5, 1])
+@pytest.mark.parametrize("format", PATHS)
+def test_it_answers_as_the_model(format, batch, exported, images, expected):
+    found = RUN[format](exported(format), images[:batch].astype("float32"))
+    assert set(found) == {"probabilities", "features"}
+    for name, x in found.items():
+        x, wanted = np.asarray(x), expected[name][:batch]
+        assert x.shape == wanted.shape
+        assert np.abs(x - wanted).max() <= 1e-4 * np.abs(wanted).max(), name
+    assert np.ptp(expected["probabilities"]) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", PATHS)
+def test_the_metadata_travels(format, exported):
+    path = exported(format)
+    if format == "tf_saved_model":
+        text = (path / "assets.extra" / "metadata.json").read_text()
+    elif format == "onnx":
+        onnxruntime = importlib.import_module("onnxruntime")
+        text = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map["metadata"]
+    elif format == "openvino":
+        openvino = importlib.import_module("openvino")
+        text = openvino.Core().read_model(path).get_rt_info(["metadata"]).astype(str)
+    elif format == "litert":
+        text = zipfile.ZipFile(path).read("metadata.json")
+    else:
+        extra = {"metadata.json": ""}
+        importlib.import_module("torch").export.load(path, extra_files=extra)
+        text = extra["metadata.json"]
+    about = json.loads(text)
+    assert about["class_names"] == NAMES and (about["height"], about["width"]) == SIZE
+    assert about["origin"] == "made here" and about["licence"] == "MIT"
+    assert "37 x 55" in about["preprocessing"] and about["input"] == "RGB in [0, 255]"
+
+
+@pytest.mark.slow
+def test_jpeg_files_are_seen_as_by_load_image(exported, model):
+    tf = pytest.importorskip("tensorflow", reason="SavedModel is TensorFlow's")
+    sizes = ((120, 90), (200, 50), (47, 33))  # width, height
+    files = [photos.encoded(photos.photo(size=size), quality=90) for size in sizes]
+    served = tf.saved_model.load(exported("tf_saved_model"))
+    seen = np.stack([keras_smlp.load_image(file, SIZE) for file in files])
+    found = served.serve_jpeg(tf.constant(files))["probabilities"]
+    np.testing.assert_allclose(found, model.predict_on_batch(seen), atol=2e-3)
+    for bad, words in {
+        b"": "must hold whole JPEG files",
+        b"\x89PNG\r\n": "must hold whole JPEG files",
+        files[0][:200]: "Invalid JPEG",
+    }.items():
+        with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+            served.serve_jpeg(tf.constant([files[0], bad]))
+
+
+@pytest.fixture
+def plain(tmp_path, monkeypatch):
+    """A function that exports a SavedModel's worth of arguments, none of which is written."""
+    monkeypatch.setattr(api, "write", lambda *arguments: pytest.fail("nothing must be written"))
+    monkeypatch.setattr(api, "elsewhere", lambda *arguments: pytest.fail("nothing is written"))
+
+    def call(model, path="served", **arguments):
+        return keras_smlp.export(model, tmp_path / path, **arguments)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"format": "tflite"}, "`format` must be one of .*'litert'.*Received: format='tflite'"),
+        ({"path": "served.onnx"}, "`path` must be a folder's"),
+        ({"path": "model.tf", "format": "onnx"}, r"`path` must end in \.onnx"),
+        ({"path": "nowhere/served"}, "`path` must be in a folder that exists"),
+        ({"class_names": NAMES[:3]}, "`class_names` must have one name for each of the 4 classes"),
+    ],
+)
+def test_what_cannot_be_is_refused(plain, model, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        plain(model, **arguments)
+
+
+def test_a_model_without_a_classifier_is_refused(plain):
+    body = keras_smlp.SMLPNet(8, (1,), patch_size=4, input_shape=(8, 8, 3), include_top=False)
+    with pytest.raises(ValueError, match="`model` must be a classifier"):
+        plain(body)
+    with pytest.raises(ValueError, match="`model` must be a classifier"):
+        plain("model.keras")
+
+
+def test_nothing_is_overwritten(plain, model, tmp_path):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "model.bin").touch()
+    for arguments in ({}, {"path": "model.xml", "format": "openvino"}):
+        with pytest.raises(FileExistsError, match="`path` must not exist yet"):
+            plain(model, **arguments)
+
+
+@pytest.mark.parametrize(("format", "extra"), [("openvino", "openvino"), ("onnx", "onnx")])
+def test_a_missing_package_names_the_extra(plain, model, monkeypatch, format, extra):
+    monkeypatch.setattr(api.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=rf"torch, which is not installed: .*\[{extra}\]"):
+        plain(model, PATHS[format], format=format)
+
+
+def test_a_process_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(api.keras.backend, "backend", lambda: "none of them")
+    monkeypatch.setattr(api.sys, "executable", str(failing(tmp_path)))
+    monkeypatch.setattr(api, "FORMATS", {"torch": api.Format(".pt2", ("torch",), (), "torch")})
+    with pytest.raises(RuntimeError, match="Exporting 'torch' on torch failed: ValueError: no"):
+        keras_smlp.export(model, tmp_path / "model.pt2", "torch")
+    assert [path.name for path in tmp_path.iterdir()] == ["python"]
+
+
+def failing(folder):
+    """A program that fails as Python does."""
+    program = folder / "python"
+    program.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'ValueError: no' >&2\nexit 1\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
+    arguments = {"patch_size": 4, "input_shape": (8, 8, 3), "classes": 2}
+    logits = keras_smlp.SMLPNet(8, (1,), classifier_activation=None, **arguments)
+    assert api.normalises(logits)
+    x = np.full((1, 8, 8, 3), 100.0, "float32")
+    found = api.endpoint(logits, features=False).predict_on_batch(x)
+    wanted = keras.ops.convert_to_numpy(keras.ops.softmax(logits.predict_on_batch(x)))
+    np.testing.assert_allclose(found["probabilities"], wanted, rtol=1e-5)
+    raw = keras_smlp.SMLPNet(8, (1,), include_preprocessing=False, **arguments)
+    assert not api.normalises(raw) and api.endpoint(raw, False).output.keys() == {"probabilities"}
+    assert "normalised" in api.describe(raw, None, None, None).input
