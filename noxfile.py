@@ -57,7 +57,7 @@ def alone(session, backend):
 @nox.session
 def matrix(session):
     """All tests on each backend in one environment, then the files of each on the others."""
-    install(session, *BACKENDS, "train", "keras-cv")
+    install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
     for backend in BACKENDS:
         pytest(session, backend, "-m", "not cross", *session.posargs)
     pytest(session, "tensorflow", "-m", "cross", *session.posargs)

@@ -21,3 +21,14 @@ def normalization(name="preprocessing"):
     scale = [1 / (255 * std) for std in STD]
     offset = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
     return keras.layers.Rescaling(scale, offset, name=name, dtype="float32")
+
+
+def takes_pixels(model):
+    """Whether a model takes RGB in [0, 255], not normalised values.
+
+    True for one that begins with the normalisation, or holds it folded into the stem, which has a
+    bias then; and for any that has no stem, of which nothing is known.
+    """
+    stems = [layer for layer in model.layers if layer.name == "stem"]
+    begins = any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
+    return begins or all(stem.use_bias for stem in stems)

@@ -13,6 +13,7 @@ import pytest
 
 import keras_smlp
 from keras_smlp.exporting import api
+from keras_smlp.preprocessing import takes_pixels
 
 SIZE = (32, 48)
 NAMES = ["ant", "bee", "cat", "dog"]
@@ -249,11 +250,11 @@ def failing(folder):
 def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
     arguments = {"patch_size": 4, "input_shape": (8, 8, 3), "classes": 2}
     logits = keras_smlp.SMLPNet(8, (1,), classifier_activation=None, **arguments)
-    assert api.normalises(logits)
+    assert takes_pixels(logits)
     x = np.full((1, 8, 8, 3), 100.0, "float32")
     found = api.endpoint(logits, features=False).predict_on_batch(x)
     wanted = keras.ops.convert_to_numpy(keras.ops.softmax(logits.predict_on_batch(x)))
     np.testing.assert_allclose(found["probabilities"], wanted, rtol=1e-5)
     raw = keras_smlp.SMLPNet(8, (1,), include_preprocessing=False, **arguments)
-    assert not api.normalises(raw) and api.endpoint(raw, False).output.keys() == {"probabilities"}
+    assert not takes_pixels(raw) and api.endpoint(raw, False).output.keys() == {"probabilities"}
     assert "normalised" in api.describe(raw, None, None, None).input

@@ -200,6 +200,7 @@ def load(arguments, names):
     import keras
 
     import keras_smlp
+    from keras_smlp.preprocessing import takes_pixels
 
     weights, variant = arguments.weights, arguments.variant
     if not weights.endswith(".keras"):
@@ -222,8 +223,7 @@ def load(arguments, names):
         )
     if getattr(last, "activation", None) is keras.activations.linear:
         raise ValueError(f"--weights must answer with probabilities; {weights} does with logits")
-    layers = [layer.name for layer in model.layers]
-    if "stem" in layers and "preprocessing" not in layers:
+    if not takes_pixels(model):
         raise ValueError(
             f"--weights must take RGB in [0, 255]; {weights} was built with "
             "include_preprocessing=False"

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import keras
 
+from keras_smlp.geometry import shorter_side
 from keras_smlp.portable import PortableModel
+from keras_smlp.preprocessing import takes_pixels
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def check(model, path, format, class_names):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
                 f"{format!r} needs {package}, which is not installed: "
-                f'pip install "keras-smlp[{kind.extra}]"'
+                f'pip install -e ".[{kind.extra}]"'
             )
     shapes = [getattr(x, "shape", ()) for x in getattr(model, "outputs", ())]
     if not isinstance(model, keras.Model) or len(shapes) != 1 or len(shapes[0]) != 2:
@@ -176,27 +178,21 @@ def describe(model, class_names, origin, licence):
     import keras_smlp
 
     _, height, width, _ = model.input_shape
-    inside = normalises(model)
+    inside = takes_pixels(model)
     return Metadata(
         class_names=None if class_names is None else [str(name) for name in class_names],
         height=height,
         width=width,
         input="RGB in [0, 255]" if inside else "RGB, normalised by ImageNet's mean and deviation",
         preprocessing=(
-            f"resize, bicubic and antialiased, so that {round(height * 256 / 224)} x "
-            f"{round(width * 256 / 224)} pixels (height x width) are just covered; crop the middle "
+            f"resize, bicubic and antialiased, so that {shorter_side(height)} x "
+            f"{shorter_side(width)} pixels (height x width) are just covered; crop the middle "
             f"{height} x {width}" + ("" if inside else "; normalise")
         ),
         origin=origin,
         licence=licence,
         made_by=f"keras_smlp {keras_smlp.__version__}",
     )
-
-
-def normalises(model):
-    """Whether a model takes pixels in [0, 255]: it begins by normalising them, or is folded."""
-    kinds = [type(layer) for layer in model.layers[:3]]
-    return keras.layers.Rescaling in kinds or bool(model.get_layer("stem").use_bias)
 
 
 def endpoint(model, features):
@@ -219,7 +215,7 @@ def write(model, path, format, features, details):
         from keras_smlp.exporting import tensorflow_formats as formats
     else:
         from keras_smlp.exporting import torch_formats as formats
-    formats.WRITERS[format](endpoint(model, features), path, details, normalises(model))
+    formats.WRITERS[format](endpoint(model, features), path, details, takes_pixels(model))
 
 
 def elsewhere(model, path, format, features, details):

@@ -13,7 +13,7 @@ from keras_smlp.data import decode
 from keras_smlp.geometry import shorter_side
 
 
-def tf_saved_model(model, path, details, normalises):
+def tf_saved_model(model, path, details, pixels):
     """Writes a SavedModel: images as float32, and where the model normalises, uint8 and JPEG."""
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -26,7 +26,7 @@ def tf_saved_model(model, path, details, normalises):
         return [keras.InputSpec(shape=shape, dtype=dtype, name="images")]
 
     archive.add_endpoint("serve", run, images("float32"))
-    if normalises:
+    if pixels:
         uint8 = archive.add_endpoint("serve_uint8", run, images("uint8"))
         jpeg = jpeg_endpoint(uint8, details.height, details.width)
         archive.add_endpoint("serve_jpeg", jpeg)
@@ -56,7 +56,7 @@ def jpeg_endpoint(serve, height, width):
     return serve_jpeg
 
 
-def litert(model, path, details, normalises):
+def litert(model, path, details, pixels):
     """Writes a LiteRT file, with the metadata in a zip at its end, as LiteRT's tools leave it."""
     with contextlib.redirect_stdout(io.StringIO()):
         model.export(path, format="litert", verbose=False)

@@ -26,7 +26,7 @@ def exported(model):
     return Endpoint(model).cpu().eval(), (images,), ({0: torch.export.Dim("batch", min=1)},)
 
 
-def onnx(model, path, details, normalises):
+def onnx(model, path, details, pixels):
     """Writes an ONNX file, the weights within."""
     module, images, dynamic = exported(model)
     # PyTorch says that torchvision is not there, and that it calls what it has deprecated
@@ -47,19 +47,19 @@ def onnx(model, path, details, normalises):
     program.save(path)
 
 
-def openvino(model, path, details, normalises):
+def openvino(model, path, details, pixels):
     """Writes OpenVINO's two files, in float32."""
     import openvino as ov
 
     between = path.with_name("between.onnx")
-    onnx(model, between, details, normalises)
+    onnx(model, between, details, pixels)
     converted = ov.convert_model(between)
     between.unlink()
     converted.set_rt_info(json.dumps(asdict(details)), ["metadata"])
     ov.save_model(converted, path, compress_to_fp16=False)
 
 
-def exported_program(model, path, details, normalises):
+def exported_program(model, path, details, pixels):
     """Writes an exported program."""
     module, images, dynamic = exported(model)
     exported_program = torch.export.export(module, images, dynamic_shapes=dynamic)
