@@ -179,6 +179,15 @@ def test_eval_prints_the_official_line_and_a_row_per_image(run, validation, tmp_
     assert [row["label"] for row in rows] == [str(label) for label in validation[1]]
 
 
+def test_eval_at_another_size_says_that_kernels_were_resampled(run, tmp_path):
+    weights = f"--model.weights={run.folder / 'best.keras'}"
+    size = ("--model.input_size=20", "--data.resize_size=20")
+    at_20 = Run(tmp_path / "out", "--eval", weights, *size)
+    assert "axial kernels resampled from (16, 16, 3) to (20, 20, 3)\n" in at_20.out
+    assert "resampled" not in run.out
+    assert LINE.search(at_20.out)
+
+
 # ---- fine-tuning --------------------------------------------------------------------------------
 
 
