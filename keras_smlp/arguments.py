@@ -50,6 +50,8 @@ def check_policy(dtype):
     """The dtype policy of one model: the given one, or the global one."""
     if dtype is None:
         return keras.config.dtype_policy()
+    if isinstance(dtype, keras.dtype_policies.DTypePolicyMap):
+        raise ValueError("`dtype` must be one policy for the model. Received: a DTypePolicyMap")
     if isinstance(dtype, (str, keras.dtype_policies.DTypePolicy)):
         try:
             policy = keras.dtype_policies.get(dtype)

@@ -29,6 +29,17 @@ def build(variant="micro", **arguments):
     )
 
 
+def trained_like(model, seed=0):
+    """The model, with statistics, scales and biases drawn as if it had been trained."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.name in ("beta", "moving_mean", "bias"):
+            variable.assign(rng.normal(0, 0.3, variable.shape))
+    return model
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Function from a variant's name to the path of its stand-in checkpoint (`.pth`)."""

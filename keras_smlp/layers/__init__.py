@@ -4,5 +4,8 @@ from keras_smlp.layers.axial import AxialLinear as AxialLinear
 from keras_smlp.layers.axial import SparseMLP as SparseMLP
 from keras_smlp.layers.depthwise import DepthwiseConv as DepthwiseConv
 from keras_smlp.layers.drop_path import DropPath as DropPath
+from keras_smlp.layers.folded import Affine as Affine
+from keras_smlp.layers.folded import FoldedChannelMixing as FoldedChannelMixing
+from keras_smlp.layers.folded import FoldedTokenMixing as FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing as ChannelMixing
 from keras_smlp.layers.mixing import TokenMixing as TokenMixing

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_smlp.layers.common import TorchUniform, check_map, register, run
+from keras_smlp.layers.composite import Composite
 
 AXES = ("height", "width")
 
@@ -103,7 +104,7 @@ class AxialLinear(keras.Layer):
 
 
 @register
-class SparseMLP(keras.Layer):
+class SparseMLP(Composite):
     """The sparse MLP (sMLP): token mixing along rows and columns, fused with the identity.
 
     `fuse(concat([x, width(x), height(x)]))`, where `width` and `height` are `AxialLinear` maps and
@@ -134,17 +135,18 @@ class SparseMLP(keras.Layer):
     (2, 8, 12, 16)
     """
 
+    PARTS = ("width", "height", "fuse")
+
     def build(self, input_shape):
         height, width, channels = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, height, width, channels))
-        self.width = AxialLinear("width", name="width", dtype=self.dtype_policy)
-        self.height = AxialLinear("height", name="height", dtype=self.dtype_policy)
+        self.width = AxialLinear("width", **self.part("width"))
+        self.height = AxialLinear("height", **self.part("height"))
         self.fuse = keras.layers.Dense(
             channels,
             use_bias=False,
             kernel_initializer=TorchUniform(3 * channels),
-            name="fuse",
-            dtype=self.dtype_policy,
+            **self.part("fuse"),
         )
         self.width.build(input_shape)
         self.height.build(input_shape)
@@ -153,6 +155,3 @@ class SparseMLP(keras.Layer):
     def call(self, x):
         branches = [x, run(self, self.width, x), run(self, self.height, x)]
         return run(self, self.fuse, ops.concatenate(branches, axis=-1))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape

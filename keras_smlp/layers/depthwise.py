@@ -33,7 +33,7 @@ FORMULATIONS = {"tensorflow": native, "jax": shifted, "torch": native}
 
 @register
 class DepthwiseConv(keras.Layer):
-    """Depthwise 2-D convolution, stride 1, zero-padded to the input's size, without a bias.
+    """Depthwise 2-D convolution, stride 1, zero-padded to the input's size.
 
     One `kernel_size x kernel_size` filter per channel. The arithmetic is that of
     `keras.layers.DepthwiseConv2D`; its form is chosen by the backend (see `FORMULATIONS`), with one
@@ -41,6 +41,8 @@ class DepthwiseConv(keras.Layer):
 
     Args:
         kernel_size: Odd positive integer. Side of the filter. Defaults to `3`.
+        use_bias: Boolean. Whether to add one bias per channel, initially zero. Defaults to `False`,
+            as in the official network.
         **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
 
     Input shape:
@@ -63,7 +65,7 @@ class DepthwiseConv(keras.Layer):
     (2, 8, 12, 16)
     """
 
-    def __init__(self, kernel_size=3, **kwargs):
+    def __init__(self, kernel_size=3, use_bias=False, **kwargs):
         super().__init__(**kwargs)
         if not is_positive_integer(kernel_size) or kernel_size % 2 == 0:
             raise ValueError(
@@ -71,6 +73,7 @@ class DepthwiseConv(keras.Layer):
                 f"Received: kernel_size={kernel_size!r}"
             )
         self.kernel_size = kernel_size
+        self.use_bias = use_bias
 
     def build(self, input_shape):
         *_, channels = check_map(self, input_shape, "channels")
@@ -80,13 +83,18 @@ class DepthwiseConv(keras.Layer):
             shape=(self.kernel_size, self.kernel_size, channels, 1),
             initializer=TorchUniform(self.kernel_size**2),
         )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
 
     def call(self, x):
         formulation = FORMULATIONS.get(keras.backend.backend(), native)
-        return formulation(x, ops.convert_to_tensor(self.kernel))
+        y = formulation(x, ops.convert_to_tensor(self.kernel))
+        return y if self.bias is None else ops.add(y, self.bias)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "kernel_size": self.kernel_size}
+        config = super().get_config()
+        return {**config, "kernel_size": self.kernel_size, "use_bias": self.use_bias}

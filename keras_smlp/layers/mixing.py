@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_smlp.layers.axial import SparseMLP
 from keras_smlp.layers.common import TorchUniform, check_map, is_positive_integer, register, run
+from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.depthwise import DepthwiseConv
 from keras_smlp.layers.drop_path import DropPath
 
@@ -24,7 +25,7 @@ def gelu(x):
 
 
 @register
-class TokenMixing(keras.Layer):
+class TokenMixing(Composite):
     """Token mixing of an sMLPNet block: `x + drop_path(mix(x))`.
 
     `mix` is batch normalization, GELU, a depthwise 3x3 convolution, batch normalization, GELU and
@@ -57,17 +58,19 @@ class TokenMixing(keras.Layer):
     (2, 8, 12, 16)
     """
 
+    PARTS = ("norm1", "conv", "norm2", "mix", "drop_path")
+
     def __init__(self, drop_path_rate=0.0, seed=None, **kwargs):
         super().__init__(**kwargs)
-        self.drop_path = DropPath(drop_path_rate, seed, name="drop_path", dtype=self.dtype_policy)
+        self.drop_path = DropPath(drop_path_rate, seed, **self.part("drop_path"))
 
     def build(self, input_shape):
         shape = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
-        self.norm1 = batch_norm(name="norm1", dtype=self.dtype_policy)
-        self.conv = DepthwiseConv(3, name="conv", dtype=self.dtype_policy)
-        self.norm2 = batch_norm(name="norm2", dtype=self.dtype_policy)
-        self.mix = SparseMLP(name="mix", dtype=self.dtype_policy)
+        self.norm1 = batch_norm(**self.part("norm1"))
+        self.conv = DepthwiseConv(3, **self.part("conv"))
+        self.norm2 = batch_norm(**self.part("norm2"))
+        self.mix = SparseMLP(**self.part("mix"))
         for layer in (self.norm1, self.conv, self.norm2, self.mix):
             layer.build(input_shape)
 
@@ -78,16 +81,13 @@ class TokenMixing(keras.Layer):
         y = run(self, self.mix, y)
         return x + run(self, self.drop_path, y, training=training)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
     def get_config(self):
         path = self.drop_path
         return {**super().get_config(), "drop_path_rate": path.rate, "seed": path.seed}
 
 
 @register
-class ChannelMixing(keras.Layer):
+class ChannelMixing(Composite):
     """Channel mixing of an sMLPNet block: `x + drop_path(mlp(layer_norm(x)))`.
 
     `mlp` is a dense layer to `expansion * channels`, GELU and a dense layer back, at each position.
@@ -121,6 +121,9 @@ class ChannelMixing(keras.Layer):
     (2, 8, 12, 16)
     """
 
+    PARTS = ("norm", "dense1", "dense2", "drop_path")
+    AFFINE = True  # whether the normalization has a scale and a shift
+
     def __init__(self, expansion=3, drop_path_rate=0.0, seed=None, **kwargs):
         super().__init__(**kwargs)
         if not is_positive_integer(expansion):
@@ -128,22 +131,17 @@ class ChannelMixing(keras.Layer):
                 f"`expansion` must be a positive integer. Received: expansion={expansion!r}"
             )
         self.expansion = expansion
-        self.drop_path = DropPath(drop_path_rate, seed, name="drop_path", dtype=self.dtype_policy)
+        self.drop_path = DropPath(drop_path_rate, seed, **self.part("drop_path"))
 
     def build(self, input_shape):
-        channels = input_shape[-1]
-        if channels is None:
-            raise ValueError(
-                "`ChannelMixing` needs channels that are known when it is built. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
+        channels = check_channels(self, input_shape)
         hidden = self.expansion * channels
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
         self.norm = keras.layers.LayerNormalization(
-            epsilon=EPSILON, name="norm", dtype=self.dtype_policy
+            epsilon=EPSILON, center=self.AFFINE, scale=self.AFFINE, **self.part("norm")
         )
-        self.dense1 = dense(hidden, channels, name="dense1", dtype=self.dtype_policy)
-        self.dense2 = dense(channels, hidden, name="dense2", dtype=self.dtype_policy)
+        self.dense1 = dense(hidden, channels, **self.part("dense1"))
+        self.dense2 = dense(channels, hidden, **self.part("dense2"))
         self.norm.build(input_shape)
         self.dense1.build(input_shape)
         self.dense2.build((*input_shape[:-1], hidden))
@@ -154,9 +152,6 @@ class ChannelMixing(keras.Layer):
         y = run(self, self.dense2, y)
         return x + run(self, self.drop_path, y, training=training)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
     def get_config(self):
         path = self.drop_path
         return {
@@ -165,6 +160,16 @@ class ChannelMixing(keras.Layer):
             "drop_path_rate": path.rate,
             "seed": path.seed,
         }
+
+
+def check_channels(layer, input_shape):
+    """The channels of an input, which must be known."""
+    if input_shape[-1] is None:
+        raise ValueError(
+            f"`{type(layer).__name__}` needs channels that are known when it is built. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    return input_shape[-1]
 
 
 def dense(units, fan_in, **kwargs):

@@ -1,13 +1,13 @@
 """The official file <-> Keras: the key map as data, and both directions over it."""
 
 import operator
-import re
 from pathlib import Path
 
 import numpy as np
 from keras import ops
 
 from keras_smlp.files import replacing
+from keras_smlp.structure import mixings, refuse
 from keras_smlp.weights import pth
 from keras_smlp.weights.endings import OFFICIAL as ENDINGS
 from keras_smlp.weights.strict import assign, file_shape
@@ -68,18 +68,18 @@ def targets(model):
         A dict from official key to `(variable, permutation)`.
 
     Raises:
-        ValueError: If the model has no sMLPNet in it.
+        ValueError: If the model has no sMLPNet in it, is cut before its final normalization or
+            folded.
     """
+    refuse(model, "folded")
     layers = {layer.name: layer for layer in model.layers}
-    blocks = sorted(
-        (int(match[1]), int(match[2]))
-        for match in (re.fullmatch(r"stage(\d+)_block(\d+)_token_mixing", name) for name in layers)
-        if match
-    )
-    if not blocks or not {"stem", "norm"} <= layers.keys():
-        raise ValueError(f"`model` must come from keras_smlp.SMLPNet. Received: {model.name!r}")
-    stages = blocks[-1][0]
-    patches = ["stem"] + [f"stage{i}_downsample" for i in range(2, stages + 1)]
+    if "norm" not in layers:
+        raise ValueError(
+            f"`model` must have the network's final normalization. Received: {model.name!r}"
+        )
+    depths = {stage: len(found) // 2 for stage, found in mixings(model).items()}
+    blocks = [(stage, i) for stage, depth in depths.items() for i in range(1, depth + 1)]
+    patches = ["stem"] + [f"stage{stage}_downsample" for stage in depths if stage > 1]
     places = [(f"to_patch_embedding.{i}.", name, PATCHES) for i, name in enumerate(patches)]
     for part, keys in {"token_mix": TOKEN_MIXING, "channel_mix": CHANNEL_MIXING}.items():
         for k, (stage, block) in enumerate(blocks):

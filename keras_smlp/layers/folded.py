@@ -1,0 +1,159 @@
+"""The blocks of a folded network: what is linear at inference is merged, see `keras_smlp.fold`."""
+
+import keras
+from keras import ops
+
+from keras_smlp.layers.axial import SparseMLP
+from keras_smlp.layers.common import check_map, register, run
+from keras_smlp.layers.depthwise import DepthwiseConv
+from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, check_channels, gelu
+
+
+@register
+class Affine(keras.Layer):
+    """One factor and one summand per channel: what batch normalization is at inference.
+
+    Computed in float32 whatever the dtype policy, as Keras' batch normalization.
+
+    Args:
+        **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Input shape:
+        `(batch, ..., channels)` of any rank, the channels known.
+
+    Output shape:
+        The input's.
+
+    Raises:
+        ValueError: If the channels are unknown.
+
+    Example:
+
+    >>> x = np.ones((2, 8, 12, 16), "float32")
+    >>> tuple(keras_smlp.layers.Affine()(x).shape)
+    (2, 8, 12, 16)
+    """
+
+    def build(self, input_shape):
+        channels = check_channels(self, input_shape)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
+        for name, initial in {"scale": "ones", "shift": "zeros"}.items():
+            variable = self.add_weight(
+                name=name, shape=(channels,), initializer=initial, autocast=False
+            )
+            setattr(self, name, variable)
+
+    def call(self, x):
+        y, scale, shift = (ops.cast(z, "float32") for z in (x, self.scale, self.shift))
+        return ops.cast(ops.add(ops.multiply(y, scale), shift), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        # written out: what Keras makes by itself cannot hold a policy object as `dtype`
+        return super().get_config()
+
+
+@register
+class FoldedTokenMixing(TokenMixing):
+    """`TokenMixing` at inference: its second normalization is in the depthwise convolution.
+
+    The first one stands before a GELU; it becomes a factor and a summand per channel (`Affine`).
+
+    Args:
+        **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Call arguments:
+        x: Map `(batch, height, width, channels)`, all but the batch known.
+        training: Boolean. Must not be true.
+
+    Returns:
+        A tensor of the shape of `x`.
+
+    Raises:
+        ValueError: If the input is no map or has an unknown size, or `training` is true.
+
+    Example:
+
+    >>> x = np.zeros((2, 8, 12, 16), "float32")
+    >>> tuple(keras_smlp.layers.FoldedTokenMixing()(x).shape)
+    (2, 8, 12, 16)
+    """
+
+    PARTS = ("norm1", "conv", "mix")
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        shape = check_map(self, input_shape, "height", "width", "channels")
+        self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
+        self.norm1 = Affine(**self.part("norm1"))
+        self.conv = DepthwiseConv(3, use_bias=True, **self.part("conv"))
+        self.mix = SparseMLP(**self.part("mix"))
+        for layer in (self.norm1, self.conv, self.mix):
+            layer.build(input_shape)
+
+    def call(self, x, training=None):
+        check_inference(training)
+        y = gelu(run(self, self.norm1, x))
+        y = gelu(run(self, self.conv, y))
+        return x + run(self, self.mix, y)
+
+    def get_config(self):
+        return without_drop_path(super().get_config())
+
+
+@register
+class FoldedChannelMixing(ChannelMixing):
+    """`ChannelMixing` at inference: the normalization's scale and shift are in `dense1`.
+
+    Args:
+        expansion: Positive integer. Width of the hidden layer in multiples of the channels.
+            Defaults to `3`.
+        **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Call arguments:
+        x: Tensor `(batch, ..., channels)` of any rank, the channels known.
+        training: Boolean. Must not be true.
+
+    Returns:
+        A tensor of the shape of `x`.
+
+    Raises:
+        ValueError: If `expansion` is not a positive integer, the channels are unknown or `training`
+            is true.
+
+    Example:
+
+    >>> x = np.zeros((2, 8, 12, 16), "float32")
+    >>> tuple(keras_smlp.layers.FoldedChannelMixing(expansion=3)(x).shape)
+    (2, 8, 12, 16)
+    """
+
+    AFFINE = False
+
+    def __init__(self, expansion=3, **kwargs):
+        super().__init__(expansion, **kwargs)
+
+    def call(self, x, training=None):
+        check_inference(training)
+        return super().call(x)
+
+    def get_config(self):
+        return without_drop_path(super().get_config())
+
+
+def check_inference(training):
+    """Refuses to train what has lost its batch normalization."""
+    if training:
+        raise ValueError(
+            "`training` must not be true for a folded network, which is for inference: train the "
+            "network that keras_smlp.fold was given."
+        )
+
+
+def without_drop_path(config):
+    """The config of a layer that never drops."""
+    return {key: x for key, x in config.items() if key not in ("drop_path_rate", "seed")}

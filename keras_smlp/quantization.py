@@ -1,0 +1,177 @@
+"""Dense layers in 8 bits, and low-rank additions (LoRA) to them: training less, storing less."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_smlp.layers.common import TorchUniform, is_positive_integer
+from keras_smlp.layers.composite import Composite
+from keras_smlp.structure import dense_layers, has_lora, mixings, refuse
+
+MODES = ("int8",)
+
+
+def quantize(model, mode="int8"):
+    """Quantizes the dense layers of a network in place: `fuse`, `dense1`, `dense2` and the head.
+
+    They hold most of the weights. Kernels become 8-bit integers with one factor per output; the
+    inputs of these layers are rounded at each call, by their largest value at each position. It is
+    `keras.Model.quantize` without its warnings about the layers that it leaves alone. The `.keras`
+    file loads on every backend.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` or `keras_smlp.fold` made, or a functional one on
+            their tensors. It must not be compiled: load a trained file with `compile=False`.
+        mode: `"int8"`, the only one that keeps the answers without calibration. Defaults to it.
+
+    Returns:
+        The list of the paths of the quantized layers.
+
+    Raises:
+        ValueError: If the model has no sMLPNet in it, is compiled, quantized already, has LoRA
+            layers or computes in float16; or `mode` is another.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=3)
+    >>> keras_smlp.quantize(model, "int8")[:2]
+    ['stage1_block1_token_mixing/mix/fuse', 'stage1_block1_channel_mixing/dense1']
+    """
+    refuse(model, "compiled", "quantized", "adapted by LoRA")
+    if mode not in MODES:
+        raise ValueError(f"`mode` must be one of {MODES}. Received: mode={mode!r}")
+    layers = dense_layers(model)
+    for path, layer in layers.items():
+        if layer.compute_dtype == "float16":
+            raise ValueError(
+                "`model` must not compute in float16, whose range is too small for 8-bit "
+                f"products. Received: {path} with the policy {layer.dtype_policy.name!r}"
+            )
+    chosen = {id(layer) for layer in layers.values()}
+    model.quantize(mode, filters=lambda layer: id(layer) in chosen)
+    return list(layers)
+
+
+def enable_lora(model, rank, alpha=None):
+    """Freezes a network but for its head, and adds trainable low-rank products to its kernels.
+
+    `fuse`, `dense1` and `dense2` of each block compute with `kernel + alpha / rank * A @ B`, where
+    `A` is drawn and `B` is zero, so that the outputs are at first the same. Everything else up to
+    the final normalization is frozen, biases and statistics too; the layers after it, the head,
+    stay as they are. Compile the model afterwards. What `save` writes are the sums
+    (under 16-bit policies rounded to 16 bits): for whole precision call `merge_lora` first.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` made, or a functional one on its tensors (a new
+            head). It is changed, and must not be compiled yet.
+        rank: Positive integer. Columns of `A`, rows of `B`.
+        alpha: Positive number. Weight of the products, in multiples of `1 / rank`. Defaults to
+            `rank`.
+
+    Returns:
+        The list of the paths of the changed layers.
+
+    Raises:
+        ValueError: If the model has no sMLPNet in it, is compiled, folded, quantized or has LoRA
+            layers already; or `rank` or `alpha` is out of range.
+
+    Reference:
+        [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685); the
+        initial values are those of its code.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=3)
+    >>> len(keras_smlp.enable_lora(model, rank=2))
+    6
+    """
+    refuse(model, "compiled", "folded", "quantized", "adapted by LoRA")
+    if not is_positive_integer(rank):
+        raise ValueError(f"`rank` must be a positive integer. Received: rank={rank!r}")
+    if alpha is not None and not (isinstance(alpha, (int, float)) and alpha > 0):
+        raise ValueError(f"`alpha` must be None or a positive number. Received: alpha={alpha!r}")
+    for layer in body(model):
+        freeze(layer)
+    adapted = {path: x for path, x in dense_layers(model).items() if "/" in path}
+    for layer in adapted.values():
+        inputs = layer.kernel.shape[0]
+        layer.enable_lora(rank, lora_alpha=alpha, a_initializer=TorchUniform(inputs))
+    return list(adapted)
+
+
+def merge_lora(model):
+    """A copy of a network in which the low-rank products are added to the kernels.
+
+    Args:
+        model: A model that `enable_lora` changed, compiled or not. It stays as it is.
+
+    Returns:
+        A model of the same class without LoRA, with the same outputs (under 16-bit policies to
+        within their rounding), not compiled and trainable throughout.
+
+    Raises:
+        ValueError: If the model has no sMLPNet in it, no LoRA layers, or is quantized.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=3)
+    >>> paths = keras_smlp.enable_lora(model, rank=2)
+    >>> keras_smlp.merge_lora(model).count_params() < model.count_params()
+    True
+    """
+    refuse(model, "quantized")
+    if not has_lora(model):
+        raise ValueError(f"`model` must have LoRA layers. Received: {model.name!r} without any")
+    config = model.get_config()
+    if "layers" not in config:
+        raise ValueError(
+            "`model` must be a functional model that its config describes. "
+            f"Received: a {type(model).__name__}"
+        )
+    for layer in config["layers"]:
+        for key in ("lora_rank", "lora_alpha"):
+            layer["config"].pop(key, None)
+    plain = type(model).from_config(config)
+    for new, old in zip(plain.layers, model.layers, strict=True):
+        transfer(new, old)
+    plain.trainable = True
+    return plain
+
+
+# ---- layer by layer -----------------------------------------------------------------------------
+def body(model):
+    """The layers of a model up to the network's last one before the head."""
+    blocks = [layer for layers in mixings(model).values() for layer in layers]
+    ends = [model.layers.index(x) for x in model.layers if x in blocks or x.name == "norm"]
+    return model.layers[: max(ends) + 1]
+
+
+def freeze(layer):
+    """Freezes a layer, but lets what `enable_lora` adds to its dense layers be trained."""
+    if isinstance(layer, Composite):
+        layer.trainable = True
+        for name in layer.PARTS:
+            freeze(getattr(layer, name))
+    elif type(layer) is keras.layers.Dense:
+        for variable in layer.variables:
+            variable.trainable = False
+    else:
+        layer.trainable = False
+
+
+def transfer(new, old):
+    """Copies the weights and random states of a layer, low-rank products added to their kernels."""
+    if isinstance(old, Composite):
+        for name in old.PARTS:
+            transfer(getattr(new, name), getattr(old, name))
+    elif getattr(old, "lora_enabled", False):
+        # Keras' own sum, `old.kernel`, is rounded to the compute dtype
+        values = {v.name: np.asarray(ops.convert_to_numpy(v)) for v in old.variables}
+        product = values.pop("lora_kernel_a") @ values.pop("lora_kernel_b")
+        values["kernel"] = values["kernel"] + old.lora_alpha / old.lora_rank * product
+        for variable in new.variables:
+            variable.assign(values[variable.name])
+    else:
+        store = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)

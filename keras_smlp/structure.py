@@ -1,0 +1,98 @@
+"""What an sMLPNet is made of, found by its layers in a model: whole, cut, folded or quantized."""
+
+import re
+
+import keras
+
+from keras_smlp.layers.composite import Composite
+from keras_smlp.layers.folded import FoldedChannelMixing, FoldedTokenMixing
+from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
+
+MIXING = re.compile(r"stage(\d+)_block(\d+)_(?:token|channel)_mixing")
+FOLDED = (FoldedTokenMixing, FoldedChannelMixing)
+
+
+def mixings(model):
+    """The token and channel mixings of a model, in the order of the network.
+
+    Args:
+        model: What `keras_smlp.SMLPNet` returned, or a functional model on its tensors.
+
+    Returns:
+        A dict from the number of the stage (the first is 1) to the list of its layers: token mixing
+        and channel mixing of the first block, and so on.
+
+    Raises:
+        ValueError: If the model has no sMLPNet in its graph.
+    """
+    layers = model.layers if isinstance(model, keras.Model) else []
+    found = {}
+    for layer in layers:
+        match = MIXING.fullmatch(layer.name)
+        if match and isinstance(layer, (TokenMixing, ChannelMixing)):
+            found.setdefault(int(match[1]), []).append(layer)
+    if not found or not any(layer.name == "stem" for layer in layers):
+        raise ValueError(
+            "`model` must come from keras_smlp.SMLPNet, or be a functional model on its tensors. "
+            f"Received: {getattr(model, 'name', model)!r}"
+        )
+    return found
+
+
+def dense_layers(model):
+    """The dense layers by path: `fuse`, `dense1` and `dense2` of each block, and those of the head.
+
+    Args:
+        model: See `mixings`.
+
+    Returns:
+        A dict of `keras.layers.Dense`.
+    """
+    mixings(model)
+    found = {}
+
+    def collect(layer, path):
+        if type(layer) is keras.layers.Dense:
+            found[path] = layer
+        elif isinstance(layer, Composite):
+            for name in layer.PARTS:
+                collect(getattr(layer, name), f"{path}/{name}")
+
+    for layer in model.layers:
+        collect(layer, layer.name)
+    return found
+
+
+def is_folded(model):
+    """Whether `keras_smlp.fold` made it."""
+    return any(isinstance(layer, FOLDED) for layers in mixings(model).values() for layer in layers)
+
+
+def is_quantized(model):
+    """Whether a dense layer of it is quantized."""
+    return any(layer.quantization_mode for layer in dense_layers(model).values())
+
+
+def has_lora(model):
+    """Whether a dense layer of it has a low-rank addition."""
+    return any(layer.lora_enabled for layer in dense_layers(model).values())
+
+
+STATES = {
+    "compiled": (
+        lambda model: model.compiled,
+        "its training would not go on (load it with `compile=False`, compile it afterwards)",
+    ),
+    "folded": (is_folded, "its batch normalization is gone"),
+    "quantized": (is_quantized, "its weights are rounded (quantize last)"),
+    "adapted by LoRA": (has_lora, "its weights are sums (call keras_smlp.merge_lora first)"),
+}
+
+
+def refuse(model, *states):
+    """Refuses a model that is no sMLPNet or is in one of the states, keys of `STATES`."""
+    mixings(model)
+    for state in states:
+        is_so, why = STATES[state]
+        if is_so(model):
+            raise ValueError(f"`model` must not be {state}, for {why}. Received: {model.name!r}")

@@ -1,0 +1,251 @@
+"""Folding: the same answers from fewer operations, and what cannot be folded is refused."""
+
+import keras
+import numpy as np
+import pytest
+import stand_in
+from conftest import build, trained_like
+from stand_in import relative
+
+import keras_smlp
+from keras_smlp.layers import Affine
+from keras_smlp.layers.composite import Composite
+
+SMALL = {"dim": 8, "depths": (1, 1), "input_shape": (16, 32, 3), "classes": 5}
+BLOCKS = (
+    "norm1 -> a factor and a summand, norm2 -> conv, in 2 token mixings",
+    "scale and shift of norm -> dense1, in 2 channel mixings",
+)
+PIXELS, HEAD, NORM = (
+    "preprocessing -> stem",
+    "norm -> predictions",
+    "norm -> a factor and a summand",
+)
+
+
+def net(**arguments):
+    """A small network whose logits are not squeezed by a softmax."""
+    return trained_like(keras_smlp.SMLPNet(**{**SMALL, "classifier_activation": None, **arguments}))
+
+
+def photos(batch=3, dtype="uint8"):
+    return np.random.default_rng(0).integers(0, 256, (batch, 16, 32, 3)).astype(dtype)
+
+
+def leaves(layers):
+    """The layers, those inside the blocks too."""
+    for layer in layers:
+        if isinstance(layer, Composite):
+            yield from leaves(getattr(layer, name) for name in layer.PARTS)
+        else:
+            yield layer
+
+
+def norms(model):
+    return [x for x in leaves(model.layers) if isinstance(x, keras.layers.BatchNormalization)]
+
+
+CASES = {
+    "whole": ({}, (PIXELS, HEAD, *BLOCKS)),
+    "softmax": ({"classifier_activation": "softmax"}, (PIXELS, HEAD, *BLOCKS)),
+    "normalised images": ({"include_preprocessing": False}, (HEAD, *BLOCKS)),
+    "other sizes": (
+        {"expansion": 2, "patch_size": 2, "drop_path_rate": 0.2},
+        (PIXELS, HEAD, *BLOCKS),
+    ),
+    "last map": ({"include_top": False}, (PIXELS, *BLOCKS, NORM)),
+    "avg": ({"include_top": False, "pooling": "avg"}, (PIXELS, *BLOCKS, NORM)),
+    "max": ({"include_top": False, "pooling": "max"}, (PIXELS, *BLOCKS, NORM)),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_folded_network_answers_the_same_with_less(case):
+    arguments, lines = CASES[case]
+    model = net(**arguments)
+    folded = keras_smlp.fold(model)
+    x = photos()
+    assert relative(folded.predict_on_batch(x), model.predict_on_batch(x)) < 1e-5
+    assert folded.folding == lines
+    assert norms(model) and not norms(folded)
+    assert len(folded.variables) < len(model.variables)
+    assert folded.trainable_variables == [] and not folded.compiled
+    assert type(folded) is keras_smlp.PortableModel and folded.name == model.name
+
+
+def test_a_folded_network_equals_the_official_code(checkpoint):
+    folded = keras_smlp.fold(build(weights=checkpoint("micro")))
+    logits = folded.predict_on_batch(stand_in.images("micro"))
+    assert relative(logits, stand_in.golden("micro")["logits"]) < 1e-5
+
+
+def test_every_statistic_matters():
+    """What was not drawn, or not folded, would be seen above: here each norm moves the output."""
+    model, x = net(), photos()
+    folded = keras_smlp.fold(model)
+    for layer in norms(model):
+        for variable in layer.variables:
+            value = np.array(variable)
+            variable.assign(value + 0.5)
+            assert relative(model.predict_on_batch(x), folded.predict_on_batch(x)) > 1e-3
+            variable.assign(value)
+
+
+def test_the_model_that_was_folded_is_as_before():
+    model, x = net(), photos()
+    before, weights = model.predict_on_batch(x), model.get_weights()
+    keras_smlp.fold(model).get_layer("stem").kernel.assign(0 * model.get_layer("stem").kernel)
+    np.testing.assert_array_equal(model.predict_on_batch(x), before)
+    for old, new in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+def test_images_of_any_type(dtype):
+    """Also where the input itself is declared as integers."""
+    inputs = keras.Input((16, 32, 3), dtype=dtype)
+    model = net(input_tensor=inputs, input_shape=None)
+    folded = keras_smlp.fold(model)
+    x = photos(dtype=dtype)
+    expected = model.predict_on_batch(x)
+    assert relative(folded.predict_on_batch(x), expected) < 1e-5
+    assert relative(keras.ops.convert_to_numpy(folded(x)), expected) < 1e-5
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_under_16_bits_the_pixels_are_normalised_in_float32(policy):
+    full = net()
+    model = keras_smlp.SMLPNet(**SMALL, classifier_activation=None, dtype=policy)
+    model.set_weights(full.get_weights())
+    folded = keras_smlp.fold(model)
+    assert folded.folding == (HEAD, *BLOCKS)
+    assert folded.get_layer("preprocessing").compute_dtype == "float32"
+    assert folded.dtype_policy.name == policy
+    x = photos()
+    expected = full.predict_on_batch(x)
+    error = relative(folded.predict_on_batch(x), expected)
+    assert error < 0.03 and error < 2 * relative(model.predict_on_batch(x), expected) + 1e-3
+
+
+# ---- other graphs -------------------------------------------------------------------------------
+def test_a_head_of_ones_own_takes_the_last_norm():
+    body = net(include_top=False, pooling="avg")
+    dense = keras.layers.Dense(4, use_bias=False, activation="tanh", name="mine")
+    model = keras_smlp.PortableModel(body.input, dense(body.output))
+    folded = keras_smlp.fold(model)
+    assert "norm -> mine" in folded.folding
+    x = photos()
+    assert relative(folded.predict_on_batch(x), model.predict_on_batch(x)) < 1e-5
+
+
+def test_a_norm_that_something_else_reads_stays():
+    """Layers called twice, a second output, a dropout before the dense layer: nothing is merged."""
+    whole = net()
+    dropped = keras.layers.Dropout(0.1)(whole.get_layer("avg_pool").output)
+    norm, dense = whole.get_layer("norm"), whole.get_layer("predictions")
+    models = [
+        keras.Model(whole.input, [whole.output, norm(norm.output)]),
+        keras.Model(whole.input, [whole.output, dense(norm.output)]),
+        keras.Model(whole.input, [whole.output, norm.output]),
+        keras.Model(whole.input, [whole.output, whole.get_layer("avg_pool").output]),
+        keras.Model(whole.input, keras.layers.Dense(2)(dropped)),
+    ]
+    x = photos()
+    for model in models:
+        folded = keras_smlp.fold(model)
+        assert folded.folding == (PIXELS, *BLOCKS, NORM)
+        assert isinstance(folded.get_layer("norm"), Affine)
+        for found, expected in zip(
+            folded.predict_on_batch(x), model.predict_on_batch(x), strict=True
+        ):
+            assert relative(found, expected) < 1e-5
+
+
+def test_pixels_that_something_else_reads_stay_normalised():
+    whole = net()
+    pixels = whole.get_layer("preprocessing").output
+    model = keras.Model(whole.input, [whole.output, keras.ops.mean(pixels, (1, 2))])
+    folded = keras_smlp.fold(model)
+    assert folded.folding == (HEAD, *BLOCKS)
+    x = photos()
+    for found, expected in zip(folded.predict_on_batch(x), model.predict_on_batch(x), strict=True):
+        assert relative(found, expected) < 1e-5
+
+
+def test_features_of_a_folded_network():
+    model, x = net(), photos()
+    expected = keras_smlp.feature_extractor(model).predict_on_batch(x)
+    one = keras_smlp.feature_extractor(keras_smlp.fold(model))
+    other = keras_smlp.fold(keras_smlp.feature_extractor(model))
+    assert one.pyramid_level_inputs == other.pyramid_level_inputs
+    for maps in (one, other):
+        for level, y in maps.predict_on_batch(x).items():
+            assert relative(y, expected[level]) < 1e-5
+    for name, y in keras_smlp.intermediate(keras_smlp.fold(model), x).items():
+        assert relative(y, keras_smlp.intermediate(model, x)[name]) < 1e-5, name
+
+
+# ---- files --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("case", ["whole", "max"])
+def test_a_folded_file_loads(case, tmp_path):
+    folded, x = keras_smlp.fold(net(**CASES[case][0])), photos()
+    folded.save(tmp_path / "folded.keras")
+    loaded = keras.saving.load_model(tmp_path / "folded.keras")
+    assert relative(loaded.predict_on_batch(x), folded.predict_on_batch(x)) < 1e-6
+    assert [layer.name for layer in loaded.layers] == [layer.name for layer in folded.layers]
+    assert loaded.trainable_variables == []
+
+
+def test_folded_weights_are_not_a_networks(tmp_path):
+    folded = keras_smlp.fold(net())
+    folded.save(tmp_path / "folded.keras")
+    with pytest.raises(ValueError, match="`weights` do not fit the model.*missing: .*norm2"):
+        keras_smlp.SMLPNet(**SMALL, weights=tmp_path / "folded.keras")
+    with pytest.raises(ValueError, match="`model` must not be folded"):
+        keras_smlp.save_official(folded, tmp_path / "folded.pth")
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+def compiled():
+    model = net()
+    model.compile("sgd", "mse")
+    return model
+
+
+def adapted():
+    model = net()
+    keras_smlp.enable_lora(model, 2)
+    return model
+
+
+def quantized():
+    model = net()
+    keras_smlp.quantize(model)
+    return model
+
+
+REFUSED = {
+    "no model": (lambda: "smlpnet", "must come from keras_smlp.SMLPNet"),
+    "another model": (lambda: keras.Sequential([keras.layers.Dense(1)]), "must come from"),
+    "compiled": (compiled, "must not be compiled.*compile=False"),
+    "folded": (lambda: keras_smlp.fold(net()), "must not be folded"),
+    "quantized": (quantized, "must not be quantized"),
+    "LoRA": (adapted, "must not be adapted by LoRA.*merge_lora"),
+}
+
+
+@pytest.mark.parametrize("case", list(REFUSED))
+def test_what_cannot_be_folded(case):
+    make, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        keras_smlp.fold(make())
+
+
+def test_a_folded_network_does_not_train():
+    folded, x = keras_smlp.fold(net()), photos()
+    with pytest.raises(ValueError, match="`training` must not be true for a folded network"):
+        folded(x, training=True)
+    folded.compile("sgd", "mse")
+    assert np.isfinite(folded.evaluate(x, np.zeros((3, 5)), verbose=0))
+    with pytest.raises(ValueError, match="for inference"):
+        folded.fit(x, np.zeros((3, 5)), verbose=0)

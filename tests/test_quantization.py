@@ -1,0 +1,281 @@
+"""Dense layers in 8 bits and their files, 16-bit inference, low-rank fine-tuning."""
+
+import keras
+import numpy as np
+import pytest
+import stand_in
+from conftest import build, trained_like
+from stand_in import relative
+
+import keras_smlp
+from keras_smlp.layers import ChannelMixing, SparseMLP, TokenMixing
+from keras_smlp.structure import dense_layers
+
+SMALL = {"dim": 8, "depths": (1, 1), "input_shape": (16, 32, 3), "classes": 5}
+PATHS = [
+    "stage1_block1_token_mixing/mix/fuse",
+    "stage1_block1_channel_mixing/dense1",
+    "stage1_block1_channel_mixing/dense2",
+    "stage2_block1_token_mixing/mix/fuse",
+    "stage2_block1_channel_mixing/dense1",
+    "stage2_block1_channel_mixing/dense2",
+]
+# PyTorch's convolutions round by where in memory a weight lies; 8 bits round that up
+RELOADED = 1e-3
+
+
+def net(**arguments):
+    """A small network whose logits are not squeezed by a softmax."""
+    return trained_like(keras_smlp.SMLPNet(**{**SMALL, "classifier_activation": None, **arguments}))
+
+
+def photos(batch=3):
+    return np.random.default_rng(0).integers(0, 256, (batch, 16, 32, 3)).astype("uint8")
+
+
+def values(model):
+    return {v.path: np.array(keras.ops.convert_to_numpy(v)) for v in model.variables}
+
+
+# ---- 8 bits -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_quantized_file_loads_and_answers_the_same(folded, tmp_path):
+    model = keras_smlp.fold(net()) if folded else net()
+    x, variables = photos(), len(model.variables)
+    expected = model.predict_on_batch(x)
+    model.save(tmp_path / "full.keras")
+    assert keras_smlp.quantize(model, "int8") == [*PATHS, "predictions"]
+    assert sum(v.dtype == "int8" for v in model.variables) == 7
+    assert len(model.variables) == variables + 7  # one vector of factors each
+    model.save(tmp_path / "int8.keras")
+    answers = model.predict_on_batch(x)
+    assert 0 < relative(answers, expected) < 0.05
+    loaded = keras.saving.load_model(tmp_path / "int8.keras")  # a warning would be an error here
+    assert relative(loaded.predict_on_batch(x), answers) < RELOADED
+    before, after = values(model), values(loaded)
+    assert before.keys() == after.keys()
+    for path in before:
+        np.testing.assert_array_equal(after[path], before[path])
+    loaded.save(tmp_path / "again.keras")
+    again = keras.saving.load_model(tmp_path / "again.keras")
+    assert relative(again.predict_on_batch(x), answers) < RELOADED
+
+
+def test_a_quantized_network_mostly_agrees(checkpoint):
+    model = build(weights=checkpoint("micro"))
+    x = stand_in.images("micro", batch=64)
+    expected = model.predict_on_batch(x)
+    keras_smlp.quantize(model)
+    found = model.predict_on_batch(x)
+    assert relative(found, expected) < 0.05
+    assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.9
+
+
+def test_the_dense_layers_are_a_quarter_as_large(checkpoint):
+    model = build(weights=checkpoint("micro"))
+
+    def size():
+        return sum(
+            np.prod(v.shape) * (1 if v.dtype == "int8" else 4)
+            for layer in dense_layers(model).values()
+            for v in layer.variables
+        )
+
+    before = size()
+    keras_smlp.quantize(model)
+    assert size() < 0.3 * before
+
+
+def test_features_of_a_quantized_network():
+    model, x = net(), photos()
+    before = keras_smlp.feature_extractor(model).predict_on_batch(x)
+    keras_smlp.quantize(model)
+    after = keras_smlp.feature_extractor(model).predict_on_batch(x)
+    for level in before:
+        assert 0 < relative(after[level], before[level]) < 0.05
+
+
+@pytest.mark.parametrize("layer", [SparseMLP(), TokenMixing(), ChannelMixing(2)])
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_a_layer_alone_reloads_quantized(layer, tmp_path):
+    """Keras' own `quantize`, in a model of one's own."""
+    inputs = keras.Input((4, 6, 3))
+    model = keras.Model(inputs, type(layer).from_config(layer.get_config())(inputs))
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype("float32")
+    expected = model.predict_on_batch(x)
+    model.quantize("int8")
+    assert 0 < relative(model.predict_on_batch(x), expected) < 0.05
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert relative(loaded.predict_on_batch(x), model.predict_on_batch(x)) < RELOADED
+    config = model.layers[1].get_config()
+    assert type(layer).from_config(config).get_config() == config  # before it is built, too
+
+
+def test_a_map_of_policies_reaches_the_parts():
+    policies = keras.dtype_policies.DTypePolicyMap(
+        "mixed_bfloat16", {"norm1": "float32", "mix/width": "float32"}
+    )
+    layer = TokenMixing(dtype=policies)
+    y = layer(np.zeros((1, 4, 4, 2), "float32"))
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    parts = (layer, layer.norm1, layer.conv, layer.mix, layer.mix.width, layer.mix.height)
+    dtypes = [part.compute_dtype for part in parts]
+    assert dtypes == ["bfloat16", "float32", "bfloat16", "bfloat16", "float32", "bfloat16"]
+    copy = TokenMixing.from_config(layer.get_config())
+    assert copy.get_config() == layer.get_config()
+    with pytest.raises(ValueError, match="`dtype` of a ChannelMixing.*Received: .'norm1'"):
+        ChannelMixing(dtype=policies)
+
+
+# ---- 16 bits ------------------------------------------------------------------------------------
+def test_inference_in_bfloat16(tmp_path):
+    """The documented way: the same weights, in a model with another policy."""
+    full, x = net(), photos()
+    full.save(tmp_path / "m.keras")
+    half = keras_smlp.SMLPNet(
+        **SMALL, classifier_activation=None, weights=tmp_path / "m.keras", dtype="bfloat16"
+    )
+    expected, answers = full.predict_on_batch(x), half.predict_on_batch(x)
+    assert answers.dtype == "float32"
+    assert 0 < relative(answers, expected) < 0.03
+    assert {v.dtype for v in half.get_layer("stage1_block1_channel_mixing").weights} == {"bfloat16"}
+    keras_smlp.quantize(half)
+    assert relative(half.predict_on_batch(x), expected) < 0.06
+
+
+# ---- LoRA ---------------------------------------------------------------------------------------
+def train(model):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.05), loss)
+    for _ in range(2):  # A moves once B is not zero
+        assert np.isfinite(model.train_on_batch(photos(), np.arange(3)))
+    return model
+
+
+def test_lora_trains_the_products_and_the_head_alone():
+    model, x = net(drop_path_rate=0.1), photos()
+    plain, expected = values(model), model.predict_on_batch(x)
+    assert keras_smlp.enable_lora(model, 2) == PATHS
+    np.testing.assert_allclose(model.predict_on_batch(x), expected, atol=1e-5)
+    before = values(model)
+    added = before.keys() - plain.keys()
+    assert added == {f"{path}/lora_kernel_{x}" for path in PATHS for x in "ab"}
+    head = {"predictions/kernel", "predictions/bias"}
+    assert {v.path for v in model.trainable_variables} == added | head
+    after = values(train(model))
+    changed = {path for path in before if (after[path] != before[path]).any()}
+    seeds = {path for path in before if "seed" in path}
+    assert seeds and changed == added | head | seeds
+
+
+@pytest.mark.parametrize(("policy", "alpha"), [("float32", None), ("mixed_bfloat16", 8)])
+def test_merged_lora_answers_the_same(policy, alpha, tmp_path):
+    model, x = net(drop_path_rate=0.1, dtype=policy), photos()
+    keras_smlp.enable_lora(model, 2, alpha)
+    answers = train(model).predict_on_batch(x)
+    plain = keras_smlp.merge_lora(model)
+    tolerance = 1e-5 if policy == "float32" else 1e-2
+    assert relative(plain.predict_on_batch(x), answers) < tolerance
+    assert {v.path for v in plain.weights} == {v.path for v in net().weights}
+    assert not plain.compiled
+    assert all(layer.trainable for layer in plain.layers)
+    dense = model.get_layer("stage1_block1_channel_mixing").dense1
+    merged = np.array(plain.get_layer("stage1_block1_channel_mixing").dense1.kernel)
+    kernel, a, b = (
+        np.array(next(v for v in dense.variables if v.name == name))
+        for name in ("kernel", "lora_kernel_a", "lora_kernel_b")
+    )
+    np.testing.assert_allclose(merged, kernel + (alpha or 2) / 2 * a @ b, rtol=1e-5, atol=1e-7)
+    # random states go along, and Keras merges by itself when it saves
+    states = [m.layers[-5].drop_path.seed_generator.state for m in (model, plain)]
+    np.testing.assert_array_equal(*(np.array(keras.ops.convert_to_numpy(s)) for s in states))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras", compile=False)
+    assert relative(loaded.predict_on_batch(x), answers) < tolerance
+    assert keras_smlp.quantize(keras_smlp.fold(plain)) == [*PATHS, "predictions"]
+
+
+def test_lora_leaves_a_head_of_ones_own():
+    body = net(include_top=False, pooling="avg")
+    y = keras.layers.Dense(4, activation="relu", name="hidden")(body.output)
+    model = keras_smlp.PortableModel(body.input, keras.layers.Dense(5, name="mine")(y))
+    assert keras_smlp.enable_lora(model, 2) == PATHS
+    trained = {v.path.split("/")[0] for v in model.trainable_variables}
+    assert trained == {path.split("/")[0] for path in PATHS} | {"hidden", "mine"}
+    model.get_layer("mine").enable_lora(1)  # merged too
+    answers = train(model).predict_on_batch(photos())
+    plain = keras_smlp.merge_lora(model)
+    assert relative(plain.predict_on_batch(photos()), answers) < 1e-5
+    assert not any("lora" in v.path for v in plain.variables)
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+def compiled():
+    model = net()
+    model.compile("sgd", "mse")
+    return model
+
+
+def adapted():
+    model = net()
+    keras_smlp.enable_lora(model, 2)
+    return model
+
+
+def quantized():
+    model = net()
+    keras_smlp.quantize(model)
+    return model
+
+
+def folded():
+    return keras_smlp.fold(net())
+
+
+def half():
+    return net(dtype="mixed_float16")
+
+
+def other():
+    return keras.Sequential([keras.layers.Dense(1)])
+
+
+Q, L, M = keras_smlp.quantize, keras_smlp.enable_lora, keras_smlp.merge_lora
+REFUSED = [
+    (Q, other, ("int8",), "must come from keras_smlp.SMLPNet"),
+    (Q, compiled, ("int8",), "must not be compiled"),
+    (Q, quantized, ("int8",), "must not be quantized"),
+    (Q, adapted, ("int8",), "must not be adapted by LoRA"),
+    (Q, half, ("int8",), "must not compute in float16.*stage1_block1_token_mixing/mix/fuse"),
+    (Q, net, ("int4",), r"`mode` must be one of \('int8',\). Received: mode='int4'"),
+    (L, other, (2,), "must come from keras_smlp.SMLPNet"),
+    (L, compiled, (2,), "must not be compiled"),
+    (L, quantized, (2,), "must not be quantized"),
+    (L, folded, (2,), "must not be folded"),
+    (L, adapted, (2,), "must not be adapted by LoRA"),
+    (L, net, (0,), "`rank` must be a positive integer. Received: rank=0"),
+    (L, net, (2, -1.0), "`alpha` must be None or a positive number. Received: alpha=-1.0"),
+    (M, other, (), "must come from keras_smlp.SMLPNet"),
+    (M, net, (), "must have LoRA layers"),
+    (M, quantized, (), "must not be quantized"),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "make", "arguments", "message"),
+    REFUSED,
+    ids=[f"{case[0].__name__}-{case[1].__name__}{case[2]}" for case in REFUSED],
+)
+def test_what_is_refused(function, make, arguments, message):
+    model = make()
+    before = [v.path for v in model.variables]
+    with pytest.raises(ValueError, match=message):
+        function(model, *arguments)
+    assert [v.path for v in model.variables] == before
+
+
+def test_a_network_takes_one_policy():
+    policies = keras.dtype_policies.DTypePolicyMap("float32", {"stem": "bfloat16"})
+    with pytest.raises(ValueError, match="`dtype` must be one policy for the model"):
+        keras_smlp.SMLPNet(**SMALL, dtype=policies)
