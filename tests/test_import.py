@@ -78,7 +78,9 @@ def test_import_costs_at_most_a_tenth_of_keras():
     assert min(float(python(code)) for _ in range(3)) < 1.1
 
 
-@pytest.mark.parametrize("name", ["layers", "SMLPNet", "SMLPNetTiny", "load_official"])
+@pytest.mark.parametrize(
+    "name", ["layers", "SMLPNet", "SMLPNetTiny", "load_official", "fold", "quantize"]
+)
 def test_public_names(name):
     import keras_smlp
 

@@ -9,10 +9,13 @@ from keras import ops
 
 import keras_smlp
 from keras_smlp.layers import (
+    Affine,
     AxialLinear,
     ChannelMixing,
     DepthwiseConv,
     DropPath,
+    FoldedChannelMixing,
+    FoldedTokenMixing,
     SparseMLP,
     TokenMixing,
     depthwise,
@@ -126,6 +129,20 @@ def gradient(loss, *arrays):
         tape.watch(tensors)
         value = loss(*tensors)
     return [numpy(g) for g in tape.gradient(value, tensors)]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (2, 3, 7, 3), (2, 3, 3, 3)])
+def test_channel_biases_go_to_the_channels(shape):
+    """Also where height or width are as many."""
+    x, conv, affine = draw(*shape), DepthwiseConv(3, use_bias=True), Affine()
+    expected = numpy(conv(x))
+    bias, scale = draw(3), draw(3)
+    conv.bias.assign(bias)
+    np.testing.assert_allclose(numpy(conv(x)), expected + bias, atol=1e-5)
+    affine.build(x.shape)
+    affine.scale.assign(scale)
+    affine.shift.assign(bias)
+    np.testing.assert_allclose(numpy(affine(x)), x * scale + bias, atol=1e-5)
 
 
 # ---- drop path --------------------------------------------------------------------------------
@@ -245,9 +262,13 @@ LAYERS = [
     AxialLinear("width", kernel_initializer="zeros", bias_initializer="ones"),
     SparseMLP(),
     DepthwiseConv(5),
+    DepthwiseConv(3, use_bias=True),
     DropPath(0.3, seed=5),
     TokenMixing(0.2, seed=6),
     ChannelMixing(4, 0.1, seed=7),
+    Affine(),
+    FoldedTokenMixing(),
+    FoldedChannelMixing(4),
 ]
 
 
@@ -349,6 +370,11 @@ BAD = {
     "unknown height": (lambda: SparseMLP()(keras.Input((None, 4, 3))), "height"),
     "unknown channels": (lambda: DepthwiseConv()(keras.Input((4, 4, None))), "channels"),
     "unknown features": (lambda: ChannelMixing()(keras.Input((4, None))), "channels"),
+    "unknown channels, affine": (lambda: Affine()(keras.Input((4, None))), "channels"),
+    "folded in training": (
+        lambda: FoldedChannelMixing()(draw(2, 3), training=True),
+        "training",
+    ),
 }
 
 
