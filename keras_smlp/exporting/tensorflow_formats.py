@@ -42,8 +42,10 @@ def jpeg_endpoint(serve, height, width):
 
     def picture(content):
         is_jpeg = tf.strings.substr(content, 0, tf.minimum(3, tf.strings.length(content)))
-        message = "`jpeg` must hold whole JPEG files. Received one that begins with"
-        check = tf.debugging.Assert(is_jpeg == b"\xff\xd8\xff", [message, is_jpeg])
+        # not its first bytes: Python cannot decode a message with such in it
+        message = "`jpeg` must hold whole JPEG files. Received another one of this many bytes:"
+        data = [message, tf.strings.length(content)]
+        check = tf.debugging.Assert(is_jpeg == b"\xff\xd8\xff", data)
         with tf.control_dependencies([check]):
             content = tf.identity(content)
         return tf.ensure_shape(decode.jpeg(content, view), (*size, 3))
