@@ -134,7 +134,7 @@ def merge_lora(model):
     plain = type(model).from_config(config)
     for new, old in zip(plain.layers, model.layers, strict=True):
         transfer(new, old)
-    plain.trainable = True
+        new.trainable = True
     return plain
 
 
@@ -153,6 +153,7 @@ def freeze(layer):
         for name in layer.PARTS:
             freeze(getattr(layer, name))
     elif type(layer) is keras.layers.Dense:
+        layer.trainable = True
         for variable in layer.variables:
             variable.trainable = False
     else:
@@ -166,7 +167,7 @@ def transfer(new, old):
             transfer(getattr(new, name), getattr(old, name))
     elif getattr(old, "lora_enabled", False):
         # Keras' own sum, `old.kernel`, is rounded to the compute dtype
-        values = {v.name: np.asarray(ops.convert_to_numpy(v)) for v in old.variables}
+        values = {v.name: numpy(v) for v in old.variables}
         product = values.pop("lora_kernel_a") @ values.pop("lora_kernel_b")
         values["kernel"] = values["kernel"] + old.lora_alpha / old.lora_rank * product
         for variable in new.variables:
@@ -174,4 +175,10 @@ def transfer(new, old):
     else:
         store = {}
         old.save_own_variables(store)
-        new.load_own_variables(store)
+        # copies: JAX would share the arrays, and delete them when one of the models is called
+        new.load_own_variables({key: numpy(value) for key, value in store.items()})
+
+
+def numpy(x):
+    """A copy of a variable or tensor."""
+    return np.array(ops.convert_to_numpy(x))
