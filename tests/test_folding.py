@@ -144,8 +144,8 @@ def test_a_norm_that_something_else_reads_stays():
     dropped = keras.layers.Dropout(0.1)(whole.get_layer("avg_pool").output)
     norm, dense = whole.get_layer("norm"), whole.get_layer("predictions")
     models = [
-        keras.Model(whole.input, [whole.output, norm(norm.output)]),
-        keras.Model(whole.input, [whole.output, dense(norm.output)]),
+        keras.Model(whole.input, [whole.output, norm(norm.input)]),
+        keras.Model(whole.input, [whole.output, dense(norm.input)]),
         keras.Model(whole.input, [whole.output, norm.output]),
         keras.Model(whole.input, [whole.output, whole.get_layer("avg_pool").output]),
         keras.Model(whole.input, keras.layers.Dense(2)(dropped)),
