@@ -64,7 +64,9 @@ def resize_weights(model, input_shape, method="cubic"):
                 f"`model` must depend on the size by its axial kernels alone. Received: {old.path} "
                 f"as {tuple(old.shape)}, at the new size {tuple(new.shape)}"
             )
-        new.assign(resampled(keras.ops.convert_to_numpy(old), new.shape, method))
+        # a copy: JAX would share the array, and lose it for both when one is trained
+        value = np.array(keras.ops.convert_to_numpy(old))
+        new.assign(resampled(value, new.shape, method))
     return resized
 
 
