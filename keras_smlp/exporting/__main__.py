@@ -6,9 +6,8 @@ from pathlib import Path
 
 import keras
 
-from keras_smlp.exporting.api import Metadata, write
+from keras_smlp.exporting.api import write
 
 job = json.load(sys.stdin)
 model = keras.models.load_model(job["model"], compile=False)
-details = Metadata(**job["details"])
-write(model, Path(job["path"]), job["format"], job["features"], details)
+write(model, Path(job["path"]), job["format"], job["features"], job["metadata"])

@@ -128,13 +128,13 @@ def export(
     """
     path = Path(path)
     check(model, path, format, class_names)
-    details = describe(model, class_names, origin, licence)
+    metadata = json.dumps(asdict(describe(model, class_names, origin, licence)))
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         if keras.backend.backend() in FORMATS[format].backends:
-            write(model, made, format, features, details)
+            write(model, made, format, features, metadata)
         else:
-            elsewhere(model, made, format, features, details)
+            elsewhere(model, made, format, features, metadata)
         for file in made.parent.glob(f"{path.stem}.*" if path.suffix else path.name):
             os.rename(file, path.parent / file.name)
     return path
@@ -209,16 +209,16 @@ def endpoint(model, features):
     return PortableModel(model.input, outputs, name=model.name)
 
 
-def write(model, path, format, features, details):
+def write(model, path, format, features, metadata):
     """Writes a format that the running backend writes."""
     if format in ("tf_saved_model", "litert"):
         from keras_smlp.exporting import tensorflow_formats as formats
     else:
         from keras_smlp.exporting import torch_formats as formats
-    formats.WRITERS[format](endpoint(model, features), path, details, takes_pixels(model))
+    formats.WRITERS[format](endpoint(model, features), path, metadata)
 
 
-def elsewhere(model, path, format, features, details):
+def elsewhere(model, path, format, features, metadata):
     """Writes a format by a process that runs the backend for it."""
     backend = FORMATS[format].backends[0]
     saved = path.with_name("model.keras")
@@ -228,7 +228,7 @@ def elsewhere(model, path, format, features, details):
         "path": str(path),
         "format": format,
         "features": features,
-        "details": asdict(details),
+        "metadata": metadata,
     }
     done = subprocess.run(
         [sys.executable, "-m", "keras_smlp.exporting"],

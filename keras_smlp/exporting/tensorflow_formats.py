@@ -2,18 +2,17 @@
 
 import contextlib
 import io
-import json
 import zipfile
-from dataclasses import asdict
 
 import keras
 import tensorflow as tf
 
 from keras_smlp.data import decode
 from keras_smlp.geometry import shorter_side
+from keras_smlp.preprocessing import takes_pixels
 
 
-def tf_saved_model(model, path, details, pixels):
+def tf_saved_model(model, path, metadata):
     """Writes a SavedModel: images as float32, and where the model normalises, uint8 and JPEG."""
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -26,13 +25,13 @@ def tf_saved_model(model, path, details, pixels):
         return [keras.InputSpec(shape=shape, dtype=dtype, name="images")]
 
     archive.add_endpoint("serve", run, images("float32"))
-    if pixels:
+    if takes_pixels(model):
         uint8 = archive.add_endpoint("serve_uint8", run, images("uint8"))
-        jpeg = jpeg_endpoint(uint8, details.height, details.width)
+        jpeg = jpeg_endpoint(uint8, *shape[1:3])
         archive.add_endpoint("serve_jpeg", jpeg)
     archive.write_out(path, verbose=False)
     (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "metadata.json").write_text(json.dumps(asdict(details)))
+    (path / "assets.extra" / "metadata.json").write_text(metadata)
 
 
 def jpeg_endpoint(serve, height, width):
@@ -58,12 +57,12 @@ def jpeg_endpoint(serve, height, width):
     return serve_jpeg
 
 
-def litert(model, path, details, pixels):
+def litert(model, path, metadata):
     """Writes a LiteRT file, with the metadata in a zip at its end, as LiteRT's tools leave it."""
     with contextlib.redirect_stdout(io.StringIO()):
         model.export(path, format="litert", verbose=False)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("metadata.json", json.dumps(asdict(details)))
+        archive.writestr("metadata.json", metadata)
 
 
 WRITERS = {"tf_saved_model": tf_saved_model, "litert": litert}

@@ -1,9 +1,7 @@
 """What PyTorch writes: ONNX, OpenVINO by way of ONNX, and its own exported program."""
 
-import json
 import logging
 import warnings
-from dataclasses import asdict
 
 import torch
 
@@ -26,7 +24,7 @@ def exported(model):
     return Endpoint(model).cpu().eval(), (images,), ({0: torch.export.Dim("batch", min=1)},)
 
 
-def onnx(model, path, details, pixels):
+def onnx(model, path, metadata):
     """Writes an ONNX file, the weights within."""
     module, images, dynamic = exported(model)
     # PyTorch says that torchvision is not there, and that it calls what it has deprecated
@@ -43,29 +41,27 @@ def onnx(model, path, details, pixels):
             verbose=False,
         )
         program.optimize()
-    program.model.metadata_props["metadata"] = json.dumps(asdict(details))
+    program.model.metadata_props["metadata"] = metadata
     program.save(path)
 
 
-def openvino(model, path, details, pixels):
+def openvino(model, path, metadata):
     """Writes OpenVINO's two files, in float32."""
     import openvino as ov
 
     between = path.with_name("between.onnx")
-    onnx(model, between, details, pixels)
+    onnx(model, between, metadata)
     converted = ov.convert_model(between)
     between.unlink()
-    converted.set_rt_info(json.dumps(asdict(details)), ["metadata"])
+    converted.set_rt_info(metadata, ["metadata"])
     ov.save_model(converted, path, compress_to_fp16=False)
 
 
-def exported_program(model, path, details, pixels):
+def exported_program(model, path, metadata):
     """Writes an exported program."""
     module, images, dynamic = exported(model)
-    exported_program = torch.export.export(module, images, dynamic_shapes=dynamic)
-    torch.export.save(
-        exported_program, path, extra_files={"metadata.json": json.dumps(asdict(details))}
-    )
+    program = torch.export.export(module, images, dynamic_shapes=dynamic)
+    torch.export.save(program, path, extra_files={"metadata.json": metadata})
 
 
 WRITERS = {"onnx": onnx, "openvino": openvino, "torch": exported_program}
