@@ -100,6 +100,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=2048, help="images in a round")
     options = parser.parse_args()
+    if options.images < 3 * BATCH:  # the first is set apart, the second starts the clock
+        parser.error(f"--images must be at least {3 * BATCH}, not {options.images}")
     files = sorted(path for path in options.photos.rglob("*") if path.is_file())
     paths = (files * -(-options.images // len(files)))[: options.images // BATCH * BATCH]
     pipeline.CACHE_BYTES = 0  # evaluation makes its images each time
