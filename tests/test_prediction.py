@@ -256,7 +256,7 @@ def test_wrong_arguments_are_one_line_and_status_2(here, run):
         (["photos", "--classes", "dict.json", *model], "--classes must be a JSON list of names"),
         (["photos", "--classes", "bad.json", *model], "--classes must be a JSON file; bad.json"),
         (["photos", "--classes", "no.json", *model], "no.json"),
-        (["photos", "--weights", "no.keras"], "--weights must be a file, not no.keras"),
+        (["photos", "--weights", "no.keras"], "no.keras is no file"),
         (["photos", "--weights", "bad.keras"], "bad.keras"),
         (["photos", "--weights", "x.onnx"], "`weights` must be"),
         (["photos", "--weights", "x.pth"], "`weights` names no file"),

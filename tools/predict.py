@@ -88,13 +88,19 @@ def predict(arguments):
 
     from keras_smlp import explain, figures, images
     from keras_smlp.classes import likeliest
+    from keras_smlp.opening import labels, read_names
 
     # ---- model ----------------------------------------------------------------------------------
-    names = read_names(arguments)
+    names = read_names(arguments.weights, arguments.classes)
     with contextlib.redirect_stdout(sys.stderr):  # Keras says there that it downloads
-        model = load(arguments, names)
+        model = classifier(arguments.weights, arguments.variant, names)
     height, width, _ = model.input_shape[1:]
     classes = labels(names, model.output_shape[-1])
+    if classes is None:
+        raise ValueError(
+            f"--classes must name the {model.output_shape[-1]} classes of the model: there is no "
+            "classes.json beside it, and they are not ImageNet's 1000"
+        )
     top = min(TOP, len(classes)) if arguments.top is None else arguments.top
     if top > len(classes):
         raise ValueError(f"--top must be at most {len(classes)}, the model's classes, not {top}")
@@ -160,61 +166,14 @@ def find(photos):
     return list(dict.fromkeys(files))
 
 
-def read_names(arguments):
-    """The names of the classes in the file that says them, or `None`."""
-    path = arguments.classes and Path(arguments.classes)
-    beside = Path(arguments.weights).with_name("classes.json")
-    if not path and arguments.weights.endswith(".keras") and beside.is_file():
-        path = beside
-    if not path:
-        return None
-    try:
-        names = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--classes must be a JSON file; {path}: {error}") from error
-    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
-        raise ValueError(f"--classes must be a JSON list of names, which {path} is not")
-    return names
-
-
-def labels(names, classes):
-    """A pair `(wnid, name)` for each class of a model; the wnid is `None` outside ImageNet."""
-    from keras_smlp.classes import imagenet_classes
-
-    known = imagenet_classes()
-    if names is None and classes == len(known):
-        return known
-    if names is None:
-        raise ValueError(
-            f"--classes must name the {classes} classes of the model: there is no classes.json "
-            f"beside it, and ImageNet has {len(known)}"
-        )
-    if len(names) != classes:
-        raise ValueError(f"--classes must name the model's {classes} classes, not {len(names)}")
-    known = dict(known)  # a folder of ImageNet's is named by the wnid
-    return [(name, known[name]) if name in known else (None, name) for name in names]
-
-
-def load(arguments, names):
-    """The classifier, which takes RGB in [0, 255] and answers with probabilities."""
+def classifier(weights, variant, names):
+    """The model, which takes RGB in [0, 255] and answers with probabilities."""
     import keras
 
-    import keras_smlp
+    from keras_smlp.opening import open_model
     from keras_smlp.preprocessing import takes_pixels
 
-    weights, variant = arguments.weights, arguments.variant
-    if not weights.endswith(".keras"):
-        constructor = getattr(keras_smlp, f"SMLPNet{(variant or 'small').capitalize()}")
-        classes = len(names) if names else len(keras_smlp.imagenet_classes())
-        try:
-            return constructor(weights=weights, classes=classes)
-        except RuntimeError as error:  # neither found nor downloaded
-            raise ValueError(f"--weights {weights}: {error}") from error
-    if variant:
-        raise ValueError("--variant must not stand with a .keras file, which says it itself")
-    if not Path(weights).is_file():
-        raise FileNotFoundError(f"--weights must be a file, not {weights}")
-    model = keras.models.load_model(weights, compile=False)
+    model = open_model(weights, variant, len(names) if names else None)
     inputs, outputs, last = model.input_shape, model.output_shape, model.layers[-1]
     if len(inputs) != 4 or None in inputs[1:] or inputs[3] != 3 or len(outputs) != 2:
         raise ValueError(

@@ -9,5 +9,5 @@ import keras
 from keras_smlp.exporting.api import write
 
 job = json.load(sys.stdin)
-model = keras.models.load_model(job["model"], compile=False)
-write(model, Path(job["path"]), job["format"], job["features"], job["metadata"])
+model = keras.models.load_model(job.pop("model"), compile=False)
+write(model, Path(job.pop("path")), **job)

@@ -17,6 +17,7 @@ import keras
 
 from keras_smlp.geometry import shorter_side
 from keras_smlp.portable import PortableModel
+from keras_smlp.precision import PRECISIONS, with_precision
 from keras_smlp.preprocessing import takes_pixels
 
 
@@ -29,19 +30,41 @@ class Format:
         backends: Those that write it; the first one does where none of them runs.
         packages: What must be installed.
         extra: The extra that brings them.
+        precisions: What its weights can be stored in.
+        reduces: Whether its own converter stores them so; else the network is rebuilt to compute
+            in that precision.
     """
 
     ending: str
     backends: tuple[str, ...]
     packages: tuple[str, ...]
     extra: str
+    precisions: tuple[str, ...] = PRECISIONS
+    reduces: bool = False
 
 
 FORMATS = {
     "tf_saved_model": Format("", ("tensorflow", "jax"), ("tensorflow",), "tensorflow"),
-    "onnx": Format(".onnx", ("torch",), ("torch", "onnxscript"), "onnx"),
-    "openvino": Format(".xml", ("torch",), ("torch", "onnxscript", "openvino"), "openvino"),
-    "litert": Format(".tflite", ("tensorflow",), ("tensorflow",), "tensorflow"),
+    # ONNX Runtime and LiteRT compute nothing in bfloat16
+    "onnx": Format(
+        ".onnx", ("torch",), ("torch", "onnxscript"), "onnx", precisions=("float32", "float16")
+    ),
+    "openvino": Format(
+        ".xml",
+        ("torch",),
+        ("torch", "onnxscript", "openvino"),
+        "openvino",
+        precisions=("float32", "float16"),
+        reduces=True,
+    ),
+    "litert": Format(
+        ".tflite",
+        ("tensorflow",),
+        ("tensorflow",),
+        "tensorflow",
+        precisions=("float32", "float16", "int8"),
+        reduces=True,
+    ),
     "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
 }
 
@@ -76,6 +99,7 @@ def export(
     path,
     format="tf_saved_model",
     features=False,
+    precision="float32",
     class_names=None,
     origin=None,
     licence=None,
@@ -89,16 +113,24 @@ def export(
     string tensor `(batch,)` of JPEG files of any size, and decodes, resizes and crops them as the
     evaluation does.
 
-    | format | path | written by | metadata |
-    |---|---|---|---|
-    | `"tf_saved_model"` | a folder | TensorFlow, JAX | `assets.extra/metadata.json` |
-    | `"onnx"` | `.onnx` | PyTorch | entry `metadata` of its properties |
-    | `"openvino"` | `.xml`, `.bin` beside it | PyTorch, ONNX | entry `metadata` of its `rt_info` |
-    | `"litert"` | `.tflite` | TensorFlow | `metadata.json` in the zip at its end |
-    | `"torch"` | `.pt2` | PyTorch | its extra file `metadata.json` |
+    | format | path | written by | precisions | metadata |
+    |---|---|---|---|---|
+    | `"tf_saved_model"` | a folder | TensorFlow, JAX | float32, bfloat16, float16 |
+    `assets.extra/metadata.json` |
+    | `"onnx"` | `.onnx` | PyTorch | float32, float16 | entry `metadata` of its properties |
+    | `"openvino"` | `.xml`, `.bin` beside it | PyTorch, ONNX | float32, float16 | entry `metadata`
+    of its `rt_info` |
+    | `"litert"` | `.tflite` | TensorFlow | float32, float16, int8 | `metadata.json` in the zip at
+    its end |
+    | `"torch"` | `.pt2` | PyTorch | float32, bfloat16, float16 | its extra file `metadata.json` |
 
     Under another backend a process of its own runs the one that writes the format, which must be
     installed.
+
+    Inputs and outputs are float32 in every precision. In 16 bits the network between them is
+    stored and computed (OpenVINO and LiteRT only store it so: their converters do it, and their
+    runtimes choose what to compute in). `"int8"` is LiteRT's rounding of kernels, for it does not
+    run what `keras_smlp.quantize` returns; the other formats do.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made, with its classifier, or one built on it that
@@ -107,6 +139,7 @@ def export(
         format: One of the above. Defaults to `"tf_saved_model"`.
         features: Boolean. Whether to return `features` too, the map's mean over the positions
             `(batch, channels)` that the classifier takes. Defaults to `False`.
+        precision: One of those above. Defaults to `"float32"`, whatever the model was trained in.
         class_names: List of strings, one for each class, or `None`.
         origin: String, where the weights come from, or `None`.
         licence: String, the licence of the weights, or `None`.
@@ -127,24 +160,30 @@ def export(
     PosixPath('served')
     """
     path = Path(path)
-    check(model, path, format, class_names)
+    check(model, path, format, precision, class_names)
+    model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
     metadata = json.dumps(asdict(describe(model, class_names, origin, licence)))
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        if keras.backend.backend() in FORMATS[format].backends:
-            write(model, made, format, features, metadata)
+        if is_written_here(model, format):
+            write(model, made, format, features, precision, metadata)
         else:
-            elsewhere(model, made, format, features, metadata)
+            elsewhere(model, made, format, features, precision, metadata)
         for file in made.parent.glob(f"{path.stem}.*" if path.suffix else path.name):
             os.rename(file, path.parent / file.name)
     return path
 
 
-def check(model, path, format, class_names):
+def check(model, path, format, precision, class_names):
     """Refuses, before anything is written, what cannot be exported."""
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {tuple(FORMATS)}. Received: format={format!r}")
     kind = FORMATS[format]
+    if precision not in kind.precisions:
+        raise ValueError(
+            f"`precision` must be one of {kind.precisions} for {format!r}. "
+            f"Received: precision={precision!r}"
+        )
     if path.suffix != kind.ending:
         wanted = f"end in {kind.ending}" if kind.ending else "be a folder's, without an ending"
         raise ValueError(f"`path` must {wanted} for {format!r}. Received: path={str(path)!r}")
@@ -165,6 +204,11 @@ def check(model, path, format, class_names):
         raise ValueError(
             "`model` must be a classifier with one output (batch, classes). "
             f"Received: {getattr(model, 'name', model)!r} with outputs of the shapes {shapes}"
+        )
+    if format == "litert" and any(x.dtype == "int8" for x in model.weights):
+        raise ValueError(
+            "`model` must not be quantized for 'litert', which does not run Keras' 8-bit layers: "
+            f"give `precision='int8'` instead. Received: {model.name!r}"
         )
     if class_names is not None and len(class_names) != shapes[0][1]:
         raise ValueError(
@@ -205,20 +249,30 @@ def endpoint(model, features):
         softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
         outputs = {"probabilities": softmax(model.output)}
     if features:
-        outputs["features"] = model.get_layer("avg_pool").output
+        # a layer, for under 16-bit policies they are not float32
+        features = keras.layers.Identity(name="features", dtype="float32")
+        outputs["features"] = features(model.get_layer("avg_pool").output)
     return PortableModel(model.input, outputs, name=model.name)
 
 
-def write(model, path, format, features, metadata):
+def is_written_here(model, format):
+    """Whether this process writes a format, in graphs for any device: not PyTorch on a GPU."""
+    backend = keras.backend.backend()
+    if backend == "torch" and any(x.value.device.type != "cpu" for x in model.weights):
+        return False
+    return backend in FORMATS[format].backends
+
+
+def write(model, path, format, features, precision, metadata):
     """Writes a format that the running backend writes."""
     if format in ("tf_saved_model", "litert"):
         from keras_smlp.exporting import tensorflow_formats as formats
     else:
         from keras_smlp.exporting import torch_formats as formats
-    formats.WRITERS[format](endpoint(model, features), path, metadata)
+    formats.WRITERS[format](endpoint(model, features), path, precision, metadata)
 
 
-def elsewhere(model, path, format, features, metadata):
+def elsewhere(model, path, format, features, precision, metadata):
     """Writes a format by a process that runs the backend for it."""
     backend = FORMATS[format].backends[0]
     saved = path.with_name("model.keras")
@@ -228,12 +282,18 @@ def elsewhere(model, path, format, features, metadata):
         "path": str(path),
         "format": format,
         "features": features,
+        "precision": precision,
         "metadata": metadata,
     }
     done = subprocess.run(
         [sys.executable, "-m", "keras_smlp.exporting"],
         input=json.dumps(job),
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "KERAS_TORCH_DEVICE": "cpu",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
         capture_output=True,
         text=True,
     )

@@ -12,7 +12,7 @@ from keras_smlp.geometry import shorter_side
 from keras_smlp.preprocessing import takes_pixels
 
 
-def tf_saved_model(model, path, metadata):
+def tf_saved_model(model, path, precision, metadata):
     """Writes a SavedModel: images as float32, and where the model normalises, uint8 and JPEG."""
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -57,12 +57,20 @@ def jpeg_endpoint(serve, height, width):
     return serve_jpeg
 
 
-def litert(model, path, metadata):
+def litert(model, path, precision, metadata):
     """Writes a LiteRT file, with the metadata in a zip at its end, as LiteRT's tools leave it."""
     with contextlib.redirect_stdout(io.StringIO()):
-        model.export(path, format="litert", verbose=False)
+        model.export(path, format="litert", verbose=False, **REDUCED[precision])
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("metadata.json", metadata)
 
 
+REDUCED = {
+    "float32": {},
+    "float16": {
+        "optimizations": [tf.lite.Optimize.DEFAULT],
+        "target_spec": {"supported_types": [tf.float16]},
+    },
+    "int8": {"optimizations": [tf.lite.Optimize.DEFAULT]},
+}
 WRITERS = {"tf_saved_model": tf_saved_model, "litert": litert}

@@ -21,10 +21,10 @@ class Endpoint(torch.nn.Module):
 def exported(model):
     """The endpoint, images to trace it with, and the batch as a dimension of any size."""
     images = torch.zeros((2, *model.input_shape[1:]), device="cpu")
-    return Endpoint(model).cpu().eval(), (images,), ({0: torch.export.Dim("batch", min=1)},)
+    return Endpoint(model).eval(), (images,), ({0: torch.export.Dim("batch", min=1)},)
 
 
-def onnx(model, path, metadata):
+def onnx(model, path, precision, metadata):
     """Writes an ONNX file, the weights within."""
     module, images, dynamic = exported(model)
     # PyTorch says that torchvision is not there, and that it calls what it has deprecated
@@ -45,19 +45,19 @@ def onnx(model, path, metadata):
     program.save(path)
 
 
-def openvino(model, path, metadata):
-    """Writes OpenVINO's two files, in float32."""
+def openvino(model, path, precision, metadata):
+    """Writes OpenVINO's two files."""
     import openvino as ov
 
     between = path.with_name("between.onnx")
-    onnx(model, between, metadata)
+    onnx(model, between, "float32", metadata)
     converted = ov.convert_model(between)
     between.unlink()
     converted.set_rt_info(metadata, ["metadata"])
-    ov.save_model(converted, path, compress_to_fp16=False)
+    ov.save_model(converted, path, compress_to_fp16=precision == "float16")
 
 
-def exported_program(model, path, metadata):
+def exported_program(model, path, precision, metadata):
     """Writes an exported program."""
     module, images, dynamic = exported(model)
     program = torch.export.export(module, images, dynamic_shapes=dynamic)
