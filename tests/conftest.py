@@ -1,6 +1,7 @@
 """Shared models and files; the same tests run on every backend (`KERAS_BACKEND`)."""
 
 import random
+import sys
 
 import keras
 import numpy as np
@@ -58,6 +59,20 @@ def checkpoint(tmp_path_factory):
 def micro(checkpoint):
     """A micro network with the stand-in weights. Shared: do not change it."""
     return build("micro", weights=checkpoint("micro"))
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """Function that runs a module of tools/ with arguments, as a user does; the exit status."""
+
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [tool.__file__, *map(str, arguments)])
+        try:
+            return tool.main()
+        except SystemExit as stop:
+            return stop.code
+
+    return run
 
 
 @pytest.fixture(autouse=True)
