@@ -1,15 +1,13 @@
 """What a trained network looks at, and what it has learned: Grad-CAM and the axial kernels."""
 
-import re
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_smlp.layers.mixing import TokenMixing
+from keras_smlp.structure import mixings
 
 BATCH_SIZE = 32
-BLOCK = re.compile(r"stage(\d+)_block(\d+)_token_mixing")
 
 
 def grad_cam(model, images, class_index=None):
@@ -116,7 +114,7 @@ def axial_kernels(model):
     """The matrices that the network has learned to mix the columns and the rows of each stage with.
 
     Args:
-        model: An `SMLPNet`, or a model that is built around one.
+        model: An `SMLPNet`, or a functional model on its tensors.
 
     Returns:
         A dict of float32 arrays, for each stage `s` `"stage{s}_width"`, `(blocks, width, width)`,
@@ -124,7 +122,7 @@ def axial_kernels(model):
         the weight of column `w` of the input in column `v` of the output, in block `b + 1`.
 
     Raises:
-        ValueError: If the model has no blocks of an sMLPNet.
+        ValueError: If the model has no sMLPNet in its graph.
 
     Reference:
         [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422), section 3.2.
@@ -137,15 +135,9 @@ def axial_kernels(model):
      'stage2_width': (2, 6, 6), 'stage2_height': (2, 4, 4)}
     """
     kernels = {}
-    for layer in model.layers:
-        place = BLOCK.fullmatch(layer.name)
-        if place and isinstance(layer, TokenMixing):
-            for axial in (layer.mix.width, layer.mix.height):
-                kernel = ops.convert_to_numpy(ops.cast(axial.kernel, "float32"))
-                kernels.setdefault(f"stage{place[1]}_{axial.axis}", []).append(kernel)
-    if not kernels:
-        raise ValueError(
-            "`model` must have the blocks of an sMLPNet, named stage1_block1_token_mixing and so "
-            f"on. Received: {model.name}, without any"
-        )
-    return {name: np.stack(blocks) for name, blocks in kernels.items()}
+    for stage, layers in mixings(model).items():
+        mixes = [layer.mix for layer in layers if isinstance(layer, TokenMixing)]
+        for axis in ("width", "height"):
+            found = [ops.cast(getattr(mix, axis).kernel, "float32") for mix in mixes]
+            kernels[f"stage{stage}_{axis}"] = np.stack([ops.convert_to_numpy(x) for x in found])
+    return kernels

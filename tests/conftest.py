@@ -1,6 +1,7 @@
 """Shared models and files; the same tests run on every backend (`KERAS_BACKEND`)."""
 
 import random
+import sys
 
 import keras
 import numpy as np
@@ -30,13 +31,18 @@ def build(variant="micro", **arguments):
 
 
 def trained_like(model, seed=0):
-    """The model, with statistics, scales and biases drawn as if it had been trained."""
+    """The model, with every weight drawn as if it had been trained."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
+        shape = variable.shape
         if variable.name in ("gamma", "moving_variance"):
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-        elif variable.name in ("beta", "moving_mean", "bias"):
-            variable.assign(rng.normal(0, 0.3, variable.shape))
+            values = rng.uniform(0.5, 1.5, shape)
+        elif variable.name == "kernel":
+            summed = shape[:2] if shape[-1] == 1 else shape[:-1]  # a depthwise kernel ends in 1
+            values = rng.normal(0, 1, shape) / np.sqrt(np.prod(summed))
+        else:
+            values = rng.normal(0, 0.3, shape)
+        variable.assign(values)
     return model
 
 
@@ -58,6 +64,20 @@ def checkpoint(tmp_path_factory):
 def micro(checkpoint):
     """A micro network with the stand-in weights. Shared: do not change it."""
     return build("micro", weights=checkpoint("micro"))
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """Function that runs a module of tools/ with arguments, as a user does; the exit status."""
+
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [tool.__file__, *map(str, arguments)])
+        try:
+            return tool.main()
+        except SystemExit as stop:
+            return stop.code
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -98,11 +98,3 @@ def relative(found, expected):
     """Norm of the difference over the norm of what is expected."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
-
-
-def randomised(model, seed=0):
-    """The model with random values everywhere, the norms' statistics included."""
-    rng = np.random.default_rng(seed)
-    for variable in model.weights:
-        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    return model

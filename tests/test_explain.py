@@ -138,8 +138,15 @@ def test_axial_kernels_are_the_matrices_that_mix(model):
         np.testing.assert_allclose(np.einsum(equation, kernels[name][1], x), mixed, atol=1e-5)
 
 
+def test_a_folded_network_has_the_same_kernels(model):
+    folded = explain.axial_kernels(keras_smlp.fold(model))
+    for name, kernels in explain.axial_kernels(model).items():
+        np.testing.assert_array_equal(folded.pop(name), kernels)
+    assert not folded
+
+
 def test_a_model_without_blocks_has_no_kernels():
-    with pytest.raises(ValueError, match="^`model` must have the blocks of an sMLPNet"):
+    with pytest.raises(ValueError, match="^`model` must come from keras_smlp.SMLPNet.*'seq"):
         explain.axial_kernels(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
 
 

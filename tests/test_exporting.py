@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import photos
 import pytest
+from conftest import trained_like
 
 import keras_smlp
 from keras_smlp.exporting import api
@@ -30,16 +31,7 @@ RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_li
 @pytest.fixture(scope="module")
 def model():
     model = keras_smlp.SMLPNet(8, (1, 1), patch_size=4, input_shape=(*SIZE, 3), classes=4)
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        positive = variable.name in ("gamma", "moving_variance")
-        draw = (
-            rng.uniform(0.5, 1.5, variable.shape)
-            if positive
-            else rng.normal(0, 0.3, variable.shape)
-        )
-        variable.assign(draw)
-    return model
+    return trained_like(model)
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,16 @@
 import keras
 import numpy as np
 import pytest
+import small_nets
 import stand_in
-from conftest import build, trained_like
+from conftest import build
+from small_nets import SMALL, net, photos
 from stand_in import relative
 
 import keras_smlp
 from keras_smlp.layers import Affine
 from keras_smlp.layers.composite import Composite
 
-SMALL = {"dim": 8, "depths": (1, 1), "input_shape": (16, 32, 3), "classes": 5}
 BLOCKS = (
     "norm1 -> a factor and a summand, norm2 -> conv, in 2 token mixings",
     "scale and shift of norm -> dense1, in 2 channel mixings",
@@ -21,15 +22,6 @@ PIXELS, HEAD, NORM = (
     "norm -> predictions",
     "norm -> a factor and a summand",
 )
-
-
-def net(**arguments):
-    """A small network whose logits are not squeezed by a softmax."""
-    return trained_like(keras_smlp.SMLPNet(**{**SMALL, "classifier_activation": None, **arguments}))
-
-
-def photos(batch=3, dtype="uint8"):
-    return np.random.default_rng(0).integers(0, 256, (batch, 16, 32, 3)).astype(dtype)
 
 
 def leaves(layers):
@@ -206,31 +198,13 @@ def test_folded_weights_are_not_a_networks(tmp_path):
 
 
 # ---- refusals -----------------------------------------------------------------------------------
-def compiled():
-    model = net()
-    model.compile("sgd", "mse")
-    return model
-
-
-def adapted():
-    model = net()
-    keras_smlp.enable_lora(model, 2)
-    return model
-
-
-def quantized():
-    model = net()
-    keras_smlp.quantize(model)
-    return model
-
-
 REFUSED = {
     "no model": (lambda: "smlpnet", "must come from keras_smlp.SMLPNet"),
-    "another model": (lambda: keras.Sequential([keras.layers.Dense(1)]), "must come from"),
-    "compiled": (compiled, "must not be compiled.*compile=False"),
-    "folded": (lambda: keras_smlp.fold(net()), "must not be folded"),
-    "quantized": (quantized, "must not be quantized"),
-    "LoRA": (adapted, "must not be adapted by LoRA.*merge_lora"),
+    "another model": (small_nets.other, "must come from"),
+    "compiled": (small_nets.compiled, "must not be compiled.*compile=False"),
+    "folded": (small_nets.folded, "must not be folded"),
+    "quantized": (small_nets.quantized, "must not be quantized"),
+    "LoRA": (small_nets.adapted, "must not be adapted by LoRA.*merge_lora"),
 }
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import stand_in
+from conftest import trained_like
 
 import keras_smlp
 from keras_smlp.variants import RELEASE, Variant
@@ -50,7 +50,7 @@ def weights_digest(model):
 def published(tmp_path_factory):
     """The small network as its publisher has it: file, bytes, model; another one's bytes."""
     folder = tmp_path_factory.mktemp("published")
-    model = stand_in.randomised(build())
+    model = trained_like(build())
     path = folder / MICRO.checkpoint
     keras_smlp.save_official(model, path)
     keras_smlp.save_official(build((1, 3)), folder / "other.pth")
@@ -66,7 +66,7 @@ def shared_model():
 @pytest.fixture
 def model(shared_model):
     """A model to load into, with other values than the published one."""
-    return stand_in.randomised(shared_model, seed=1)
+    return trained_like(shared_model, seed=1)
 
 
 @contextlib.contextmanager
@@ -163,7 +163,7 @@ def assert_good(path, published, cache, model):
     assert path == cache / "micro" / "imagenet.weights.h5"
     assert [name for name in entries(cache) if name != MICRO.checkpoint] == ["micro"]
     assert contents(cache / "micro") == ["imagenet.weights.h5", "record.json"]
-    loading.load(stand_in.randomised(model, seed=2), path)
+    loading.load(trained_like(model, seed=2), path)
     assert [x.path for x in model.weights] == [x.path for x in published.model.weights]
     for x, y in zip(model.get_weights(), published.model.get_weights(), strict=True):
         np.testing.assert_array_equal(x, y)
@@ -174,7 +174,7 @@ def test_good(publisher, published, cache, model):
     path = imagenet.fetch(MICRO, build)
     assert_good(path, published, cache, model)
     assert publisher.paths == ["/smlp_micro.pth"]
-    official = keras_smlp.load_official(stand_in.randomised(model, seed=3), published.path)
+    official = keras_smlp.load_official(trained_like(model, seed=3), published.path)
     assert weights_digest(official) == weights_digest(published.model)
     record = json.loads((cache / "micro" / "record.json").read_text())
     assert record == {
@@ -651,7 +651,7 @@ def test_small_from_end_to_end(publisher, cache, tmp_path):
         keras_smlp.SMLPNetSmall(weights="imagenet")
     assert entries(cache) == []
 
-    official = stand_in.randomised(keras_smlp.SMLPNetSmall(drop_path_rate=0.0))
+    official = trained_like(keras_smlp.SMLPNetSmall(drop_path_rate=0.0))
     keras_smlp.save_official(official, tmp_path / "smlp_s.pth")
     data = (tmp_path / "smlp_s.pth").read_bytes()
     assert len(data) > 194_000_000

@@ -1,43 +1,22 @@
 """tools/port_checkpoint.py as a user runs it."""
 
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
+import port_checkpoint
 import pytest
 import stand_in
 from conftest import build
 
-TOOL = Path(__file__).parents[1] / "tools" / "port_checkpoint.py"
 
-
-@pytest.fixture
-def tool(monkeypatch):
-    """The tool as a module; `run` calls its main with arguments and gives the exit status."""
-    spec = importlib.util.spec_from_file_location("port_checkpoint", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-        try:
-            return module.main()
-        except SystemExit as stop:
-            return stop.code
-
-    module.run = run
-    return module
-
-
-def test_there_and_back(tool, checkpoint, tmp_path, micro, capsys):
+def test_there_and_back(run_tool, checkpoint, tmp_path, micro, capsys):
     source = checkpoint("micro")
     chain = [source, *(tmp_path / f"m{x}" for x in (".keras", ".safetensors", ".weights.h5"))]
     chain.append(tmp_path / "back.pth")
     for before, after in zip(chain, chain[1:], strict=False):
-        assert tool.run(before, after) == 0
+        assert run_tool(port_checkpoint, before, after) == 0
         printed = capsys.readouterr().out
         assert "sMLPNet-custom" in printed and "depths=(1, 2, 3, 1)" in printed
         assert "relative difference" in printed and printed.endswith("equal\n")
@@ -49,7 +28,9 @@ def test_there_and_back(tool, checkpoint, tmp_path, micro, capsys):
     np.testing.assert_allclose(loaded.predict_on_batch(x).sum(-1), 1, atol=1e-5)
 
 
-def test_what_goes_wrong_is_one_line_and_status_2(tool, checkpoint, tmp_path, monkeypatch, capsys):
+def test_what_goes_wrong_is_one_line_and_status_2(
+    run_tool, checkpoint, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     source = checkpoint("micro")
     (tmp_path / "bad.pth").write_text("nothing")
@@ -65,22 +46,23 @@ def test_what_goes_wrong_is_one_line_and_status_2(tool, checkpoint, tmp_path, mo
         ([source, "missing/m.keras"], "missing"),
     ]
     for arguments, words in cases:
-        assert tool.run(*arguments) == 2, arguments
+        assert run_tool(port_checkpoint, *arguments) == 2, arguments
         last = capsys.readouterr().err.strip().splitlines()[-1]
         assert words in last and "error" in last
     assert (tmp_path / "there.keras").read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.pth", "there.keras"]
 
 
-def test_a_difference_is_status_1(tool, checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "TOLERANCE", -1.0)
-    assert tool.run(checkpoint("micro"), tmp_path / "m.weights.h5") == 1
+def test_a_difference_is_status_1(run_tool, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(port_checkpoint, "TOLERANCE", -1.0)
+    assert run_tool(port_checkpoint, checkpoint("micro"), tmp_path / "m.weights.h5") == 1
     assert "DIFFERENT" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_published_variant_is_recognised_by_the_command(checkpoint, tmp_path):
-    command = [sys.executable, TOOL, checkpoint("small"), "small.keras", "--variant", "small"]
+    command = [sys.executable, port_checkpoint.__file__, checkpoint("small"), "small.keras"]
+    command += ["--variant", "small"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "sMLPNet-small" in done.stdout, done.stderr
     last = keras.saving.load_model(tmp_path / "small.keras").layers[-4]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import predict
 import pytest
 from PIL import Image
 
 import keras_smlp
 from keras_smlp import explain, figures
 
-TOOL = Path(__file__).parents[1] / "tools" / "predict.py"
 NAMES = ["cat", "dog", "n01440764", "bird"]
 
 # ---- names --------------------------------------------------------------------------------------
@@ -63,18 +63,11 @@ def test_what_cannot_be_decoded_is_refused():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run_tool, capsys):
     """Calls the tool with arguments; gives the exit status and what was written."""
-    spec = importlib.util.spec_from_file_location("predict", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-        try:
-            status = tool.main()
-        except SystemExit as stop:
-            status = stop.code
+        status = run_tool(predict, *arguments)
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 

@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 import stand_in
-from conftest import build, trained_like
+from conftest import build
+from small_nets import SMALL, adapted, compiled, folded, net, other, photos, quantized
 from stand_in import relative
 
 import keras_smlp
 from keras_smlp.layers import ChannelMixing, SparseMLP, TokenMixing
 from keras_smlp.structure import dense_layers
 
-SMALL = {"dim": 8, "depths": (1, 1), "input_shape": (16, 32, 3), "classes": 5}
 PATHS = [
     "stage1_block1_token_mixing/mix/fuse",
     "stage1_block1_channel_mixing/dense1",
@@ -22,15 +22,6 @@ PATHS = [
 ]
 # PyTorch's convolutions round by where in memory a weight lies; 8 bits round that up
 RELOADED = 1e-3
-
-
-def net(**arguments):
-    """A small network whose logits are not squeezed by a softmax."""
-    return trained_like(keras_smlp.SMLPNet(**{**SMALL, "classifier_activation": None, **arguments}))
-
-
-def photos(batch=3):
-    return np.random.default_rng(0).integers(0, 256, (batch, 16, 32, 3)).astype("uint8")
 
 
 def values(model):
@@ -205,34 +196,8 @@ def test_lora_leaves_a_head_of_ones_own():
 
 
 # ---- refusals -----------------------------------------------------------------------------------
-def compiled():
-    model = net()
-    model.compile("sgd", "mse")
-    return model
-
-
-def adapted():
-    model = net()
-    keras_smlp.enable_lora(model, 2)
-    return model
-
-
-def quantized():
-    model = net()
-    keras_smlp.quantize(model)
-    return model
-
-
-def folded():
-    return keras_smlp.fold(net())
-
-
 def half():
     return net(dtype="mixed_float16")
-
-
-def other():
-    return keras.Sequential([keras.layers.Dense(1)])
 
 
 Q, L, M = keras_smlp.quantize, keras_smlp.enable_lora, keras_smlp.merge_lora

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import stand_in
+from conftest import trained_like
 from keras import ops
 
 import keras_smlp
@@ -19,7 +19,7 @@ def build(input_shape=(32, 32, 3), **arguments):
 
 @pytest.fixture(scope="module")
 def trained():
-    return stand_in.randomised(build())
+    return trained_like(build())
 
 
 @pytest.fixture(scope="module")
