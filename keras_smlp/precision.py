@@ -13,7 +13,8 @@ def with_precision(model, precision):
     """The network with its weights, and its computation, in another precision.
 
     In 16 bits are the layers from the stem to the last normalization; the normalisation of the
-    pixels and the head stay in float32, as in a network that is built with such a `dtype`.
+    pixels (with a stem that it is folded into) and the head stay in float32, as in a network that
+    is built with such a `dtype`.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` or `keras_smlp.fold` made, or a functional one on
@@ -33,7 +34,7 @@ def with_precision(model, precision):
         )
     changed = [layer for layer in model.layers if dtypes(layer) & {"bfloat16", "float16"}]
     if precision != "float32":
-        changed += [layer for layer in body(model) if not isinstance(layer, UNCHANGED)]
+        changed += [layer for layer in body(model) if not sees_pixels(layer)]
     if all(dtypes(layer) == {precision} for layer in changed):
         return model
     refuse(model, "quantized", "adapted by LoRA")
@@ -49,7 +50,10 @@ def with_precision(model, precision):
     return copy
 
 
-UNCHANGED = (keras.layers.InputLayer, keras.layers.Rescaling)
+def sees_pixels(layer):
+    """Whether 16 bits would round raw pixels: before the normalisation, or where it is folded."""
+    before = isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
+    return before or (layer.name == "stem" and layer.use_bias)
 
 
 def dtypes(layer):

@@ -11,9 +11,10 @@ import numpy as np
 import photos
 import pytest
 from conftest import trained_like
+from small_nets import quantized
 
 import keras_smlp
-from keras_smlp.exporting import api
+from keras_smlp.exporting import api, runtimes
 from keras_smlp.preprocessing import takes_pixels
 
 SIZE = (32, 48)
@@ -46,15 +47,19 @@ def expected(model, images):
     return both.predict_on_batch(images)
 
 
+def needs(format):
+    for package in (*api.FORMATS[format].packages, RUNTIMES.get(format, "numpy")):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+
+
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
     """A function from a format to the path of the exported model, made once."""
     made = {}
 
     def path_of(format):
-        for package in (*api.FORMATS[format].packages, RUNTIMES.get(format, "numpy")):
-            if importlib.util.find_spec(package) is None:
-                pytest.skip(f"needs {package}")
+        needs(format)
         if format not in made:
             path = tmp_path_factory.mktemp(format) / PATHS[format]
             about = {"class_names": NAMES, "origin": "made here", "licence": "MIT"}
@@ -63,35 +68,6 @@ def exported(model, tmp_path_factory):
         return made[format]
 
     return path_of
-
-
-def run_onnx(path, images):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, {"images": images}), strict=True))
-
-
-def run_openvino(path, images):
-    import openvino
-
-    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found = model({"images": images})
-    return {name: found[name] for name in ("probabilities", "features")}
-
-
-def run_litert(path, images):
-    from ai_edge_litert.interpreter import Interpreter
-
-    return Interpreter(str(path)).get_signature_runner()(images=images)
-
-
-def run_torch(path, images):
-    import torch
-
-    program = torch.export.load(path).module()
-    return dict(zip(("probabilities", "features"), program(torch.tensor(images)), strict=True))
 
 
 def run_tf_saved_model(path, images):
@@ -114,20 +90,66 @@ np.savez(sys.argv[3], **found)
     return dict(np.load(path.parent / "found.npz"))
 
 
-RUN = {format: globals()[f"run_{format}"] for format in PATHS}
+def run(format, path, images):
+    if format == "tf_saved_model":
+        return run_tf_saved_model(path, images)
+    return runtimes.opened(path, format)(images)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [5, 1])
 @pytest.mark.parametrize("format", PATHS)
 def test_it_answers_as_the_model(format, batch, exported, images, expected):
-    found = RUN[format](exported(format), images[:batch].astype("float32"))
+    found = run(format, exported(format), images[:batch].astype("float32"))
     assert set(found) == {"probabilities", "features"}
     for name, x in found.items():
         x, wanted = np.asarray(x), expected[name][:batch]
         assert x.shape == wanted.shape
         assert np.abs(x - wanted).max() <= 1e-4 * np.abs(wanted).max(), name
     assert np.ptp(expected["probabilities"]) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "precision", "is_quantized"),
+    [
+        ("tf_saved_model", "bfloat16", False),
+        ("onnx", "float16", False),
+        ("openvino", "float16", False),
+        ("litert", "float16", False),
+        ("litert", "int8", False),
+        ("torch", "bfloat16", False),
+        ("tf_saved_model", "float32", True),
+        ("onnx", "float32", True),
+        ("openvino", "float32", True),
+        ("torch", "float32", True),
+    ],
+)
+def test_smaller_forms(format, precision, is_quantized, model, images, expected, tmp_path):
+    needs(format)
+    kind = api.FORMATS[format]
+    if keras.backend.backend() not in kind.backends:
+        pytest.skip(f"written as by {kind.backends[0]}")
+    if is_quantized:
+        model = keras_smlp.fold(model)
+        keras_smlp.quantize(model)
+    path = keras_smlp.export(model, tmp_path / PATHS[format], format, precision=precision)
+    found = runtimes.opened(path, format)(images.astype("float32"))["probabilities"]
+    assert found.dtype == "float32"
+    difference = np.abs(found - expected["probabilities"]).max() / expected["probabilities"].max()
+    assert 1e-6 < difference < 0.03
+
+
+@pytest.mark.slow
+def test_what_was_trained_in_16_bits_is_exported_in_32(images, tmp_path):
+    needs("onnx")
+    arguments = {"patch_size": 4, "input_shape": (*SIZE, 3), "classes": 4}
+    mixed = trained_like(keras_smlp.SMLPNet(8, (1,), dtype="mixed_bfloat16", **arguments))
+    whole = trained_like(keras_smlp.SMLPNet(8, (1,), **arguments))
+    path = keras_smlp.export(mixed, tmp_path / "model.onnx", "onnx", features=True)
+    found = runtimes.opened(path, "onnx")(images.astype("float32"))
+    wanted = whole.predict_on_batch(images)
+    np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -191,6 +213,10 @@ def plain(tmp_path, monkeypatch):
         ({"path": "served.onnx"}, "`path` must be a folder's"),
         ({"path": "model.tf", "format": "onnx"}, r"`path` must end in \.onnx"),
         ({"path": "nowhere/served"}, "`path` must be in a folder that exists"),
+        (
+            {"path": "m.onnx", "format": "onnx", "precision": "bfloat16"},
+            r"`precision` must be one of \('float32', 'float16'\) for 'onnx'. .*'bfloat16'",
+        ),
         ({"class_names": NAMES[:3]}, "`class_names` must have one name for each of the 4 classes"),
     ],
 )
@@ -205,6 +231,12 @@ def test_a_model_without_a_classifier_is_refused(plain):
         plain(body)
     with pytest.raises(ValueError, match="`model` must be a classifier"):
         plain("model.keras")
+
+
+def test_litert_takes_no_quantized_layers(plain):
+    needs("litert")
+    with pytest.raises(ValueError, match="`model` must not be quantized for 'litert'"):
+        plain(quantized(), "model.tflite", format="litert")
 
 
 def test_nothing_is_overwritten(plain, model, tmp_path):
@@ -237,6 +269,24 @@ def failing(folder):
     program.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'ValueError: no' >&2\nexit 1\n")
     program.chmod(0o755)
     return program
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    model = keras_smlp.SMLPNet(32, (1, 2), input_shape=(*SIZE, 3))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk]).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        for format, file in PATHS.items():
+            if keras.backend.backend() in api.FORMATS[format].backends:
+                needs(format)
+                with pytest.raises(OSError, match="No space left on device"):
+                    keras_smlp.export(model, disk / file, format)
+                assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():

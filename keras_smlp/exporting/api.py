@@ -4,9 +4,11 @@ Each format is written by a backend that writes it well; under another one the s
 backend in a process of its own, from the saved model.
 """
 
+import errno
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -165,10 +167,14 @@ def export(
     metadata = json.dumps(asdict(describe(model, class_names, origin, licence)))
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        if is_written_here(model, format):
-            write(model, made, format, features, precision, metadata)
-        else:
-            elsewhere(model, made, format, features, precision, metadata)
+        writes = write if is_written_here(model, format) else elsewhere
+        try:
+            writes(model, made, format, features, precision, metadata)
+        except Exception as error:  # each exporter has its own
+            full = os.strerror(errno.ENOSPC)
+            if full in str(error) or shutil.disk_usage(path.parent).free < 2**16:
+                raise OSError(errno.ENOSPC, full, str(path)) from error
+            raise
         for file in made.parent.glob(f"{path.stem}.*" if path.suffix else path.name):
             os.rename(file, path.parent / file.name)
     return path

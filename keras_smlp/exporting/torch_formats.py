@@ -1,5 +1,6 @@
 """What PyTorch writes: ONNX, OpenVINO by way of ONNX, and its own exported program."""
 
+import io
 import logging
 import warnings
 
@@ -61,7 +62,10 @@ def exported_program(model, path, precision, metadata):
     """Writes an exported program."""
     module, images, dynamic = exported(model)
     program = torch.export.export(module, images, dynamic_shapes=dynamic)
-    torch.export.save(program, path, extra_files={"metadata.json": metadata})
+    # in memory first: on a full disk PyTorch's writer ends the process
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={"metadata.json": metadata})
+    path.write_bytes(file.getbuffer())
 
 
 WRITERS = {"onnx": onnx, "openvino": openvino, "torch": exported_program}

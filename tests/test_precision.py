@@ -1,0 +1,68 @@
+"""The same network in another precision."""
+
+import keras
+import numpy as np
+import pytest
+from small_nets import SMALL, net, other, photos, quantized
+from stand_in import relative
+
+import keras_smlp
+from keras_smlp.precision import with_precision
+
+POLICIES = ("float32", "mixed_bfloat16", "bfloat16", "float16")
+
+
+def dtypes(model):
+    return {
+        (layer.name, v.name): v.dtype
+        for layer in model.layers
+        for v in layer.weights
+        if layer.name in ("stem", "stage1_block1_channel_mixing", "norm", "predictions")
+    }
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_it_is_the_network_built_with_that_dtype(policy, precision):
+    model = net(dtype=policy)
+    changed = with_precision(model, precision)
+    built = keras_smlp.SMLPNet(**SMALL, classifier_activation=None, dtype=precision)
+    assert dtypes(changed) == dtypes(built)
+    assert [x.compute_dtype for x in changed.layers if x.name != "avg_pool"] == [
+        x.compute_dtype for x in built.layers if x.name != "avg_pool"
+    ]
+    assert type(changed) is keras_smlp.PortableModel
+    expected = net().predict_on_batch(photos())
+    found = changed.predict_on_batch(photos())
+    exact = {policy, precision} <= {"float32", "mixed_bfloat16"}
+    assert relative(found, expected) < (1e-6 if exact else 0.05)
+
+
+def test_what_has_the_precision_is_given_back():
+    model = net()
+    assert with_precision(model, "float32") is model
+    half = with_precision(keras_smlp.fold(model), "bfloat16")
+    assert with_precision(half, "bfloat16") is half and not half.trainable
+    assert half.get_layer("stem").compute_dtype == "float32"  # it takes raw pixels
+    assert half.get_layer("stage2_downsample").compute_dtype == "bfloat16"
+    assert with_precision(quantized(), "float32").layers
+
+
+def test_a_head_of_ones_own_stays():
+    body = net(include_top=False, pooling="avg")
+    outputs = keras.layers.Dense(2, name="mine")(body.output)
+    changed = with_precision(keras_smlp.PortableModel(body.input, outputs), "bfloat16")
+    assert changed.get_layer("mine").compute_dtype == "float32"
+    assert changed.get_layer("norm").compute_dtype == "bfloat16"
+    np.testing.assert_array_equal(
+        changed.get_layer("mine").kernel, outputs._keras_history.operation.kernel
+    )
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="`precision` must be one of .*'float64'"):
+        with_precision(net(), "float64")
+    with pytest.raises(ValueError, match="`model` must not be quantized"):
+        with_precision(quantized(), "bfloat16")
+    with pytest.raises(ValueError, match="`model` must come from keras_smlp.SMLPNet"):
+        with_precision(other(), "bfloat16")
