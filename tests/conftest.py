@@ -39,7 +39,7 @@ def trained_like(model, seed=0):
             values = rng.uniform(0.5, 1.5, shape)
         elif variable.name == "kernel":
             summed = shape[:2] if shape[-1] == 1 else shape[:-1]  # a depthwise kernel ends in 1
-            values = rng.normal(0, 1, shape) / np.sqrt(np.prod(summed))
+            values = rng.uniform(-1, 1, shape) / np.sqrt(np.prod(summed))
         else:
             values = rng.normal(0, 0.3, shape)
         variable.assign(values)
