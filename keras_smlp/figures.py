@@ -27,7 +27,7 @@ def plot_kernels(path, kernels):
     stages = [name.removesuffix("_width") for name in kernels if name.endswith("_width")]
     shown = {stage: blocks_shown(len(kernels[f"{stage}_width"])) for stage in stages}
     columns = 2 * max(map(len, shown.values()))
-    size = (2.6 * columns + 1, 2.7 * len(stages))
+    size = (2.6 * columns + 1, 3 * len(stages))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(stages), columns, squeeze=False)
     for stage, row in zip(stages, grid, strict=True):
