@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 
-from keras_smlp.quantization import body
-from keras_smlp.structure import refuse
+from keras_smlp.structure import body, refuse
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 

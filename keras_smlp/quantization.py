@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_smlp.layers.common import TorchUniform, is_positive_integer
 from keras_smlp.layers.composite import Composite
-from keras_smlp.structure import dense_layers, has_lora, mixings, refuse
+from keras_smlp.structure import body, dense_layers, has_lora, refuse
 
 MODES = ("int8",)
 
@@ -139,13 +139,6 @@ def merge_lora(model):
 
 
 # ---- layer by layer -----------------------------------------------------------------------------
-def body(model):
-    """The layers of a model up to the network's last one before the head."""
-    blocks = [layer for layers in mixings(model).values() for layer in layers]
-    ends = [model.layers.index(x) for x in model.layers if x in blocks or x.name == "norm"]
-    return model.layers[: max(ends) + 1]
-
-
 def freeze(layer):
     """Freezes a layer, but lets what `enable_lora` adds to its dense layers be trained."""
     if isinstance(layer, Composite):

@@ -39,6 +39,13 @@ def mixings(model):
     return found
 
 
+def body(model):
+    """The layers of a model up to the network's last one before the head."""
+    blocks = [layer for layers in mixings(model).values() for layer in layers]
+    ends = [model.layers.index(x) for x in model.layers if x in blocks or x.name == "norm"]
+    return model.layers[: max(ends) + 1]
+
+
 def dense_layers(model):
     """The dense layers by path: `fuse`, `dense1` and `dense2` of each block, and those of the head.
 
