@@ -63,6 +63,8 @@ def parse(processors):
     add("--exports", nargs="*", default=[], metavar="EXPORT", help=exports)
     add("--against", choices=("reference", "none"), help="default: reference; for --growth none")
     add("--peer-modes", nargs="+", choices=cases.PEER_MODES, default=list(cases.PEER_MODES))
+    optimizers = "AdamW as PyTorch has it by default, or in one kernel, which is faster on CPUs"
+    add("--peer-optimizer", choices=("default", "fused"), default="default", help=optimizers)
     add("--rounds", type=positive, default=5, help="turns of each contender (default: 5)")
     add("--seconds", type=float, default=1.0, help="of a turn, which is a call at least")
     add("--threads", type=positive, default=processors, help="default: one per processor")
@@ -105,8 +107,12 @@ def check(options, processors):
     """Refuses what cannot be run, before anything is."""
     if options.threads > processors:
         raise ValueError(f"--threads must be at most {processors}. Received: {options.threads}")
+    if not 0 <= options.seconds <= 60:
+        raise ValueError(f"--seconds must be in [0, 60]. Received: {options.seconds}")
     if (options.mode == "data") != bool(options.photos):
         raise ValueError("--photos must stand with --mode data, and only there")
+    if options.photos and not os.path.isdir(options.photos):
+        raise ValueError(f"--photos must be a folder. Received: {options.photos!r}")
     if options.mode == "data" and (options.json or options.plot or options.growth):
         raise ValueError("--json, --plot and --growth are not for --mode data")
     if options.mode == "training":

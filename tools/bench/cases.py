@@ -53,7 +53,8 @@ def jobs(options, variant, size, batch, scratch):
     if options.against == "reference":
         wanted = dict.fromkeys(map(peer_precision, options.precision))
         for precision, form in itertools.product(wanted, options.peer_modes):
-            yield job("peer", f"official, {form}", "torch", precision, form=form)
+            name, fused = f"official, {form}", options.peer_optimizer == "fused" or None
+            yield job("peer", name, "torch", precision, form=form, fused=fused)
     for precision, form in itertools.product(options.precision, options.forms):
         name = "keras_smlp" if form == "plain" else f"keras_smlp, {form}"
         for backend in options.backends:

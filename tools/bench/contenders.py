@@ -190,8 +190,9 @@ def peer(job):
     decayed = [p for k, p in net.named_parameters() if p.ndim > 1 and not k.endswith("bias")]
     others = [p for k, p in net.named_parameters() if p.ndim <= 1 or k.endswith("bias")]
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=DECAY)
-    return About("AdamW and soft cross entropy, defaults", version, name), lambda: step, memory
+    optimizer = torch.optim.AdamW(groups, RATE, weight_decay=DECAY, fused=job["fused"])
+    setting = "AdamW, fused" if job["fused"] else "AdamW"
+    return About(setting, version, name), lambda: step, memory
 
 
 def exported(job):
@@ -363,7 +364,8 @@ def main():
     seconds, (call, result) = timed(first_call)
     found = check(job, result, about.device)
     steady = min(timed(call)[0] for _ in range(WARM_CALLS))
-    say(compile_seconds=max(seconds - steady, 0.0), **found, **asdict(about))
+    known = {name: value for name, value in asdict(about).items() if value is not None}
+    say(compile_seconds=max(seconds - steady, 0.0), **found, **known)
     waited, used = time.perf_counter(), time.process_time()
     for line in sys.stdin:
         waited, used = time.perf_counter() - waited, time.process_time() - used
