@@ -1,0 +1,218 @@
+"""Our network against the official one and against the machine, side by side in one run.
+
+python tools/benchmark.py --variant tiny --batch 1 8 --json rows.json --plot rows.png
+python tools/benchmark.py --batch 8 --precision float32 mixed_bfloat16 --exports openvino onnx
+python tools/benchmark.py --batch 8 --mode training
+python tools/benchmark.py --growth --backends jax
+python tools/benchmark.py --mode data --photos PHOTOS
+
+Ours is the Keras model on each backend by `predict_on_batch` or `train_on_batch`, compiled where
+Keras compiles by default; for inference its folded copy too, and that copy as exported. The peer is
+the official architecture in PyTorch (`tools/peer/network.py`), NCHW, eager, channels-last and
+compiled; mixed precision is autocast there. All have the same weights, take the same normalised
+images and give logits. The limit is the product of two large matrices in PyTorch.
+
+For each variant, size and batch every contender is a process, warm, and they take turns; whoever
+waits must not compute. A row has the least of all times. `ratio_to_peer` is to the fastest of the
+peer's modes in the same precision (for 8 bits in float32), `ratio_to_limit` to the time that the
+network's multiply-adds take at the limit's rate, three times as many for training. Memory is the
+most that the process ever had, compiling and Keras included.
+
+Linux only: all processes are bound to the same processors, as many as `--threads`.
+"""
+
+import argparse
+import datetime
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TOOLS = Path(__file__).parent
+sys.path[:0] = [str(TOOLS), str(TOOLS.parent / "tests")]
+
+import stand_in  # noqa: E402 - the paths first
+from bench import cases, growth, tables  # noqa: E402
+
+STRIDE = 32
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """Ends the program with one line."""
+        self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
+
+
+def parse(processors):
+    """The options, complete and possible."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--variant", nargs="+", choices=tuple(stand_in.VARIANTS), help="default: tiny")
+    add("--batch", nargs="+", type=positive, help="images in a call (default: 1 8)")
+    add("--size", nargs="+", type=positive, help="side of the images (default: the variant's)")
+    add("--mode", choices=("inference", "training", "data"), default="inference")
+    add("--precision", nargs="+", choices=cases.PRECISIONS, default=["float32"])
+    add("--backends", nargs="*", choices=cases.BACKENDS, default=list(cases.BACKENDS))
+    add("--forms", nargs="+", choices=("plain", "folded"), help="default: both, where they can be")
+    exports = f"{', '.join(cases.EXPORTS)}, or PRECISION:FILE for a file of the variant"
+    add("--exports", nargs="*", default=[], metavar="EXPORT", help=exports)
+    add("--against", choices=("reference", "none"), help="default: reference; for --growth none")
+    add("--peer-modes", nargs="+", choices=cases.PEER_MODES, default=list(cases.PEER_MODES))
+    optimizers = "AdamW as PyTorch has it by default, or in one kernel, which is faster on CPUs"
+    add("--peer-optimizer", choices=("default", "fused"), default="default", help=optimizers)
+    add("--rounds", type=positive, default=5, help="turns of each contender (default: 5)")
+    add("--seconds", type=float, default=1.0, help="of a turn, which is a call at least")
+    add("--threads", type=positive, default=processors, help="default: one per processor")
+    policies = "whether OpenMP's threads sleep at once when idle, or as the libraries have it"
+    add("--wait-policy", choices=("passive", "default"), default="passive", help=policies)
+    add("--growth", action="store_true", help="vary batch, size and variant, one at a time")
+    add("--photos", help="folder of image files, for --mode data")
+    add("--json", type=Path, metavar="FILE", help="write the rows")
+    add("--plot", type=Path, metavar="FILE.png", help="draw the rows")
+    options = parser.parse_args()
+    complete(options)
+    try:
+        check(options, processors)
+        check_packages(options)
+    except ValueError as error:
+        parser.error(error)
+    return options
+
+
+def positive(text):
+    """A positive integer from the command line."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a positive integer. Received: {text!r}")
+    return int(text)
+
+
+def complete(options):
+    """Fills in the defaults that depend on other options."""
+    growing = options.growth
+    options.variant = options.variant or (["tiny", "small", "base"] if growing else ["tiny"])
+    options.batch = options.batch or ([1, 2, 4, 8, 16, 32, 64] if growing else [1, 8])
+    own = stand_in.VARIANTS[options.variant[0]][2]
+    options.size = options.size or ([224, 256, 320, 384, 448, 512] if growing else [own])
+    options.against = options.against or ("none" if growing else "reference")
+    both = options.mode == "inference" and not growing
+    options.forms = options.forms or (["plain", "folded"] if both else ["plain"])
+
+
+def check(options, processors):
+    """Refuses what cannot be run, before anything is."""
+    if options.threads > processors:
+        raise ValueError(f"--threads must be at most {processors}. Received: {options.threads}")
+    if not 0 <= options.seconds <= 60:
+        raise ValueError(f"--seconds must be in [0, 60]. Received: {options.seconds}")
+    if (options.mode == "data") != bool(options.photos):
+        raise ValueError("--photos must stand with --mode data, and only there")
+    if options.photos and not os.path.isdir(options.photos):
+        raise ValueError(f"--photos must be a folder. Received: {options.photos!r}")
+    if options.mode == "data" and (options.json or options.plot or options.growth):
+        raise ValueError("--json, --plot and --growth are not for --mode data")
+    if options.mode == "training":
+        for name, wrong in {
+            "--exports": options.exports,
+            "--forms folded": "folded" in options.forms,
+            "--precision int8": "int8" in options.precision,
+        }.items():
+            if wrong:
+                raise ValueError(f"{name} must not stand with --mode training: none can be trained")
+    for export in options.exports:
+        check_export(export, options.precision)
+    for size in options.size:
+        if size % STRIDE:
+            raise ValueError(f"--size must be a multiple of {STRIDE}. Received: {size}")
+    for variant, size in itertools.product(options.variant, options.size):
+        if options.against == "reference" and size != stand_in.VARIANTS[variant][2]:
+            raise ValueError(
+                f"--against must be none for other sizes than {variant}'s own, "
+                f"{stand_in.VARIANTS[variant][2]}. Received: --size {size}"
+            )
+    if options.against == "none" and not (options.backends or options.exports):
+        raise ValueError("--backends or --exports must name a contender, if --against is none")
+    for path in filter(None, (options.json, options.plot)):
+        if not path.absolute().parent.is_dir():
+            raise ValueError(f"the folder of {str(path)!r} must exist")
+    if options.plot and options.plot.suffix != ".png":
+        raise ValueError(f"--plot must end in .png. Received: {str(options.plot)!r}")
+
+
+def check_export(export, precisions):
+    """Refuses what is no format, and no PRECISION:FILE."""
+    if export in cases.EXPORTS:
+        allowed = cases.EXPORTS[export].precisions
+        if not set(allowed) & set(precisions):
+            raise ValueError(f"--exports {export} needs --precision {' or '.join(allowed)}")
+        return
+    precision, _, file = export.partition(":")
+    if precision not in precisions or not Path(file).is_file():
+        formats = ", ".join(cases.EXPORTS)
+        raise ValueError(
+            f"--exports must be {formats} or PRECISION:FILE, of a precision among those of "
+            f"--precision and a file that exists. Received: {export!r}"
+        )
+    if Path(file).suffix not in cases.RUNTIMES:
+        raise ValueError(f"--exports must end in {', '.join(cases.RUNTIMES)}. Received: {export!r}")
+
+
+def check_packages(options):
+    """Refuses what needs a package that is not there."""
+    needed = ["torch", "safetensors", *options.backends]  # PyTorch: the limit and the peer
+    for export in options.exports:
+        own = export in cases.EXPORTS
+        ending = cases.EXPORTS[export].ending if own else Path(export).suffix
+        needed += [cases.RUNTIMES[ending], *(["onnxscript"] if own else [])]
+        needed += ["onnxruntime"] if own and "int8" in options.precision else []
+    needed += ["matplotlib"] if options.plot else []
+    for package in needed:
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"{package} is not installed")
+
+
+def main():
+    options = parse(len(os.sched_getaffinity(0)))
+    if options.mode == "data":
+        command = [sys.executable, str(TOOLS / "benchmark_data.py"), options.photos]
+        command += [f"--rounds={options.rounds}", f"--threads={options.threads}"]
+        sys.exit(subprocess.run(command).returncode)
+    choices = (options.variant, options.size, options.batch)
+    first = tuple(values[0] for values in choices)
+    wanted = itertools.product(*choices)
+    if options.growth:
+        one_at_a_time = [
+            [(*first[:i], value, *first[i + 1 :]) for value in values]
+            for i, values in enumerate(choices)
+        ]
+        wanted = itertools.chain.from_iterable(one_at_a_time)
+    print(
+        f"{datetime.date.today()}, {platform.system()} {platform.machine()}, {os.cpu_count()} "
+        f"processors, Python {platform.python_version()}, OpenMP waits: {options.wait_policy}",
+        flush=True,
+    )
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in dict.fromkeys(wanted):
+            try:
+                found.append(cases.run(options, *case, Path(scratch)))
+            except RuntimeError as error:
+                sys.exit(f"benchmark.py: error: {error}")
+            print(*tables.table(found[-1]), sep="\n", flush=True)
+    rows = list(itertools.chain.from_iterable(found))
+    if options.growth:
+        print("", *growth.report(rows, first), sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    if options.plot and options.growth:
+        growth.plot(options.plot, rows, first)
+    elif options.plot:
+        tables.plot(options.plot, found)
+
+
+if __name__ == "__main__":
+    main()
