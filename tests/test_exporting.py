@@ -11,7 +11,7 @@ import numpy as np
 import photos
 import pytest
 from conftest import trained_like
-from small_nets import quantized
+from small_nets import other, quantized
 
 import keras_smlp
 from keras_smlp.exporting import api, runtimes
@@ -225,12 +225,13 @@ def test_what_cannot_be_is_refused(plain, model, arguments, words):
         plain(model, **arguments)
 
 
-def test_a_model_without_a_classifier_is_refused(plain):
+def test_what_is_no_classifier_of_images_is_refused(plain):
     body = keras_smlp.SMLPNet(8, (1,), patch_size=4, input_shape=(8, 8, 3), include_top=False)
-    with pytest.raises(ValueError, match="`model` must be a classifier"):
-        plain(body)
-    with pytest.raises(ValueError, match="`model` must be a classifier"):
-        plain("model.keras")
+    rows = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    any_size = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalMaxPooling2D()])
+    for model in (body, rows, any_size, other(), "model.keras", None):
+        with pytest.raises(ValueError, match="`model` must be a classifier that takes"):
+            plain(model)
 
 
 def test_litert_takes_no_quantized_layers(plain):

@@ -205,22 +205,31 @@ def check(model, path, format, precision, class_names):
                 f"{format!r} needs {package}, which is not installed: "
                 f'pip install -e ".[{kind.extra}]"'
             )
-    shapes = [getattr(x, "shape", ()) for x in getattr(model, "outputs", ())]
-    if not isinstance(model, keras.Model) or len(shapes) != 1 or len(shapes[0]) != 2:
+    images, classes = ends(model)
+    if len(images) != 4 or None in images[1:] or images[3] != 3 or len(classes) != 2:
         raise ValueError(
-            "`model` must be a classifier with one output (batch, classes). "
-            f"Received: {getattr(model, 'name', model)!r} with outputs of the shapes {shapes}"
+            "`model` must be a classifier that takes (batch, height, width, 3) and returns (batch, "
+            f"classes). Received: {getattr(model, 'name', model)!r}, from {images} to {classes}"
         )
     if format == "litert" and any(x.dtype == "int8" for x in model.weights):
         raise ValueError(
             "`model` must not be quantized for 'litert', which does not run Keras' 8-bit layers: "
             f"give `precision='int8'` instead. Received: {model.name!r}"
         )
-    if class_names is not None and len(class_names) != shapes[0][1]:
+    if class_names is not None and len(class_names) != classes[1]:
         raise ValueError(
-            f"`class_names` must have one name for each of the {shapes[0][1]} classes. "
+            f"`class_names` must have one name for each of the {classes[1]} classes. "
             f"Received: {len(class_names)}"
         )
+
+
+def ends(model):
+    """The shapes of a model's one input and one output; empty where it has not one of each."""
+    if not isinstance(model, keras.Model) or not model.built:
+        return (), ()
+    inputs, outputs = getattr(model, "inputs", ()), getattr(model, "outputs", ())
+    one_of_each = len(inputs) == len(outputs) == 1
+    return (inputs[0].shape, outputs[0].shape) if one_of_each else ((), ())
 
 
 def describe(model, class_names, origin, licence):
