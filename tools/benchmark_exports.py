@@ -29,10 +29,9 @@ BACKENDS = ("tensorflow", "jax", "torch")
 OPTIONS = {
     "as it is": [],
     "fold": ["--fold"],
-    "float16": ["--precision", "float16"],
-    "bfloat16": ["--precision", "bfloat16"],
-    "int8": ["--quantize", "int8"],
     "fold, float16": ["--fold", "--precision", "float16"],
+    "fold, bfloat16": ["--fold", "--precision", "bfloat16"],
+    "int8": ["--quantize", "int8"],
     "fold, int8": ["--fold", "--quantize", "int8"],
 }
 
@@ -86,16 +85,12 @@ def main():
 
         backend = keras.backend.backend()
         smaller = own + [
-            exported(
-                options, Path(folder), f"{format} | {name or 'as it is'}", backend, format, name
-            )
+            exported(options, Path(folder), f"{format} | {name}", backend, format, name)
             for format in options.formats
             for name in options.options
+            if is_offered(format, OPTIONS[name])
         ]
-        print(
-            "\n| run by | form | size, MB | difference | top-1 equal, % | top-1, % | ms per image |"
-        )
-        print("|---|---|---|---|---|---|---|")
+        print(HEADS[1])
         for row, cells, ms in measured(smaller, images, labels, expected, options):
             print(f"| {row.cells} | {row.size} | {' | '.join(cells)} | {ms} |", flush=True)
 
@@ -146,6 +141,13 @@ def in_keras(path, folder):
         cells = f"Keras on {keras.backend.backend()} | {name}"
         rows.append(Row(cells, megabytes(file), "", lambda x, form=form: form.predict_on_batch(x)))
     return rows
+
+
+def is_offered(format, option):
+    """Whether a format has the precision that an option asks for."""
+    from keras_smlp.exporting.api import FORMATS
+
+    return "--precision" not in option or option[-1] in FORMATS[format].precisions
 
 
 def exported(options, folder, cells, backend, format, option):
