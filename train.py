@@ -27,13 +27,6 @@ TRAIN_EXTRA = (
     "tqdm",
     "yaml",
 )
-USE = (
-    "import json, sys, keras, keras_smlp, numpy; from PIL import Image; "
-    "model = keras.models.load_model(sys.argv[1]); names = json.load(open(sys.argv[2])); "
-    "photo = Image.open(sys.argv[3]).convert('RGB').resize(model.input_shape[2:0:-1]); "
-    "p = model.predict(numpy.array(photo)[None], verbose=0)[0]; "
-    "print('predicted', names[p.argmax()], round(float(p.max()), 3))"
-)
 
 
 def train(config):
@@ -179,8 +172,9 @@ def train(config):
     results.end(score, time.monotonic() - began)
     say(f"{results.best}, of epoch {run.best['epoch']}, on {score.images} images:")
     say(score)
-    files = shlex.join(map(str, (results.best, results.classes, results.example)))
-    say(f'Use it: KERAS_BACKEND={keras.backend.backend()} python -c "{USE}" {files}')
+    predict = shlex.join(["python", os.path.relpath(ROOT / "tools" / "predict.py")])
+    files = shlex.join([str(results.example), "--weights", str(results.best)])
+    say(f"Use it: KERAS_BACKEND={keras.backend.backend()} {predict} {files} --top 1")
 
 
 def read_config(argv):

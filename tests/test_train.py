@@ -160,7 +160,7 @@ def test_the_printed_command_predicts(run):
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, env={**os.environ, "PATH": path}
     )
-    assert re.fullmatch(r"predicted \d \d\.\d+\n", done.stdout), done.stderr
+    assert re.fullmatch(r"\S+/example\.png\n   1  [01]\.\d{4}  \d\n", done.stdout), done.stderr
 
 
 # ---- evaluation alone ---------------------------------------------------------------------------
