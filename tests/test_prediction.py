@@ -238,9 +238,15 @@ def test_wrong_arguments_are_one_line_and_status_2(here, run):
         (["empty", *model], "PHOTO .* not empty"),
         (["photos/*.tiff", *model], "PHOTO .* not photos/"),
         (["photos", "--explain", *model], "--explain must stand with --plot"),
-        (["photos", "--top", "0", *model], "argument --top: 0 is no positive integer"),
+        (
+            ["photos", "--top", "0", *model],
+            "argument --top: must be a positive integer. Received: '0'",
+        ),
         (["photos", "--top", "5", *model], "--top must be at most 4"),
-        (["photos", "--batch-size", "x", *model], "argument --batch-size: x is no positive"),
+        (
+            ["photos", "--batch-size", "x", *model],
+            "argument --batch-size: must be a positive integer. Received: 'x'",
+        ),
         (["photos", "--plot", "p.jpg", *model], "argument --plot: p.jpg is no .png file"),
         (["photos", "--kernels", "no/p.png", *model], "argument --kernels: no/p.png is no .png"),
         (["photos", "--variant", "tiny", *model], "--variant must not stand with a .keras file"),

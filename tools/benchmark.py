@@ -21,7 +21,6 @@ most that the process ever had, compiling and Keras included.
 Linux only: all processes are bound to the same processors, as many as `--threads`.
 """
 
-import argparse
 import datetime
 import importlib.util
 import itertools
@@ -38,19 +37,14 @@ sys.path[:0] = [str(TOOLS), str(TOOLS.parent / "tests")]
 
 import stand_in  # noqa: E402 - the paths first
 from bench import cases, growth, tables  # noqa: E402
+from command_line import Parser, positive  # noqa: E402
 
 STRIDE = 32
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """Ends the program with one line."""
-        self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
-
-
 def parse(processors):
     """The options, complete and possible."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--variant", nargs="+", choices=tuple(stand_in.VARIANTS), help="default: tiny")
     add("--batch", nargs="+", type=positive, help="images in a call (default: 1 8)")
@@ -82,13 +76,6 @@ def parse(processors):
     except ValueError as error:
         parser.error(error)
     return options
-
-
-def positive(text):
-    """A positive integer from the command line."""
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"must be a positive integer. Received: {text!r}")
-    return int(text)
 
 
 def complete(options):

@@ -10,7 +10,6 @@ model in Keras on the running backend. The times are of batches, in turns, the f
 counted. Prints two tables.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from command_line import Parser
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would take the others' cores
@@ -46,9 +47,7 @@ HEADS = (
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("model", type=Path, help="a .keras file")
     parser.add_argument("data", help="an .npz file")
     formats = ("tf_saved_model", "onnx", "openvino", "litert", "torch")

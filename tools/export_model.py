@@ -9,22 +9,17 @@ MODEL is a .keras file, another file of weights (with --variant) or imagenet. Wh
 read by its own runtime, if that is installed, and compared with the model on two random images.
 """
 
-import argparse
 import os
 from pathlib import Path
+
+from command_line import Parser
 
 FORMATS = ("tf_saved_model", "onnx", "openvino", "litert", "torch")
 EXACT = 1e-4  # of the largest probability, in float32
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """Ends the program with one line."""
-        self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
-
-
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("model", metavar="MODEL", help=".keras file, other weights, or imagenet")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument(

@@ -8,18 +8,17 @@ Keras'. The architecture is read off the shapes. What was written is read again,
 both on a random image are compared; the exit status is 1 where they differ.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
+
+from command_line import Parser
 
 TOLERANCE = 1e-5
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("source", metavar="SRC", help="file to read")
     parser.add_argument("target", metavar="DST", help="file to write")
     parser.add_argument(

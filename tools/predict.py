@@ -16,20 +16,16 @@ import os
 import sys
 from pathlib import Path
 
+from command_line import Parser, positive
+
 TOP = 5
 MOST_PLOTTED = 64
 EXTRAS = {name: name for name in ("tensorflow", "jax", "torch")}
 EXTRAS |= {"matplotlib": "predict", "tqdm": "predict"}
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """Ends the program with one line."""
-        self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
-
-
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("photos", metavar="PHOTO", nargs="*", help="file, folder or pattern")
     parser.add_argument(
         "--weights", default="imagenet", help="imagenet (default) or the path of a weights file"
@@ -215,13 +211,6 @@ def as_json(file, found):
         for k, wnid, name, probability in found
     ]
     return json.dumps({"file": file, "predictions": predictions})
-
-
-def positive(text):
-    """An integer above zero."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no positive integer")
-    return int(text)
 
 
 def png(text):
