@@ -125,19 +125,22 @@ def test_it_answers_as_the_model(format, batch, exported, images, expected):
         ("torch", "float32", True),
     ],
 )
-def test_smaller_forms(format, precision, is_quantized, model, images, expected, tmp_path):
+def test_smaller_forms(format, precision, is_quantized, images, tmp_path):
     needs(format)
     kind = api.FORMATS[format]
     if keras.backend.backend() not in kind.backends:
         pytest.skip(f"written as by {kind.backends[0]}")
+    # LiteRT leaves kernels of less than 1024 numbers as they are
+    arguments = {"patch_size": 4, "input_shape": (*SIZE, 3), "classes": 4}
+    model = trained_like(keras_smlp.SMLPNet(32, (1,), **arguments))
+    expected = model.predict_on_batch(images)
     if is_quantized:
         model = keras_smlp.fold(model)
         keras_smlp.quantize(model)
     path = keras_smlp.export(model, tmp_path / PATHS[format], format, precision=precision)
     found = runtimes.opened(path, format)(images.astype("float32"))["probabilities"]
     assert found.dtype == "float32"
-    difference = np.abs(found - expected["probabilities"]).max() / expected["probabilities"].max()
-    assert 1e-6 < difference < 0.03
+    assert 1e-6 < np.abs(found - expected).max() / expected.max() < 0.03
 
 
 @pytest.mark.slow
