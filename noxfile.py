@@ -49,7 +49,15 @@ def alone(session, backend):
         *others,
     )
     names = ("explain", "features", "folding", "import", "layers", "model", "parity")
-    names += ("port_checkpoint", "prediction", "quantization", "readme", "resizing", "weights")
+    names += (
+        "port_checkpoint",
+        "precision",
+        "prediction",
+        "quantization",
+        "readme",
+        "resizing",
+        "weights",
+    )
     files = [f"tests/test_{name}.py" for name in names]
     pytest(session, backend, "-m", "not slow and not cross", *(session.posargs or files))
 
