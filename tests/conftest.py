@@ -1,6 +1,7 @@
 """Shared models and files; the same tests run on every backend (`KERAS_BACKEND`)."""
 
 import random
+import subprocess
 import sys
 
 import keras
@@ -64,6 +65,22 @@ def checkpoint(tmp_path_factory):
 def micro(checkpoint):
     """A micro network with the stand-in weights. Shared: do not change it."""
     return build("micro", weights=checkpoint("micro"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Function from a size, as mount takes it, to a folder that holds no more."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size):
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]).returncode:
+            pytest.skip("this machine mounts no tmpfs")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.fixture

@@ -152,18 +152,12 @@ def test_a_finished_run_says_its_result_again(straight):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root")
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk]).returncode:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
-        with begin(disk, "--train.keep_checkpoints=100") as process:
-            output, _ = process.communicate(timeout=200)
-        assert process.returncode == 1, output
-        assert "could not be written" in output.splitlines()[-1]
-        path, _, damaged = Checkpoints(disk / "checkpoints", 1).newest()
-        assert path is not None and not damaged
-        assert not any(n.startswith(".") for n in itertools.chain(listed(disk / "checkpoints")))
-    finally:
-        subprocess.run(["umount", disk], check=True)
+def test_a_full_disk_leaves_the_checkpoint_before(small_disk):
+    disk = small_disk("3m")
+    with begin(disk, "--train.keep_checkpoints=100") as process:
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1, output
+    assert "could not be written" in output.splitlines()[-1]
+    path, _, damaged = Checkpoints(disk / "checkpoints", 1).newest()
+    assert path is not None and not damaged
+    assert not any(n.startswith(".") for n in itertools.chain(listed(disk / "checkpoints")))

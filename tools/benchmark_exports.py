@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import Parser
+from export_model import size
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would take the others' cores
@@ -138,7 +139,9 @@ def in_keras(path, folder):
         file = folder / f"{i}.keras"
         form.save(file)
         cells = f"Keras on {keras.backend.backend()} | {name}"
-        rows.append(Row(cells, megabytes(file), "", lambda x, form=form: form.predict_on_batch(x)))
+        rows.append(
+            Row(cells, f"{size(file) / 1e6:.2f}", "", lambda x, form=form: form.predict_on_batch(x))
+        )
     return rows
 
 
@@ -165,7 +168,7 @@ def exported(options, folder, cells, backend, format, option):
     if done.returncode:
         return Row(cells, "-", done.stderr.strip().splitlines()[-1], None)
     run = runtimes.opened(path, format, options.threads)
-    return Row(cells, megabytes(path), how, lambda x: run(x)["probabilities"])
+    return Row(cells, f"{size(path) / 1e6:.2f}", how, lambda x: run(x)["probabilities"])
 
 
 def measured(rows, images, labels, expected, options):
@@ -198,12 +201,6 @@ def answers(run, images, batch):
 
     parts = [run(images[i : i + batch]) for i in range(0, len(images), batch)]
     return np.concatenate([np.asarray(x, "float32") for x in parts])
-
-
-def megabytes(path):
-    """The size of a file, a folder, or a file with its weights beside it."""
-    files = [x for x in path.parent.rglob("*") if x.name.startswith(path.stem) or path in x.parents]
-    return f"{sum(x.stat().st_size for x in files if x.is_file()) / 1e6:.2f}"
 
 
 if __name__ == "__main__":
