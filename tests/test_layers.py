@@ -18,7 +18,6 @@ from keras_smlp.layers import (
     FoldedTokenMixing,
     SparseMLP,
     TokenMixing,
-    depthwise,
 )
 from keras_smlp.layers.common import TorchUniform
 
@@ -84,51 +83,6 @@ def test_sparse_mlp_fuses_identity_width_and_height_in_this_order(shape):
         "width/bias",
         "width/kernel",
     ]
-
-
-# ---- depthwise --------------------------------------------------------------------------------
-@pytest.mark.parametrize("size", [1, 3, 5])
-def test_depthwise_formulations_agree_forward_and_backward(size):
-    arrays = draw(2, 6, 5, 4), draw(size, size, 4, 1), draw(2, 6, 5, 4)
-    x, kernel, upstream = arrays
-    expected = np.zeros_like(x)
-    padded = np.pad(x, [(0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)])
-    for i in range(size):
-        for j in range(size):
-            expected += padded[:, i : i + 6, j : j + 5] * kernel[i, j, :, 0]
-    gradients = []
-    for formulation in (depthwise.native, depthwise.shifted):
-        y = formulation(*map(ops.convert_to_tensor, arrays[:2]))
-        np.testing.assert_allclose(numpy(y), expected, atol=1e-5)
-
-        def loss(x, kernel, formulation=formulation):
-            return ops.sum(formulation(x, kernel) * ops.convert_to_tensor(upstream))
-
-        gradients.append(gradient(loss, x, kernel))
-    for native, shifted in zip(*gradients, strict=True):
-        np.testing.assert_allclose(native, shifted, rtol=1e-4, atol=1e-4)
-    assert set(depthwise.FORMULATIONS) == {"tensorflow", "jax", "torch"}
-
-
-def gradient(loss, *arrays):
-    """The gradients of a function of arrays, by the backend's own means."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        return [np.asarray(g) for g in jax.grad(loss, argnums=range(len(arrays)))(*arrays)]
-    tensors = [ops.convert_to_tensor(x) for x in arrays]
-    if backend == "torch":
-        for tensor in tensors:
-            tensor.requires_grad_()
-        loss(*tensors).backward()
-        return [numpy(tensor.grad) for tensor in tensors]
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        tape.watch(tensors)
-        value = loss(*tensors)
-    return [numpy(g) for g in tape.gradient(value, tensors)]
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (2, 3, 7, 3), (2, 3, 3, 3)])

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_smlp.layers.common import TorchUniform, check_map, register, run
+from keras_smlp.layers import forms
+from keras_smlp.layers.common import TorchUniform, check_map, is_plain, register, run
 from keras_smlp.layers.composite import Composite
 
 AXES = ("height", "width")
@@ -76,19 +77,8 @@ class AxialLinear(keras.Layer):
             )
 
     def call(self, x):
-        if self.axis == "width":
-            return self._affine(x)
-        # the columns' map is a row map of (height, width * channels): no transpose either way
-        _, height, width, channels = ops.shape(x)
-        y = self._affine(ops.reshape(x, (-1, height, width * channels)))
-        return ops.reshape(y, (-1, height, width, channels))
-
-    def _affine(self, x):
-        y = ops.matmul(self.kernel, x)
-        if self.bias is None:
-            return y
-        # the bias first: on TensorFlow, `ops.add(y, bias)` may add it along another axis
-        return ops.add(ops.expand_dims(self.bias, -1), y)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        return forms.axial(x, ops.convert_to_tensor(self.kernel), bias, self.axis)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -154,4 +144,6 @@ class SparseMLP(Composite):
 
     def call(self, x):
         branches = [x, run(self, self.width, x), run(self, self.height, x)]
+        if is_plain(self, self.fuse):
+            return forms.fuse(branches, ops.convert_to_tensor(self.fuse.kernel))
         return run(self, self.fuse, ops.concatenate(branches, axis=-1))

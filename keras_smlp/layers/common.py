@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_smlp.layers import forms
+
 register = keras.saving.register_keras_serializable(package="keras_smlp")
 
 
@@ -65,9 +67,29 @@ def run(parent, layer, *args, **kwargs):
     Returns:
         What `layer` returns, in the parent's compute dtype.
     """
-    if layer.dtype_policy == parent.dtype_policy:
+    if is_plain(parent, layer):
         return layer.call(*args, **kwargs)
     return ops.cast(layer(*args, **kwargs), parent.compute_dtype)
+
+
+def is_plain(parent, layer):
+    """Whether a sublayer has its parent's policy, so that its arithmetic is that of its weights."""
+    return layer.dtype_policy == parent.dtype_policy
+
+
+def run_dense(parent, layer, x):
+    """`run` for a `keras.layers.Dense` on rows `(n, channels)`, in the backend's form."""
+    if not is_plain(parent, layer):
+        return run(parent, layer, x)
+    bias = None if layer.bias is None else ops.convert_to_tensor(layer.bias)
+    return forms.dense(x, ops.convert_to_tensor(layer.kernel), bias)
+
+
+def run_batch_norm(parent, layer, x, training):
+    """`run` for a `keras.layers.BatchNormalization`, in the backend's form."""
+    if not is_plain(parent, layer):
+        return run(parent, layer, x, training=training)
+    return forms.batch_norm(layer, x, training)
 
 
 def check_map(layer, input_shape, *static):

@@ -3,32 +3,8 @@
 import keras
 from keras import ops
 
+from keras_smlp.layers import forms
 from keras_smlp.layers.common import TorchUniform, check_map, is_positive_integer, register
-
-
-def native(x, kernel):
-    """The backend's own depthwise convolution, zero-padded to the input's size."""
-    return ops.depthwise_conv(x, kernel, strides=1, padding="same", data_format="channels_last")
-
-
-def shifted(x, kernel):
-    """The same as a sum of shifted products, one per kernel entry.
-
-    XLA lowers a grouped convolution to something 30 to 50 times slower on a CPU, while it fuses
-    these products into one loop.
-    """
-    rows, columns = kernel.shape[:2]
-    height, width = ops.shape(x)[1:3]
-    margins = [(size // 2, size // 2) for size in (rows, columns)]
-    padded = ops.pad(x, [(0, 0), *margins, (0, 0)])
-    total = 0.0
-    for i in range(rows):
-        for j in range(columns):
-            total = total + padded[:, i : i + height, j : j + width, :] * kernel[i, j, :, 0]
-    return total
-
-
-FORMULATIONS = {"tensorflow": native, "jax": shifted, "torch": native}
 
 
 @register
@@ -36,7 +12,7 @@ class DepthwiseConv(keras.Layer):
     """Depthwise 2-D convolution, stride 1, zero-padded to the input's size.
 
     One `kernel_size x kernel_size` filter per channel. The arithmetic is that of
-    `keras.layers.DepthwiseConv2D`; its form is chosen by the backend (see `FORMULATIONS`), with one
+    `keras.layers.DepthwiseConv2D`; its form is chosen by the backend (`layers/forms.py`), with one
     set of weights.
 
     Args:
@@ -88,9 +64,8 @@ class DepthwiseConv(keras.Layer):
             self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
 
     def call(self, x):
-        formulation = FORMULATIONS.get(keras.backend.backend(), native)
-        y = formulation(x, ops.convert_to_tensor(self.kernel))
-        return y if self.bias is None else ops.add(y, self.bias)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        return forms.depthwise(x, ops.convert_to_tensor(self.kernel), bias)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -3,10 +3,11 @@
 import keras
 from keras import ops
 
+from keras_smlp.layers import forms
 from keras_smlp.layers.axial import SparseMLP
 from keras_smlp.layers.common import check_map, register, run
 from keras_smlp.layers.depthwise import DepthwiseConv
-from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, check_channels, gelu
+from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, check_channels
 
 
 @register
@@ -45,7 +46,7 @@ class Affine(keras.Layer):
 
     def call(self, x):
         y, scale, shift = (ops.cast(z, "float32") for z in (x, self.scale, self.shift))
-        return ops.cast(ops.add(ops.multiply(y, scale), shift), self.compute_dtype)
+        return ops.cast(forms.affine(y, scale, shift), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -97,8 +98,8 @@ class FoldedTokenMixing(TokenMixing):
 
     def call(self, x, training=None):
         check_inference(training)
-        y = gelu(run(self, self.norm1, x))
-        y = gelu(run(self, self.conv, y))
+        y = forms.gelu(run(self, self.norm1, x))
+        y = forms.gelu(run(self, self.conv, y))
         return x + run(self, self.mix, y)
 
     def get_config(self):

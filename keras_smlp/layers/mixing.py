@@ -1,10 +1,18 @@
 """The two halves of an sMLPNet block: token mixing and channel mixing, each with its residual."""
 
 import keras
-from keras import ops
 
+from keras_smlp.layers import forms
 from keras_smlp.layers.axial import SparseMLP
-from keras_smlp.layers.common import TorchUniform, check_map, is_positive_integer, register, run
+from keras_smlp.layers.common import (
+    TorchUniform,
+    check_map,
+    is_positive_integer,
+    register,
+    run,
+    run_batch_norm,
+    run_dense,
+)
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.depthwise import DepthwiseConv
 from keras_smlp.layers.drop_path import DropPath
@@ -17,11 +25,6 @@ MOMENTUM = 0.9
 def batch_norm(**kwargs):
     """Batch normalization with the official network's constants."""
     return keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)
-
-
-def gelu(x):
-    """The exact GELU (erf); Keras' default is the tanh approximation."""
-    return ops.gelu(x, approximate=False)
 
 
 @register
@@ -75,9 +78,9 @@ class TokenMixing(Composite):
             layer.build(input_shape)
 
     def call(self, x, training=None):
-        y = gelu(run(self, self.norm1, x, training=training))
+        y = forms.gelu(run_batch_norm(self, self.norm1, x, training))
         y = run(self, self.conv, y)
-        y = gelu(run(self, self.norm2, y, training=training))
+        y = forms.gelu(run_batch_norm(self, self.norm2, y, training))
         y = run(self, self.mix, y)
         return x + run(self, self.drop_path, y, training=training)
 
@@ -147,9 +150,10 @@ class ChannelMixing(Composite):
         self.dense2.build((*input_shape[:-1], hidden))
 
     def call(self, x, training=None):
-        y = run(self, self.norm, x)
-        y = gelu(run(self, self.dense1, y))
-        y = run(self, self.dense2, y)
+        # as rows: TensorFlow fuses a matrix product with bias and GELU, and XLA is faster on them
+        y = run(self, self.norm, forms.rows(x))
+        y = forms.gelu(run_dense(self, self.dense1, y))
+        y = forms.as_map(run_dense(self, self.dense2, y), x)
         return x + run(self, self.drop_path, y, training=training)
 
     def get_config(self):
