@@ -44,6 +44,9 @@ def test_inference_is_measured(tmp_path):
     if BACKEND == "torch" and importlib.util.find_spec("openvino"):
         options += ["--exports", "onnx", "openvino"]
         wanted += [("exported, onnx", "onnxruntime"), ("exported, openvino", "openvino")]
+    if BACKEND == "tensorflow" and importlib.util.find_spec("ai_edge_litert"):
+        options += ["--exports", "litert"]
+        wanted += [("exported, litert", "ai_edge_litert")]
     rows, lines = measured(tmp_path, *options)
     assert [(row["contender"], row["backend"]) for row in rows] == wanted
     for row in rows:
@@ -140,7 +143,10 @@ def test_exponents_are_those_of_the_times():
         (["--mode", "training", "--precision", "int8"], "int8 must not stand with --mode training"),
         (["--mode", "training", "--exports", "onnx"], "--exports must not stand with"),
         (["--exports", "onnx", "--precision", "bfloat16"], "needs --precision float32 or int8"),
-        (["--exports", "float32:nowhere.onnx"], "--exports must be onnx, openvino or PRECISION"),
+        (
+            ["--exports", "float32:nowhere.onnx"],
+            "--exports must be onnx, openvino, litert or PRECISION",
+        ),
         (["--mode", "data"], "--photos must stand with --mode data, and only there"),
         (
             ["--mode", "data", "--photos", "nowhere"],

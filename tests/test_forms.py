@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_smlp.layers import forms
+from keras_smlp.layers import composed, forms
 
 RNG = np.random.default_rng(0)
-OWN = forms.FORMS[keras.backend.backend()]
 MAP = (2, 6, 5, 4)
 
 
@@ -37,11 +36,11 @@ def gradient(loss, *arrays):
     return [ops.convert_to_numpy(g) for g in tape.gradient(value, tensors)]
 
 
-def agree(form, composed, *arrays):
+def agree(form, defining, *arrays):
     """Whether two functions have equal values and equal gradients in all their arrays."""
-    upstream = draw(*composed(*map(ops.convert_to_tensor, arrays)).shape)
+    upstream = draw(*defining(*map(ops.convert_to_tensor, arrays)).shape)
     answers = []
-    for function in (form, composed):
+    for function in (form, defining):
 
         def loss(*tensors, function=function):
             return ops.sum(function(*tensors) * ops.convert_to_tensor(upstream))
@@ -50,12 +49,6 @@ def agree(form, composed, *arrays):
         answers.append([value, *gradient(loss, *arrays)])
     for own, expected in zip(*answers, strict=True):
         np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_every_backend_has_a_form_of_everything():
-    assert {name: set(own) for name, own in forms.FORMS.items()} == dict.fromkeys(
-        ("tensorflow", "jax", "torch"), set(forms.COMPOSED)
-    )
 
 
 def by_hand(x, kernel, bias):
@@ -68,42 +61,48 @@ def by_hand(x, kernel, bias):
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize("form", [forms.shifted_depthwise, OWN["depthwise"]])
-def test_depthwise(form, size):
+def test_depthwise(size):
     arrays = draw(*MAP), draw(size, size, 4, 1), draw(4)
-    y = form(*map(ops.convert_to_tensor, arrays))
+    y = forms.depthwise(*map(ops.convert_to_tensor, arrays))
     np.testing.assert_allclose(ops.convert_to_numpy(y), by_hand(*arrays), atol=1e-5)
-    agree(form, forms.composed_depthwise, *arrays)
-    plain = [lambda x, k, f=f: f(x, k, None) for f in (form, forms.composed_depthwise)]
+    agree(forms.depthwise, composed.depthwise, *arrays)
+    plain = [lambda x, k, f=f: f(x, k, None) for f in (forms.depthwise, composed.depthwise)]
     agree(*plain, *arrays[:2])
 
 
 @pytest.mark.parametrize("axis", ["width", "height"])
 def test_axial(axis):
     size = dict(zip(("height", "width"), MAP[1:3], strict=True))[axis]
-    both = OWN["axial"], forms.composed_axial
+    both = forms.axial, composed.axial
     arrays = draw(*MAP), draw(size, size), draw(size)
     agree(*(lambda x, k, b, f=f: f(x, k, b, axis) for f in both), *arrays)
     agree(*(lambda x, k, f=f: f(x, k, None, axis) for f in both), *arrays[:2])
 
 
 def test_products_of_channels():
-    both = OWN["dense"], forms.composed_dense
+    both = forms.dense, composed.dense
     arrays = draw(30, 12), draw(12, 7), draw(7)
     agree(*both, *arrays)
     agree(*(lambda x, k, f=f: f(x, k, None) for f in both), *arrays[:2])
-    both = OWN["fuse"], forms.composed_fuse
+    both = forms.fuse, composed.fuse
     agree(
         *(lambda *a, f=f: f(a[:3], a[3]) for f in both), *(draw(*MAP) for _ in "xyz"), draw(12, 4)
     )
 
 
 def test_elementwise():
-    agree(OWN["gelu"], forms.composed_gelu, draw(*MAP))
-    agree(OWN["affine"], forms.composed_affine, draw(*MAP), draw(4), draw(4))
-    agree(OWN["rows"], forms.composed_rows, draw(*MAP))
-    back = (lambda x, f=f: f["as_map"](f["rows"](x), x) for f in (OWN, forms.COMPOSED))
+    agree(forms.gelu, composed.gelu, draw(*MAP))
+    agree(forms.affine, composed.affine, draw(*MAP), draw(4), draw(4))
+    agree(forms.rows, composed.rows, draw(*MAP))
+    back = (lambda x, f=f: f.as_map(f.rows(x), x) for f in (forms, composed))
     agree(*back, draw(*MAP))
+
+
+def test_layer_norm():
+    layer = keras.layers.LayerNormalization(epsilon=1e-5)
+    layer.build((None, 5))
+    layer.set_weights([draw(5), draw(5)])
+    agree(*(lambda x, f=f: f.layer_norm(layer, x) for f in (forms, composed)), draw(7, 5) + 3)
 
 
 @pytest.mark.parametrize("shape", [MAP, (1, 1, 1, 4)])
@@ -112,7 +111,7 @@ def test_elementwise():
 def test_batch_norm(training, trainable, shape):
     x, functions, states = draw(*shape), [], []
     values = [draw(4), draw(4), draw(4), np.abs(draw(4))]
-    for form in (OWN["batch_norm"], forms.composed_batch_norm):
+    for form in (forms.batch_norm, composed.batch_norm):
         layer = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
         layer.build(shape)
         layer.set_weights(values)

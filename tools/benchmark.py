@@ -1,7 +1,7 @@
 """Our network against the official one and against the machine, side by side in one run.
 
 python tools/benchmark.py --variant tiny --batch 1 8 --json rows.json --plot rows.png
-python tools/benchmark.py --batch 8 --precision float32 mixed_bfloat16 --exports openvino onnx
+python tools/benchmark.py --batch 8 --precision float32 int8 --exports openvino onnx litert
 python tools/benchmark.py --batch 8 --mode training
 python tools/benchmark.py --growth --backends jax
 python tools/benchmark.py --mode data --photos PHOTOS
@@ -154,7 +154,8 @@ def check_packages(options):
     for export in options.exports:
         own = export in cases.EXPORTS
         ending = cases.EXPORTS[export].ending if own else Path(export).suffix
-        needed += [cases.RUNTIMES[ending], *(["onnxscript"] if own else [])]
+        needed.append(cases.RUNTIMES[ending])
+        needed += ["tensorflow" if export == "litert" else "onnxscript"] if own else []
         needed += ["onnxruntime"] if own and "int8" in options.precision else []
     needed += ["matplotlib"] if options.plot else []
     for package in needed:

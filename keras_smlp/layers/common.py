@@ -85,6 +85,11 @@ def run_dense(parent, layer, x):
     return forms.dense(x, ops.convert_to_tensor(layer.kernel), bias)
 
 
+def run_layer_norm(parent, layer, x):
+    """`run` for a `keras.layers.LayerNormalization`, in the backend's form."""
+    return forms.layer_norm(layer, x) if is_plain(parent, layer) else run(parent, layer, x)
+
+
 def run_batch_norm(parent, layer, x, training):
     """`run` for a `keras.layers.BatchNormalization`, in the backend's form."""
     if not is_plain(parent, layer):

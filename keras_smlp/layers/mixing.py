@@ -12,6 +12,7 @@ from keras_smlp.layers.common import (
     run,
     run_batch_norm,
     run_dense,
+    run_layer_norm,
 )
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.depthwise import DepthwiseConv
@@ -151,7 +152,7 @@ class ChannelMixing(Composite):
 
     def call(self, x, training=None):
         # as rows: TensorFlow fuses a matrix product with bias and GELU, and XLA is faster on them
-        y = run(self, self.norm, forms.rows(x))
+        y = run_layer_norm(self, self.norm, forms.rows(x))
         y = forms.gelu(run_dense(self, self.dense1, y))
         y = forms.as_map(run_dense(self, self.dense2, y), x)
         return x + run(self, self.drop_path, y, training=training)

@@ -26,8 +26,9 @@ PEER_MODES = ("eager", "channels_last", "compile")
 EXPORTS = {
     "onnx": Export(".onnx", ("float32", "int8")),
     "openvino": Export(".xml", ("float32", "mixed_bfloat16", "int8")),
+    "litert": Export(".tflite", ("float32", "int8")),
 }
-RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}
+RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "ai_edge_litert"}
 PASSES = {"inference": 1, "training": 3}  # forward; and backward, for inputs and for weights
 SAME_LOSS = {"float32": 1e-3, "mixed_bfloat16": 0.05, "bfloat16": 0.05}
 
@@ -68,8 +69,9 @@ def jobs(options, variant, size, batch, scratch):
             continue
         for precision in options.precision:
             if precision in EXPORTS[export].precisions:
-                # 8 bits are written as ONNX, which both runtimes read
-                ending = ".int8.onnx" if precision == "int8" else EXPORTS[export].ending
+                ending = EXPORTS[export].ending
+                if precision == "int8":  # OpenVINO reads ONNX's
+                    ending = ".int8" + (".onnx" if export == "openvino" else ending)
                 file = str(scratch / f"{variant}_{size}{ending}")
                 runtime = RUNTIMES[EXPORTS[export].ending]
                 name = f"exported, {export}"

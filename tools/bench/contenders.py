@@ -10,6 +10,7 @@ All take float32 images, normalised, that lie on the device already, in their fr
 they give logits (exported models: probabilities) and end when the results are in NumPy.
 """
 
+import importlib.metadata
 import json
 import os
 import resource
@@ -212,6 +213,14 @@ def exported(job):
             return lambda: session.run(None, {name: x})[0]
 
         return About("CPUExecutionProvider", onnxruntime.__version__), start, None
+    if job["backend"] == "ai_edge_litert":
+        from keras_smlp.exporting import runtimes
+
+        def start():
+            run = runtimes.opened(job["file"], "litert", threads)
+            return lambda: run(x)["probabilities"]
+
+        return About("XNNPACK", importlib.metadata.version("ai-edge-litert")), start, None
     import openvino
 
     hint = "bf16" if job["precision"] == "mixed_bfloat16" else "f32"
@@ -309,12 +318,14 @@ def write_files(job):
         path = Path(file)
         if path.exists():
             continue
-        if path.name.endswith(".int8.onnx"):
+        if path.name.endswith(".int8.tflite"):
+            keras_smlp.export(keras_model(job), path, "litert", precision="int8")
+        elif path.name.endswith(".int8.onnx"):
             from onnxruntime.quantization import quantize_dynamic
 
             quantize_dynamic(path.with_name(path.name.replace(".int8", "")), path)
         else:
-            kind = {".onnx": "onnx", ".xml": "openvino"}[path.suffix]
+            kind = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert"}[path.suffix]
             keras_smlp.export(keras_model(job), path, kind)
 
 

@@ -1,0 +1,63 @@
+"""What defines the arithmetic of the layers, composed of Keras' operations, for every backend."""
+
+from keras import ops
+
+
+def dense(x, kernel, bias):
+    """`x @ kernel + bias` for the rows of `x`; `bias` may be `None`."""
+    y = ops.matmul(x, kernel)
+    return y if bias is None else ops.add(y, bias)
+
+
+def rows(x):
+    """A map's positions as the rows of a matrix `(positions, channels)`."""
+    return ops.reshape(x, (-1, ops.shape(x)[-1]))
+
+
+def as_map(rows, x):
+    """Rows as a map again, like the one that they came from."""
+    return ops.reshape(rows, ops.shape(x))
+
+
+def axial(x, kernel, bias, axis):
+    """A linear map along `"height"` or `"width"`; a bias per position, which may be `None`."""
+    _, height, width, channels = ops.shape(x)
+    # the columns' map is a row map of (height, width * channels): no transpose either way
+    matrices = x if axis == "width" else ops.reshape(x, (-1, height, width * channels))
+    y = ops.matmul(kernel, matrices)
+    if bias is not None:
+        # the bias first: on TensorFlow, `ops.add(y, bias)` may add it along another axis
+        y = ops.add(ops.expand_dims(bias, -1), y)
+    return y if axis == "width" else ops.reshape(y, (-1, height, width, channels))
+
+
+def fuse(parts, kernel):
+    """`concat(parts) @ kernel` for maps."""
+    y = ops.matmul(rows(ops.concatenate(parts, axis=-1)), kernel)
+    return as_map(y, parts[0])
+
+
+def gelu(x):
+    """The exact GELU (erf); Keras' default is the tanh approximation."""
+    return ops.gelu(x, approximate=False)
+
+
+def affine(x, scale, shift):
+    """`x * scale + shift` per channel."""
+    return ops.add(ops.multiply(x, scale), shift)
+
+
+def layer_norm(layer, x):
+    """What Keras' layer does."""
+    return layer.call(x)
+
+
+def batch_norm(layer, x, training):
+    """What Keras' layer does, the update of its statistics included."""
+    return layer.call(x, training=training)
+
+
+def depthwise(x, kernel, bias):
+    """A depthwise convolution of maps, zero-padded to their size; `bias` may be `None`."""
+    y = ops.depthwise_conv(x, kernel, strides=1, padding="same", data_format="channels_last")
+    return y if bias is None else ops.add(y, bias)

@@ -1,0 +1,80 @@
+"""PyTorch's forms: it runs every operation by itself, so the fewer and the larger, the better.
+
+A product takes its bias with it, the parts of a fusion are added up in place of being concatenated,
+and a normalization is one operation. Keras' own operations are avoided, for each looks through its
+arguments first, which costs more than a small layer's arithmetic.
+"""
+
+import torch
+import torch.nn.functional as F
+from keras import ops
+
+
+def dense(x, kernel, bias):
+    return torch.mm(x, kernel) if bias is None else torch.addmm(bias, x, kernel)
+
+
+def rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+def as_map(rows, x):
+    return rows.reshape(x.shape)
+
+
+def axial(x, kernel, bias, axis):
+    batch, height, width, channels = x.shape
+    if axis == "width":
+        matrices = x.reshape(batch * height, width, channels)
+    else:
+        matrices = x.reshape(batch, height, width * channels)
+    kernel = kernel.expand(matrices.shape[0], -1, -1)
+    if bias is None:
+        return torch.bmm(kernel, matrices).reshape(x.shape)
+    return torch.baddbmm(bias[:, None], kernel, matrices).reshape(x.shape)
+
+
+def fuse(parts, kernel):
+    kernels = kernel.split([part.shape[-1] for part in parts])
+    y = torch.mm(rows(parts[0]), kernels[0])
+    for part, kernel in zip(parts[1:], kernels[1:], strict=True):
+        y = y.addmm_(rows(part), kernel)
+    return y.reshape(parts[0].shape)
+
+
+def gelu(x):
+    return F.gelu(x)
+
+
+def affine(x, scale, shift):
+    return torch.addcmul(shift, x, scale)
+
+
+def batch_norm(layer, x, training):
+    values = x.numel() // x.shape[-1]  # per channel
+    if values == 1 and training:
+        return layer.call(x, training=training)  # PyTorch's has no statistics of one value
+    mean, variance, gamma, beta = (
+        ops.convert_to_tensor(v)
+        for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
+    )
+    channels_first = x.movedim(-1, 1)
+    if not (training and layer.trainable):
+        y = F.batch_norm(channels_first, mean, variance, gamma, beta, eps=layer.epsilon)
+        return y.movedim(1, -1)
+    batch_mean, batch_variance = torch.zeros_like(mean), torch.zeros_like(variance)
+    y = F.batch_norm(
+        channels_first, batch_mean, batch_variance, gamma, beta, True, 1.0, layer.epsilon
+    )
+    momentum, biased = layer.momentum, (values - 1) / values  # the variance that Keras tracks
+    layer.moving_mean.assign(mean * momentum + batch_mean * (1 - momentum))
+    layer.moving_variance.assign(variance * momentum + batch_variance * (biased * (1 - momentum)))
+    return y.movedim(1, -1)
+
+
+def depthwise(x, kernel, bias):
+    channels_first, kernel = x.permute(0, 3, 1, 2), kernel.permute(2, 3, 0, 1)
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    margins = [size // 2 for size in kernel.shape[2:]]
+    y = F.conv2d(channels_first, kernel, bias, padding=margins, groups=kernel.shape[0])
+    return y.permute(0, 2, 3, 1)
