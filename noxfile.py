@@ -48,8 +48,16 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    names = ("explain", "features", "folding", "import", "layers", "model", "parity", "precision")
-    names += ("port_checkpoint", "prediction", "quantization", "readme", "resizing", "weights")
+    names = ("explain", "features", "folding", "forms", "import", "layers", "model", "parity")
+    names += (
+        "port_checkpoint",
+        "precision",
+        "prediction",
+        "quantization",
+        "readme",
+        "resizing",
+        "weights",
+    )
     files = [f"tests/test_{name}.py" for name in names]
     pytest(session, backend, "-m", "not slow and not cross", *(session.posargs or files))
 

@@ -36,7 +36,7 @@ def gradient(loss, *arrays):
     return [ops.convert_to_numpy(g) for g in tape.gradient(value, tensors)]
 
 
-def agree(form, defining, *arrays):
+def agree(form, defining, *arrays, tolerance=1e-4):
     """Whether two functions have equal values and equal gradients in all their arrays."""
     upstream = draw(*defining(*map(ops.convert_to_tensor, arrays)).shape)
     answers = []
@@ -48,7 +48,7 @@ def agree(form, defining, *arrays):
         value = ops.convert_to_numpy(function(*map(ops.convert_to_tensor, arrays)))
         answers.append([value, *gradient(loss, *arrays)])
     for own, expected in zip(*answers, strict=True):
-        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(own, expected, rtol=tolerance, atol=tolerance)
 
 
 def by_hand(x, kernel, bias):
@@ -68,6 +68,18 @@ def test_depthwise(size):
     agree(forms.depthwise, composed.depthwise, *arrays)
     plain = [lambda x, k, f=f: f(x, k, None) for f in (forms.depthwise, composed.depthwise)]
     agree(*plain, *arrays[:2])
+
+
+@pytest.mark.parametrize("name", ["gelu", "depthwise"])
+def test_16_bits_lose_no_more_than_their_rounding(name):
+    """Also where many positions are summed up."""
+
+    def rounded(*tensors):
+        tensors = (ops.cast(x, "bfloat16") for x in tensors)
+        return ops.cast(getattr(forms, name)(*tensors), "float32")
+
+    arrays = [draw(16, 8, 8, 4), draw(3, 3, 4, 1), draw(4)][: 1 if name == "gelu" else 3]
+    agree(rounded, getattr(composed, name), *arrays, tolerance=0.15)
 
 
 @pytest.mark.parametrize("axis", ["width", "height"])

@@ -12,6 +12,7 @@ from functools import partial
 import jax
 from jax import numpy as jnp
 from jax.lax import optimization_barrier
+from keras import ops
 
 
 # ---- GELU ---------------------------------------------------------------------------------------
@@ -37,9 +38,8 @@ gelu.defvjp(gelu_forward, gelu_backward)
 def layer_norm(layer, x):
     if layer.gamma is None:
         return layer.call(x)
-    gamma, beta = jnp.asarray(layer.gamma), jnp.asarray(layer.beta)
-    # in float32 at least, as Keras does it
-    y = normalized(x.astype(gamma.dtype), gamma, beta, layer.epsilon)
+    tensors = x, ops.convert_to_tensor(layer.gamma), ops.convert_to_tensor(layer.beta)
+    y = normalized(*(tensor.astype("float32") for tensor in tensors), layer.epsilon)
     return y.astype(layer.compute_dtype)
 
 
@@ -93,16 +93,17 @@ def convolved_backward(saved, upstream):
     def add(total, image):
         parts = shifted(image[0], kernel, x.shape[1:3])
         positions = tuple(range(image[1].ndim - 1))
-        return total + jnp.stack([(part * image[1]).sum(positions) for _, part in parts]), None
+        sums = [(part * image[1]).sum(positions, dtype="float32") for _, part in parts]
+        return total + jnp.stack(sums), None
 
-    total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), kernel.dtype)
+    total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), "float32")
     if jax.default_backend() == "cpu":
         # an image at a time: the products stay in the cache
         total, _ = jax.lax.scan(add, total, (padded, upstream))
     else:
         total, _ = add(total, (padded, upstream))
     gradient = convolved(upstream, kernel[::-1, ::-1])
-    return optimization_barrier(gradient), total.reshape(kernel.shape)
+    return optimization_barrier(gradient), total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 convolved.defvjp(convolved_forward, convolved_backward)

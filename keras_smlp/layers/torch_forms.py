@@ -55,7 +55,7 @@ def batch_norm(layer, x, training):
     if values == 1 and training:
         return layer.call(x, training=training)  # PyTorch's has no statistics of one value
     mean, variance, gamma, beta = (
-        ops.convert_to_tensor(v)
+        ops.convert_to_tensor(v).float()  # whatever the policy, as Keras does it
         for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
     )
     channels_first = x.movedim(-1, 1)
