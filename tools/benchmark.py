@@ -156,7 +156,7 @@ def check_packages(options):
         ending = cases.EXPORTS[export].ending if own else Path(export).suffix
         needed.append(cases.RUNTIMES[ending])
         needed += ["tensorflow" if export == "litert" else "onnxscript"] if own else []
-        needed += ["onnxruntime"] if own and "int8" in options.precision else []
+        needed += ["onnxruntime"] if export == "openvino" and "int8" in options.precision else []
     needed += ["matplotlib"] if options.plot else []
     for package in needed:
         if importlib.util.find_spec(package) is None:

@@ -26,7 +26,7 @@ def gelu_forward(x):
 
 
 def gelu_backward(x, upstream):
-    distribution = 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+    distribution = 0.5 * jax.lax.erfc(-x * math.sqrt(0.5))
     density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
     return (upstream * (distribution + x * density),)
 
@@ -39,7 +39,8 @@ def layer_norm(layer, x):
     if layer.gamma is None:
         return layer.call(x)
     tensors = x, ops.convert_to_tensor(layer.gamma), ops.convert_to_tensor(layer.beta)
-    y = normalized(*(tensor.astype("float32") for tensor in tensors), layer.epsilon)
+    dtype = jnp.promote_types(x.dtype, "float32")
+    y = normalized(*(tensor.astype(dtype) for tensor in tensors), layer.epsilon)
     return y.astype(layer.compute_dtype)
 
 
@@ -93,12 +94,13 @@ def convolved_backward(saved, upstream):
     def add(total, image):
         parts = shifted(image[0], kernel, x.shape[1:3])
         positions = tuple(range(image[1].ndim - 1))
-        sums = [(part * image[1]).sum(positions, dtype="float32") for _, part in parts]
+        sums = [(part * image[1]).sum(positions, dtype=dtype) for _, part in parts]
         return total + jnp.stack(sums), None
 
-    total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), "float32")
-    if jax.default_backend() == "cpu":
-        # an image at a time: the products stay in the cache
+    dtype = jnp.promote_types(kernel.dtype, "float32")
+    total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), dtype)
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+        # an image at a time: the products stay in the cache (and no device needs others' images)
         total, _ = jax.lax.scan(add, total, (padded, upstream))
     else:
         total, _ = add(total, (padded, upstream))

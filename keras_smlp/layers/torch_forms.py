@@ -9,8 +9,17 @@ import torch
 import torch.nn.functional as F
 from keras import ops
 
+from keras_smlp.layers import composed
+
+
+def is_slow(x):
+    """Whether it is float16 on a CPU: PyTorch emulates its products, Keras takes float32."""
+    return x.dtype == torch.float16 and x.device.type == "cpu"
+
 
 def dense(x, kernel, bias):
+    if is_slow(x):
+        return composed.dense(x, kernel, bias)
     return torch.mm(x, kernel) if bias is None else torch.addmm(bias, x, kernel)
 
 
@@ -23,6 +32,8 @@ def as_map(rows, x):
 
 
 def axial(x, kernel, bias, axis):
+    if is_slow(x):
+        return composed.axial(x, kernel, bias, axis)
     batch, height, width, channels = x.shape
     if axis == "width":
         matrices = x.reshape(batch * height, width, channels)
@@ -35,10 +46,13 @@ def axial(x, kernel, bias, axis):
 
 
 def fuse(parts, kernel):
+    if is_slow(parts[0]):
+        return composed.fuse(parts, kernel)
     kernels = kernel.split([part.shape[-1] for part in parts])
     y = torch.mm(rows(parts[0]), kernels[0])
     for part, kernel in zip(parts[1:], kernels[1:], strict=True):
-        y = y.addmm_(rows(part), kernel)
+        # torch.autocast casts for `mm`, but not for what changes a tensor in place
+        y = y.addmm_(rows(part).to(y.dtype), kernel.to(y.dtype))
     return y.reshape(parts[0].shape)
 
 
@@ -52,10 +66,11 @@ def affine(x, scale, shift):
 
 def batch_norm(layer, x, training):
     values = x.numel() // x.shape[-1]  # per channel
-    if values == 1 and training:
+    if training and values <= 1:
         return layer.call(x, training=training)  # PyTorch's has no statistics of one value
+    dtype = torch.promote_types(x.dtype, torch.float32)  # whatever the policy, as Keras does it
     mean, variance, gamma, beta = (
-        ops.convert_to_tensor(v).float()  # whatever the policy, as Keras does it
+        ops.convert_to_tensor(v).to(dtype)
         for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
     )
     channels_first = x.movedim(-1, 1)

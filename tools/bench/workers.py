@@ -79,8 +79,8 @@ class Worker:
 def write_files(jobs, options, scratch):
     """Writes the weights and the exported models, in a process that is gone afterwards."""
     files = [Path(job["file"]) for job in jobs if job.get("own")]
-    # 8 bits are made of the plain file
-    plain = [file.with_name(file.name.replace(".int8", "")) for file in files]
+    # ONNX's 8 bits are made of the plain file
+    plain = [file.with_name(file.name.replace(".int8.onnx", ".onnx")) for file in files]
     job = {
         **jobs[0],
         "kind": "files",
