@@ -75,8 +75,9 @@ def batch_norm(layer, x, training):
     )
     channels_first = x.movedim(-1, 1)
     if not (training and layer.trainable):
-        y = F.batch_norm(channels_first, mean, variance, gamma, beta, eps=layer.epsilon)
-        return y.movedim(1, -1)
+        # the map too: ONNX has no operation on 16 bits with parameters of 32
+        y = F.batch_norm(channels_first.to(dtype), mean, variance, gamma, beta, eps=layer.epsilon)
+        return y.to(x.dtype).movedim(1, -1)
     batch_mean, batch_variance = torch.zeros_like(mean), torch.zeros_like(variance)
     y = F.batch_norm(
         channels_first, batch_mean, batch_variance, gamma, beta, True, 1.0, layer.epsilon
