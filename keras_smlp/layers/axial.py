@@ -4,7 +4,14 @@ import keras
 from keras import ops
 
 from keras_smlp.layers import forms
-from keras_smlp.layers.common import TorchUniform, check_map, is_plain, register, run
+from keras_smlp.layers.common import (
+    TorchUniform,
+    check_map,
+    is_plain,
+    kernel_and_bias,
+    register,
+    run,
+)
 from keras_smlp.layers.composite import Composite
 
 AXES = ("height", "width")
@@ -77,8 +84,7 @@ class AxialLinear(keras.Layer):
             )
 
     def call(self, x):
-        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        return forms.axial(x, ops.convert_to_tensor(self.kernel), bias, self.axis)
+        return forms.axial(x, *kernel_and_bias(self), self.axis)
 
     def compute_output_shape(self, input_shape):
         return input_shape

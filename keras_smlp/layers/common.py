@@ -77,12 +77,17 @@ def is_plain(parent, layer):
     return layer.dtype_policy == parent.dtype_policy
 
 
+def kernel_and_bias(layer):
+    """A layer's kernel and bias as tensors of the dtype it computes in; no bias is `None`."""
+    bias = None if layer.bias is None else ops.convert_to_tensor(layer.bias)
+    return ops.convert_to_tensor(layer.kernel), bias
+
+
 def run_dense(parent, layer, x):
     """`run` for a `keras.layers.Dense` on rows `(n, channels)`, in the backend's form."""
     if not is_plain(parent, layer):
         return run(parent, layer, x)
-    bias = None if layer.bias is None else ops.convert_to_tensor(layer.bias)
-    return forms.dense(x, ops.convert_to_tensor(layer.kernel), bias)
+    return forms.dense(x, *kernel_and_bias(layer))
 
 
 def run_layer_norm(parent, layer, x):

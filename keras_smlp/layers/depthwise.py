@@ -1,10 +1,15 @@
 """The depthwise convolution, in the form that each backend runs fast."""
 
 import keras
-from keras import ops
 
 from keras_smlp.layers import forms
-from keras_smlp.layers.common import TorchUniform, check_map, is_positive_integer, register
+from keras_smlp.layers.common import (
+    TorchUniform,
+    check_map,
+    is_positive_integer,
+    kernel_and_bias,
+    register,
+)
 
 
 @register
@@ -64,8 +69,7 @@ class DepthwiseConv(keras.Layer):
             self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
 
     def call(self, x):
-        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        return forms.depthwise(x, ops.convert_to_tensor(self.kernel), bias)
+        return forms.depthwise(x, *kernel_and_bias(self))
 
     def compute_output_shape(self, input_shape):
         return input_shape
