@@ -16,6 +16,7 @@ from keras_smlp.arguments import (
 )
 from keras_smlp.layers.common import TorchUniform
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, batch_norm, dense
+from keras_smlp.layers.patches import PatchConv
 from keras_smlp.portable import PortableModel
 from keras_smlp.preprocessing import normalization
 from keras_smlp.variants import VARIANTS
@@ -138,10 +139,9 @@ def SMLPNet(
 
 def patches(channels, size, fan_in_channels, **kwargs):
     """A convolution whose windows tile the map: the stem and the downsampling between stages."""
-    return keras.layers.Conv2D(
+    return PatchConv(
         channels,
         size,
-        strides=size,
         use_bias=False,
         kernel_initializer=TorchUniform(size * size * fan_in_channels),
         **kwargs,

@@ -1,5 +1,6 @@
 """The forms of the arithmetic that the backends take, against the ones that define it."""
 
+import math
 from types import SimpleNamespace
 
 import keras
@@ -86,8 +87,8 @@ def test_which_forms_a_backend_has_of_its_own():
     """Or a form that lost its name would be compared with itself."""
     products = {"rows", "as_map", "dense", "axial", "fuse", "gelu", "affine"}
     expected = {
-        "tensorflow": set(),
-        "jax": {"gelu", "layer_norm", "depthwise"},
+        "tensorflow": {"fuse", "gelu", "layer_norm", "batch_norm"},
+        "jax": {"fuse", "axial", "gelu", "layer_norm", "depthwise", "patches"},
         "torch": {*products, "batch_norm", "depthwise"},
     }
     own = {name for name in forms.NAMES if getattr(forms, name) is not getattr(composed, name)}
@@ -95,7 +96,7 @@ def test_which_forms_a_backend_has_of_its_own():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["dense", "axial", "fuse", "gelu", "depthwise"])
+@pytest.mark.parametrize("name", ["dense", "axial", "fuse", "gelu", "depthwise", "patches"])
 def test_16_bits_lose_no_more_than_their_rounding(name, dtype):
     """Also where many positions are summed up (not of biases: that sum is the backend's own)."""
     arrays = {
@@ -104,8 +105,9 @@ def test_16_bits_lose_no_more_than_their_rounding(name, dtype):
         "fuse": (*(draw(4, 8, 8, 4) for _ in range(3)), draw(12, 4)),
         "gelu": (draw(16, 8, 8, 4),),
         "depthwise": (draw(16, 8, 8, 4), draw(3, 3, 4, 1)),
+        "patches": (draw(16, 8, 8, 4), draw(2, 2, 4, 5)),
     }[name]
-    others = {"axial": (None, "width"), "gelu": ()}.get(name, (None,))
+    others = {"axial": (None, "width"), "gelu": (), "patches": ()}.get(name, (None,))
 
     def of(module):
         function = getattr(module, name)
@@ -153,34 +155,45 @@ def test_products_of_channels():
     )
 
 
+@pytest.mark.parametrize("window", [(1, 1), (2, 2), (3, 2)])
+def test_patches(window):
+    """Also where the last positions fill no patch."""
+    agree(forms.patches, composed.patches, draw(2, 7, 8, 4), draw(*window, 4, 5))
+
+
 def test_elementwise():
-    agree(forms.gelu, composed.gelu, draw(*MAP))
+    for training in (False, True):
+        agree(lambda x, t=training: forms.gelu(x, t), composed.gelu, draw(*MAP))
     agree(forms.affine, composed.affine, draw(*MAP), draw(4), draw(4))
     agree(forms.rows, composed.rows, draw(*MAP))
     back = (lambda x, f=f: f.as_map(f.rows(x), x) for f in (forms, composed))
     agree(*back, draw(*MAP))
 
 
-def test_gelu_far_from_zero():
-    """There one plus the error function has no digits left."""
+@pytest.mark.parametrize("training", [False, True])
+def test_gelu_far_from_zero(training):
+    """As exact as PyTorch's: one plus the error function has the digits of one."""
     x = np.array([-9, -5.5, -3, 0, 3, 5.5, 9], "float32")
-    own, expected = (gradient(lambda x, f=f: ops.sum(f.gelu(x)), x)[0] for f in (forms, composed))
-    np.testing.assert_allclose(own, expected, rtol=1e-3)
+    exact = [0.5 * math.erfc(-v * 0.5**0.5) for v in x]
+    exact += x * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    own = gradient(lambda x: ops.sum(forms.gelu(x, training)), x)[0]
+    np.testing.assert_allclose(own, exact, rtol=1e-5, atol=1e-7)
 
 
-def test_layer_norm():
+@pytest.mark.parametrize("training", [False, True])
+def test_layer_norm(training):
     layer = keras.layers.LayerNormalization(epsilon=1e-5)
     layer.build((None, 5))
     layer.set_weights([draw(5), draw(5)])
-    agree(*(lambda x, f=f: f.layer_norm(layer, x) for f in (forms, composed)), draw(7, 5) + 3)
+    forward = [lambda x, f=f: f.layer_norm(layer, x, training) for f in (forms, composed)]
+    agree(*forward, draw(7, 5) + 3)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the others' is Keras'")
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch's is Keras'")
 def test_layer_norm_in_its_weights():
-    from keras_smlp.layers import jax_forms
-
     def form(x, gamma, beta):
-        return jax_forms.normalized(x, gamma, beta, 1e-5)
+        layer = SimpleNamespace(gamma=gamma, beta=beta, epsilon=1e-5, compute_dtype="float32")
+        return forms.layer_norm(layer, x, True)
 
     def defining(x, gamma, beta):
         return ops.layer_normalization(x, gamma, beta, axis=-1, epsilon=1e-5)
@@ -188,7 +201,7 @@ def test_layer_norm_in_its_weights():
     agree(form, defining, draw(7, 5) + 3, draw(5), draw(5))
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others' is Keras'")
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX's is Keras'")
 def test_batch_norm_in_its_weights():
     state = {"trainable": True, "momentum": 0.9, "epsilon": 1e-5}
     state |= {name: keras.Variable(draw(4)) for name in ("moving_mean", "moving_variance")}

@@ -9,3 +9,4 @@ from keras_smlp.layers.folded import FoldedChannelMixing as FoldedChannelMixing
 from keras_smlp.layers.folded import FoldedTokenMixing as FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing as ChannelMixing
 from keras_smlp.layers.mixing import TokenMixing as TokenMixing
+from keras_smlp.layers.patches import PatchConv as PatchConv

@@ -90,9 +90,11 @@ def run_dense(parent, layer, x):
     return forms.dense(x, *kernel_and_bias(layer))
 
 
-def run_layer_norm(parent, layer, x):
+def run_layer_norm(parent, layer, x, training):
     """`run` for a `keras.layers.LayerNormalization`, in the backend's form."""
-    return forms.layer_norm(layer, x) if is_plain(parent, layer) else run(parent, layer, x)
+    return (
+        forms.layer_norm(layer, x, training) if is_plain(parent, layer) else run(parent, layer, x)
+    )
 
 
 def run_batch_norm(parent, layer, x, training):

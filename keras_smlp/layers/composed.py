@@ -37,7 +37,7 @@ def fuse(parts, kernel):
     return as_map(y, parts[0])
 
 
-def gelu(x):
+def gelu(x, training=False):
     """The exact GELU (erf); Keras' default is the tanh approximation."""
     return ops.gelu(x, approximate=False)
 
@@ -47,7 +47,7 @@ def affine(x, scale, shift):
     return ops.add(ops.multiply(x, scale), shift)
 
 
-def layer_norm(layer, x):
+def layer_norm(layer, x, training=False):
     """What Keras' layer does."""
     return layer.call(x)
 
@@ -61,3 +61,10 @@ def depthwise(x, kernel, bias):
     """A depthwise convolution of maps, zero-padded to their size; `bias` may be `None`."""
     y = ops.depthwise_conv(x, kernel, strides=1, padding="same", data_format="channels_last")
     return y if bias is None else ops.add(y, bias)
+
+
+def patches(x, kernel):
+    """A convolution of maps whose windows tile them."""
+    return ops.conv(
+        x, kernel, strides=kernel.shape[:2], padding="valid", data_format="channels_last"
+    )

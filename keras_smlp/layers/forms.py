@@ -10,7 +10,9 @@ import keras
 from keras_smlp.layers import composed
 
 own = composed
-if keras.backend.backend() == "torch":
+if keras.backend.backend() == "tensorflow":
+    from keras_smlp.layers import tensorflow_forms as own
+elif keras.backend.backend() == "torch":
     from keras_smlp.layers import torch_forms as own
 elif keras.backend.backend() == "jax":
     from keras_smlp.layers import jax_forms as own
@@ -26,7 +28,6 @@ NAMES = (
     "layer_norm",
     "batch_norm",
     "depthwise",
+    "patches",
 )
-rows, as_map, dense, axial, fuse, gelu, affine, layer_norm, batch_norm, depthwise = (
-    getattr(own, name, getattr(composed, name)) for name in NAMES
-)
+globals().update({name: getattr(own, name, getattr(composed, name)) for name in NAMES})

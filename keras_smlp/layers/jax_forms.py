@@ -8,34 +8,59 @@ where the input is enough. They have reverse-mode derivatives only.
 
 import math
 from functools import partial
+from itertools import accumulate
 
 import jax
 from jax import numpy as jnp
 from jax.lax import optimization_barrier
 from keras import ops
 
+from keras_smlp.layers import composed
+from keras_smlp.layers.composed import as_map, rows
+
+
+def is_cpu():
+    """Whether one processor runs all: loops over images are for its cache, and nothing's else."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
 
 # ---- GELU ---------------------------------------------------------------------------------------
+def gelu(x, training=False):
+    return exact_gelu(x)
+
+
 @jax.custom_vjp
-def gelu(x):
-    return jax.nn.gelu(x, approximate=False)
+def exact_gelu(x):
+    wide = widened(x)  # by `erf` as PyTorch has it: XLA's `erfc` takes 2.6 times as long
+    return (wide * distribution(wide)).astype(x.dtype)
 
 
 def gelu_forward(x):
-    return gelu(x), x
+    return exact_gelu(x), x
 
 
 def gelu_backward(x, upstream):
-    distribution = 0.5 * jax.lax.erfc(-x * math.sqrt(0.5))
-    density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
-    return (upstream * (distribution + x * density),)
+    # as if it were another map: XLA would keep what the forward pass computed of this one
+    wide = widened(optimization_barrier(x))
+    density = jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
+    return ((upstream * (distribution(wide) + wide * density)).astype(x.dtype),)
 
 
-gelu.defvjp(gelu_forward, gelu_backward)
+def distribution(x):
+    """The normal distribution function."""
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def widened(x):
+    """In float32 at least: what `erf` adds to one is below the precision of 16 bits."""
+    return x.astype(jnp.promote_types(x.dtype, "float32"))
+
+
+exact_gelu.defvjp(gelu_forward, gelu_backward)
 
 
 # ---- layer normalization ------------------------------------------------------------------------
-def layer_norm(layer, x):
+def layer_norm(layer, x, training=False):
     if layer.gamma is None:
         return layer.call(x)
     tensors = x, ops.convert_to_tensor(layer.gamma), ops.convert_to_tensor(layer.beta)
@@ -65,6 +90,72 @@ def normalized_backward(epsilon, saved, upstream):
 
 
 normalized.defvjp(normalized_forward, normalized_backward)
+
+
+# ---- products ------------------------------------------------------------------------------------
+def fuse(parts, kernel):
+    return fused(tuple(parts), kernel)
+
+
+@jax.custom_vjp
+def fused(parts, kernel):
+    return composed.fuse(parts, kernel)
+
+
+def fused_forward(parts, kernel):
+    return fused(parts, kernel), (parts, kernel)
+
+
+def fused_backward(saved, upstream):
+    parts, kernel = saved
+    upstream = rows(upstream)
+    ends = list(accumulate(part.shape[-1] for part in parts))
+    # by parts: their concatenation would be made anew, and its derivative copied
+    gradient = jnp.concatenate([rows(part).T @ upstream for part in parts])
+    kernels = jnp.split(kernel, ends[:-1])
+    gradients = [as_map(upstream @ k.T, part) for part, k in zip(parts, kernels, strict=True)]
+    return tuple(gradients), gradient
+
+
+fused.defvjp(fused_forward, fused_backward)
+
+
+def patches(x, kernel):
+    # XLA's convolution takes up to ten times as long, its derivatives twice
+    high, wide, channels, filters = kernel.shape
+    height, width = x.shape[1] // high, x.shape[2] // wide
+    windows = x[:, : height * high, : width * wide]
+    windows = windows.reshape(-1, height, high, width, wide, channels).transpose(0, 1, 3, 2, 4, 5)
+    y = windows.reshape(-1, high * wide * channels) @ kernel.reshape(-1, filters)
+    return y.reshape(-1, height, width, filters)
+
+
+def axial(x, kernel, bias, axis):
+    _, height, width, channels = x.shape
+    # the columns' map is a row map of (height, width * channels): no transpose either way
+    shape = (-1, width, channels) if axis == "width" else (-1, height, width * channels)
+    y = mixed(kernel, x.reshape(shape))
+    return (y if bias is None else y + bias[:, None]).reshape(x.shape)
+
+
+@jax.custom_vjp
+def mixed(kernel, matrices):
+    return kernel @ matrices
+
+
+def mixed_forward(kernel, matrices):
+    return kernel @ matrices, (kernel, matrices)
+
+
+def mixed_backward(saved, upstream):
+    kernel, matrices = saved
+    # a product for each matrix, and their sum: as one contraction it would be transposed first
+    wide = jnp.promote_types(kernel.dtype, "float32")
+    products = jnp.einsum("nvx,nwx->nvw", upstream, matrices, preferred_element_type=wide)
+    return products.sum(0).astype(kernel.dtype), kernel.T @ upstream
+
+
+mixed.defvjp(mixed_forward, mixed_backward)
 
 
 # ---- depthwise convolution ----------------------------------------------------------------------
@@ -99,7 +190,7 @@ def convolved_backward(saved, upstream):
 
     dtype = jnp.promote_types(kernel.dtype, "float32")
     total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), dtype)
-    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+    if is_cpu():
         # an image at a time: the products stay in the cache (and no device needs others' images)
         total, _ = jax.lax.scan(add, total, (padded, upstream))
     else:

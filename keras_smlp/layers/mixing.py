@@ -79,9 +79,9 @@ class TokenMixing(Composite):
             layer.build(input_shape)
 
     def call(self, x, training=None):
-        y = forms.gelu(run_batch_norm(self, self.norm1, x, training))
+        y = forms.gelu(run_batch_norm(self, self.norm1, x, training), training)
         y = run(self, self.conv, y)
-        y = forms.gelu(run_batch_norm(self, self.norm2, y, training))
+        y = forms.gelu(run_batch_norm(self, self.norm2, y, training), training)
         y = run(self, self.mix, y)
         return x + run(self, self.drop_path, y, training=training)
 
@@ -152,8 +152,8 @@ class ChannelMixing(Composite):
 
     def call(self, x, training=None):
         # as rows: TensorFlow fuses a matrix product with bias and GELU, and XLA is faster on them
-        y = run_layer_norm(self, self.norm, forms.rows(x))
-        y = forms.gelu(run_dense(self, self.dense1, y))
+        y = run_layer_norm(self, self.norm, forms.rows(x), training)
+        y = forms.gelu(run_dense(self, self.dense1, y), training)
         y = forms.as_map(run_dense(self, self.dense2, y), x)
         return x + run(self, self.drop_path, y, training=training)
 

@@ -1,0 +1,50 @@
+"""The convolutions whose windows tile the map: the stem and the downsampling between stages."""
+
+import keras
+from keras import ops
+
+from keras_smlp.layers import forms
+from keras_smlp.layers.common import register
+
+FIXED = ("strides", "padding", "data_format", "dilation_rate", "groups")
+
+
+@register
+class PatchConv(keras.layers.Conv2D):
+    """A convolution whose windows tile the map, one output position for each patch.
+
+    A `keras.layers.Conv2D` without padding whose strides are its kernel's size; its form is chosen
+    by the backend (`layers/forms.py`). Positions that fill no whole patch are left out.
+
+    Args:
+        filters: Positive integer. Channels of the output.
+        kernel_size: Positive integer. Side of a patch, in positions.
+        **kwargs: Keyword arguments of `keras.layers.Conv2D` but for strides, padding, data format,
+            dilation and groups.
+
+    Input shape:
+        `(batch, height, width, channels)`, the channels known.
+
+    Output shape:
+        `(batch, height // kernel_size, width // kernel_size, filters)`.
+
+    Reference:
+        The stem and `downsample` in the official `models/smlp.py`.
+
+    Example:
+
+    >>> x = np.zeros((2, 8, 12, 16), "float32")
+    >>> tuple(keras_smlp.layers.PatchConv(32, 4)(x).shape)
+    (2, 2, 3, 32)
+    """
+
+    def __init__(self, filters, kernel_size, **kwargs):
+        super().__init__(
+            filters, kernel_size, strides=kernel_size, data_format="channels_last", **kwargs
+        )
+
+    def convolution_op(self, inputs, kernel):
+        return forms.patches(inputs, ops.convert_to_tensor(kernel))
+
+    def get_config(self):
+        return {key: x for key, x in super().get_config().items() if key not in FIXED}
