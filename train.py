@@ -247,15 +247,14 @@ def main(argv):
 
 
 def take_huge_pages():
-    """Starts Python anew, once, where JAX's memory should come in huge pages.
+    """Starts Python anew, once, so that its memory comes in huge pages where the kernel has them.
 
-    XLA takes and returns all the memory of a step at once; in small pages, each of which the kernel
-    clears, that is a sixth of a step on a CPU (docs/performance.md). The C library reads the
-    setting when a process starts; one of the user's stays.
+    A step takes and returns gigabytes; in small pages, each of which the kernel clears, that is a
+    fifth of a step on a CPU with JAX (docs/performance.md). The C library reads the setting when
+    a process starts; one of the user's stays.
     """
     setting = "GLIBC_TUNABLES"
-    of_jax = sys.platform == "linux" and os.environ.get("KERAS_BACKEND") == "jax"
-    if of_jax and setting not in os.environ:
+    if sys.platform == "linux" and setting not in os.environ:
         os.environ[setting] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

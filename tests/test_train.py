@@ -337,3 +337,15 @@ def test_the_digits_are_learned(tmp_path):
     assert float(LINE.search(done.stdout)[1]) >= 97
     results = sorted(path.name for path in (tmp_path / "runs" / "digits").iterdir())
     assert results == [name for name in FILES if name != "ema.keras"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is the GNU C library's")
+@pytest.mark.parametrize("users", [None, "glibc.malloc.top_pad=1"])
+def test_huge_pages_by_starting_anew_once(users):
+    script = "import os, sys, train; train.take_huge_pages(); "
+    script += "print(os.environ['GLIBC_TUNABLES'], sys.argv[1:])"
+    environment = {key: x for key, x in os.environ.items() if key != "GLIBC_TUNABLES"}
+    environment |= {"GLIBC_TUNABLES": users} if users else {}
+    command = [sys.executable, "-c", script, "--a b", "c"]
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.stdout == f"{users or 'glibc.malloc.hugetlb=1'} ['--a b', 'c']\n", said.stderr
