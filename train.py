@@ -250,11 +250,13 @@ def take_huge_pages():
     """Starts Python anew, once, so that its memory comes in huge pages where the kernel has them.
 
     A step takes and returns gigabytes; in small pages, each of which the kernel clears, that is a
-    fifth of a step on a CPU with JAX (docs/performance.md). The C library reads the setting when
+    seventh of a step on a CPU with JAX (docs/performance.md). The C library reads the setting when
     a process starts; one of the user's stays.
     """
     setting = "GLIBC_TUNABLES"
-    if sys.platform == "linux" and setting not in os.environ:
+    # not where another program runs this file, whose command line would be started anew
+    own = sys.platform == "linux" and sys.argv[0] in sys.orig_argv
+    if own and setting not in os.environ:
         os.environ[setting] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -75,12 +75,14 @@ def test_depthwise(size):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone has two ways there")
-def test_depthwise_on_several_devices(monkeypatch):
+def test_several_devices(monkeypatch):
     """Where no image may be taken apart from the others."""
     import jax
 
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     agree(forms.depthwise, composed.depthwise, draw(*MAP), draw(3, 3, 4, 1), draw(4))
+    both = [lambda x, k, f=f: f.axial(x, k, None, "width") for f in (forms, composed)]
+    agree(*both, draw(*MAP), draw(5, 5))
 
 
 def test_which_forms_a_backend_has_of_its_own():
@@ -121,6 +123,31 @@ def test_16_bits_lose_no_more_than_their_rounding(name, dtype):
         return ops.cast(y, "float32")
 
     agree(rounded, of(composed), *arrays, tolerance=0.03)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "mixed_bfloat16", "mixed_float16"])
+def test_training_in_16_bits(policy):
+    """GELU and the normalizations as in training, and what they leave in the statistics."""
+    x, weights = draw(4, 8, 8, 4), [draw(4), draw(4), draw(4), np.abs(draw(4))]
+    policy, answers = keras.DTypePolicy(policy), []
+    dtype = policy.compute_dtype
+    for dtypes, module in ((policy, forms), ("float32", composed)):
+        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtypes)
+        layer = keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtypes)
+        for part, values in ((norm, weights), (layer, weights[:2])):
+            part.build(x.shape)
+            part.set_weights(values)
+        narrow = ops.cast(x, dtype if module is forms else "float32")
+        maps = (
+            module.batch_norm(norm, narrow, True),
+            module.as_map(module.layer_norm(layer, module.rows(narrow), True), narrow),
+            module.gelu(narrow, True),
+        )
+        assert all(y.dtype == narrow.dtype for y in maps)
+        values = [*maps, norm.moving_mean, norm.moving_variance]
+        answers.append([ops.convert_to_numpy(ops.cast(y, "float32")) for y in values])
+    for own, expected in zip(*answers, strict=True):
+        np.testing.assert_allclose(own, expected, atol=0.03 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch.autocast is PyTorch's")
@@ -203,7 +230,7 @@ def test_layer_norm_in_its_weights():
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX's is Keras'")
 def test_batch_norm_in_its_weights():
-    state = {"trainable": True, "momentum": 0.9, "epsilon": 1e-5}
+    state = {"trainable": True, "synchronized": False, "momentum": 0.9, "epsilon": 1e-5}
     state |= {name: keras.Variable(draw(4)) for name in ("moving_mean", "moving_variance")}
 
     def form(x, gamma, beta):
@@ -214,6 +241,15 @@ def test_batch_norm_in_its_weights():
         return ops.batch_normalization(x, mean, variance, -1, beta, gamma, 1e-5)
 
     agree(form, defining, draw(*MAP), draw(4), draw(4))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras synchronizes it there")
+def test_batch_norm_over_several_devices_is_keras():
+    """TensorFlow's kernel normalizes what its own device has."""
+    layer = keras.layers.BatchNormalization(synchronized=True)
+    layer.build(MAP)
+    layer.call = lambda x, training: ("Keras'", training)
+    assert forms.batch_norm(layer, ops.convert_to_tensor(draw(*MAP)), True) == ("Keras'", True)
 
 
 @pytest.mark.parametrize("shape", [MAP, (1, 1, 1, 4)])

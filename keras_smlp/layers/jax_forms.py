@@ -19,8 +19,8 @@ from keras_smlp.layers import composed
 from keras_smlp.layers.composed import as_map, rows
 
 
-def is_cpu():
-    """Whether one processor runs all: loops over images are for its cache, and nothing's else."""
+def is_one_cpu():
+    """Whether one processor runs all: what is only for its cache is not for other devices."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
@@ -121,7 +121,7 @@ fused.defvjp(fused_forward, fused_backward)
 
 
 def patches(x, kernel):
-    # XLA's convolution takes up to ten times as long, its derivatives twice
+    # on a CPU XLA's convolution takes up to ten times as long, its derivatives twice
     high, wide, channels, filters = kernel.shape
     height, width = x.shape[1] // high, x.shape[2] // wide
     windows = x[:, : height * high, : width * wide]
@@ -149,10 +149,12 @@ def mixed_forward(kernel, matrices):
 
 def mixed_backward(saved, upstream):
     kernel, matrices = saved
-    # a product for each matrix, and their sum: as one contraction it would be transposed first
+    # on a CPU a product for each matrix, and their sum: one contraction would be transposed first
     wide = jnp.promote_types(kernel.dtype, "float32")
-    products = jnp.einsum("nvx,nwx->nvw", upstream, matrices, preferred_element_type=wide)
-    return products.sum(0).astype(kernel.dtype), kernel.T @ upstream
+    sums = "nvx,nwx->nvw" if is_one_cpu() else "nvx,nwx->vw"
+    products = jnp.einsum(sums, upstream, matrices, preferred_element_type=wide)
+    gradient = products.reshape(-1, *kernel.shape).sum(0)
+    return gradient.astype(kernel.dtype), kernel.T @ upstream
 
 
 mixed.defvjp(mixed_forward, mixed_backward)
@@ -190,7 +192,7 @@ def convolved_backward(saved, upstream):
 
     dtype = jnp.promote_types(kernel.dtype, "float32")
     total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), dtype)
-    if is_cpu():
+    if is_one_cpu():
         # an image at a time: the products stay in the cache (and no device needs others' images)
         total, _ = jax.lax.scan(add, total, (padded, upstream))
     else:

@@ -19,14 +19,17 @@ class PatchConv(keras.layers.Conv2D):
     Args:
         filters: Positive integer. Channels of the output.
         kernel_size: Positive integer. Side of a patch, in positions.
-        **kwargs: Keyword arguments of `keras.layers.Conv2D` but for strides, padding, data format,
-            dilation and groups.
+        **kwargs: Keyword arguments of `keras.layers.Conv2D` but for `strides`, `padding`,
+            `data_format`, `dilation_rate` and `groups`.
 
     Input shape:
         `(batch, height, width, channels)`, the channels known.
 
     Output shape:
         `(batch, height // kernel_size, width // kernel_size, filters)`.
+
+    Raises:
+        ValueError: If one of those five is given.
 
     Reference:
         The stem and `downsample` in the official `models/smlp.py`.
@@ -39,6 +42,8 @@ class PatchConv(keras.layers.Conv2D):
     """
 
     def __init__(self, filters, kernel_size, **kwargs):
+        if fixed := [key for key in FIXED if key in kwargs]:
+            raise ValueError(f"`PatchConv` has fixed {FIXED}. Received: {fixed}")
         super().__init__(
             filters, kernel_size, strides=kernel_size, data_format="channels_last", **kwargs
         )

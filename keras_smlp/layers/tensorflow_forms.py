@@ -78,13 +78,14 @@ def normalized_gradient(x, mean, inverse, gamma, upstream):
     y, scaled = (x - mean) * inverse, upstream * gamma
     along = tf.reduce_mean(scaled, -1, keepdims=True)
     along += y * tf.reduce_mean(scaled * y, -1, keepdims=True)
-    sums = tf.reduce_sum(upstream * y, 0), tf.reduce_sum(upstream, 0)
+    others = tuple(range(x.shape.rank - 1))
+    sums = (tf.reduce_sum(z, others) for z in (upstream * y, upstream))
     return inverse * (scaled - along), *sums
 
 
 def batch_norm(layer, x, training):
-    if not (training and layer.trainable) or x.dtype == tf.float64:
-        return layer.call(x, training=training)
+    if not (training and layer.trainable) or layer.synchronized or x.dtype == tf.float64:
+        return layer.call(x, training=training)  # its kernel knows one device, and not 64 bits
     # the statistics and parameters in float32 whatever the policy, as Keras does it
     mean, variance, gamma, beta = (
         tf.cast(tf.convert_to_tensor(v), tf.float32)
@@ -106,4 +107,5 @@ def batch_norm(layer, x, training):
 def fuse(parts, kernel):
     kernels = tf.split(kernel, [part.shape[-1] for part in parts])
     products = [tf.matmul(composed.rows(p), k) for p, k in zip(parts, kernels, strict=True)]
-    return composed.as_map(tf.add_n(products), parts[0])
+    # one by one: LiteRT's fast kernels have no sum of three
+    return composed.as_map(sum(products[1:], products[0]), parts[0])
