@@ -11,6 +11,7 @@ from functools import partial
 from itertools import accumulate
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 from jax.lax import optimization_barrier
 from keras import ops
@@ -48,7 +49,40 @@ def gelu_backward(x, upstream):
 
 def distribution(x):
     """The normal distribution function."""
-    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+    return 0.5 * (1 + erf(x * math.sqrt(0.5)))
+
+
+def erf(x):
+    """The error function as XLA computes it, by a quotient of polynomials.
+
+    Written out: TensorFlow 2.21 cannot read what `jax.lax.erf` leaves in a SavedModel.
+    """
+    x = jnp.clip(x, -3.832506856900711, 3.832506856900711)  # one to the last digit beyond
+    return x * jnp.polyval(ABOVE, x * x) / jnp.polyval(BELOW, x * x)
+
+
+ABOVE = np.array(
+    [
+        2.2905065861350646e-4,
+        3.4082910107109506e-3,
+        5.0955695062380861e-2,
+        1.8520832239976145e-1,
+        1.128379143519084,
+    ],
+    "float32",
+)
+BELOW = np.array(
+    [
+        -1.1791602954361697e-7,
+        2.3547966471313185e-5,
+        1.0179625278914885e-3,
+        1.4070470171167667e-2,
+        1.1098505178285362e-1,
+        4.9746925110067538e-1,
+        1.0,
+    ],
+    "float32",
+)
 
 
 def widened(x):
