@@ -92,9 +92,9 @@ def run_dense(parent, layer, x):
 
 def run_layer_norm(parent, layer, x, training):
     """`run` for a `keras.layers.LayerNormalization`, in the backend's form."""
-    return (
-        forms.layer_norm(layer, x, training) if is_plain(parent, layer) else run(parent, layer, x)
-    )
+    if not is_plain(parent, layer):
+        return run(parent, layer, x)
+    return forms.layer_norm(layer, x, training)
 
 
 def run_batch_norm(parent, layer, x, training):
