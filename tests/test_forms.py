@@ -89,7 +89,7 @@ def test_which_forms_a_backend_has_of_its_own():
     """Or a form that lost its name would be compared with itself."""
     products = {"rows", "as_map", "dense", "axial", "fuse", "gelu", "affine"}
     expected = {
-        "tensorflow": {"fuse", "gelu", "layer_norm", "batch_norm"},
+        "tensorflow": {"gelu", "layer_norm", "batch_norm"},
         "jax": {"fuse", "axial", "gelu", "layer_norm", "depthwise", "patches"},
         "torch": {*products, "batch_norm", "depthwise"},
     }

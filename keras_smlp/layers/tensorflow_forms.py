@@ -101,11 +101,3 @@ def batch_norm(layer, x, training):
     layer.moving_mean.assign(mean * layer.momentum + batch_mean * rate)
     layer.moving_variance.assign(variance * layer.momentum + batch_variance * (biased * rate))
     return y
-
-
-# ---- products -----------------------------------------------------------------------------------
-def fuse(parts, kernel):
-    kernels = tf.split(kernel, [part.shape[-1] for part in parts])
-    products = [tf.matmul(composed.rows(p), k) for p, k in zip(parts, kernels, strict=True)]
-    # one by one: LiteRT's fast kernels have no sum of three
-    return composed.as_map(sum(products[1:], products[0]), parts[0])
