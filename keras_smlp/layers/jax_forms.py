@@ -53,7 +53,7 @@ def distribution(x):
 
 
 def erf(x):
-    """The error function as XLA computes it, by a quotient of polynomials.
+    """The error function as XLA computes it in float32, by a quotient of polynomials.
 
     Written out: TensorFlow 2.21 cannot read what `jax.lax.erf` leaves in a SavedModel.
     """
