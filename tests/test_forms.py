@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_smlp.layers import composed, forms
+from keras_smlp.layers import composed, folded, forms, mixing
 
 RNG = np.random.default_rng(0)
 MAP = (2, 6, 5, 4)
@@ -87,11 +87,11 @@ def test_several_devices(monkeypatch):
 
 def test_which_forms_a_backend_has_of_its_own():
     """Or a form that lost its name would be compared with itself."""
-    products = {"rows", "as_map", "dense", "axial", "fuse", "gelu", "affine"}
+    whole = {"tensor", "rows", "as_map", "dense", "axial", "fuse", "unshared", "gelu", "add"}
     expected = {
-        "tensorflow": {"gelu", "layer_norm", "batch_norm"},
+        "tensorflow": {"gelu", "layer_norm", "batch_norm", "patches"},
         "jax": {"fuse", "axial", "gelu", "layer_norm", "depthwise", "patches"},
-        "torch": {*products, "batch_norm", "depthwise"},
+        "torch": {*whole, "affine", "layer_norm", "batch_norm", "depthwise"},
     }
     own = {name for name in forms.NAMES if getattr(forms, name) is not getattr(composed, name)}
     assert own == expected[keras.backend.backend()]
@@ -185,16 +185,69 @@ def test_products_of_channels():
 @pytest.mark.parametrize("window", [(1, 1), (2, 2), (3, 2)])
 def test_patches(window):
     """Also where the last positions fill no patch."""
-    agree(forms.patches, composed.patches, draw(2, 7, 8, 4), draw(*window, 4, 5))
+    arrays = draw(2, 7, 8, 4), draw(*window, 4, 5)
+    agree(forms.patches, composed.patches, *arrays)
+    agree(composed.patches_by_product, composed.patches, *arrays)
 
 
 def test_elementwise():
     for training in (False, True):
         agree(lambda x, t=training: forms.gelu(x, t), composed.gelu, draw(*MAP))
     agree(forms.affine, composed.affine, draw(*MAP), draw(4), draw(4))
+    agree(forms.add, composed.add, draw(*MAP), draw(*MAP))
     agree(forms.rows, composed.rows, draw(*MAP))
     back = (lambda x, f=f: f.as_map(f.rows(x), x) for f in (forms, composed))
     agree(*back, draw(*MAP))
+
+
+needs_torch = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="PyTorch alone computes in place"
+)
+
+
+@needs_torch
+def test_what_is_overwritten_where_no_gradient_is_taken():
+    import torch
+
+    x, y = (torch.tensor(draw(*MAP)) for _ in "xy")
+    sum_, gelu = x + y, composed.gelu(x)
+    for function, operands, expected in ((forms.add, (x, y), sum_), (forms.gelu, (x,), gelu)):
+        last = operands[-1].clone()
+        torch.testing.assert_close(function(*operands), expected)
+        torch.testing.assert_close(operands[-1], last, rtol=0, atol=0)
+        with torch.no_grad():
+            assert function(*operands) is operands[-1]
+        torch.testing.assert_close(operands[-1], expected)
+        operands[-1].copy_(last)
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["TokenMixing", "ChannelMixing"])
+@pytest.mark.parametrize("module", [mixing, folded])
+def test_a_layer_overwrites_nothing_of_its_input(name, module):
+    import torch
+
+    layer = getattr(module, "Folded" * (module is folded) + name)()
+    x = torch.tensor(draw(*MAP))
+    expected, before = layer(x, training=False), x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, training=False), expected)
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+
+
+@needs_torch
+def test_a_hook_keeps_what_it_saw():
+    """Of a part that is called as a layer, for it has a policy of its own."""
+    import torch
+
+    layer, x, seen = mixing.ChannelMixing(), torch.tensor(draw(*MAP)), []
+    layer.build(MAP)
+    layer.dense1.quantize("int8")
+    layer.dense1.register_forward_hook(lambda layer, inputs, y: seen.append((y, y.clone())))
+    with torch.no_grad():
+        layer(x)
+    [(held, copy)] = seen
+    torch.testing.assert_close(held, copy, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -216,7 +269,6 @@ def test_layer_norm(training):
     agree(*forward, draw(7, 5) + 3)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch's is Keras'")
 def test_layer_norm_in_its_weights():
     def form(x, gamma, beta):
         layer = SimpleNamespace(gamma=gamma, beta=beta, epsilon=1e-5, compute_dtype="float32")

@@ -84,7 +84,7 @@ class AxialLinear(keras.Layer):
             )
 
     def call(self, x):
-        return forms.axial(x, *kernel_and_bias(self), self.axis)
+        return forms.axial(x, *kernel_and_bias(self, x), self.axis)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -151,5 +151,5 @@ class SparseMLP(Composite):
     def call(self, x):
         branches = [x, run(self, self.width, x), run(self, self.height, x)]
         if is_plain(self, self.fuse):
-            return forms.fuse(branches, ops.convert_to_tensor(self.fuse.kernel))
+            return forms.fuse(branches, forms.tensor(self.fuse.kernel, x))
         return run(self, self.fuse, ops.concatenate(branches, axis=-1))

@@ -65,11 +65,12 @@ def run(parent, layer, *args, **kwargs):
         **kwargs: Call arguments of `layer`, `training` among them where it takes one.
 
     Returns:
-        What `layer` returns, in the parent's compute dtype.
+        What `layer` returns, in the parent's compute dtype; nobody else holds it.
     """
     if is_plain(parent, layer):
         return layer.call(*args, **kwargs)
-    return ops.cast(layer(*args, **kwargs), parent.compute_dtype)
+    # a hook of its own may hold what it returned
+    return forms.unshared(ops.cast(layer(*args, **kwargs), parent.compute_dtype))
 
 
 def is_plain(parent, layer):
@@ -77,17 +78,17 @@ def is_plain(parent, layer):
     return layer.dtype_policy == parent.dtype_policy
 
 
-def kernel_and_bias(layer):
+def kernel_and_bias(layer, x):
     """A layer's kernel and bias as tensors of the dtype it computes in; no bias is `None`."""
-    bias = None if layer.bias is None else ops.convert_to_tensor(layer.bias)
-    return ops.convert_to_tensor(layer.kernel), bias
+    bias = None if layer.bias is None else forms.tensor(layer.bias, x)
+    return forms.tensor(layer.kernel, x), bias
 
 
 def run_dense(parent, layer, x):
     """`run` for a `keras.layers.Dense` on rows `(n, channels)`, in the backend's form."""
     if not is_plain(parent, layer):
         return run(parent, layer, x)
-    return forms.dense(x, *kernel_and_bias(layer))
+    return forms.dense(x, *kernel_and_bias(layer, x))
 
 
 def run_layer_norm(parent, layer, x, training):

@@ -3,6 +3,11 @@
 from keras import ops
 
 
+def tensor(variable, x):
+    """A variable as a tensor of the dtype computed in, where the map `x` is."""
+    return ops.convert_to_tensor(variable)
+
+
 def dense(x, kernel, bias):
     """`x @ kernel + bias` for the rows of `x`; `bias` may be `None`."""
     y = ops.matmul(x, kernel)
@@ -37,9 +42,19 @@ def fuse(parts, kernel):
     return as_map(y, parts[0])
 
 
+def unshared(x):
+    """The same values where nobody else holds them, so that a form may overwrite them."""
+    return x
+
+
 def gelu(x, training=False):
-    """The exact GELU (erf); Keras' default is the tanh approximation."""
+    """The exact GELU (erf; Keras' default is the tanh approximation). It may overwrite `x`."""
     return ops.gelu(x, approximate=False)
+
+
+def add(x, y):
+    """`x + y`. It may overwrite `y`."""
+    return x + y
 
 
 def affine(x, scale, shift):
@@ -68,3 +83,15 @@ def patches(x, kernel):
     return ops.conv(
         x, kernel, strides=kernel.shape[:2], padding="valid", data_format="channels_last"
     )
+
+
+def patches_by_product(x, kernel):
+    """The same as a product of matrices: windows as rows."""
+    high, wide, channels, filters = kernel.shape
+    _, height, width, _ = ops.shape(x)
+    height, width = height // high, width // wide
+    windows = x[:, : height * high, : width * wide]
+    windows = ops.reshape(windows, (-1, height, high, width, wide, channels))
+    windows = ops.reshape(ops.transpose(windows, (0, 1, 3, 2, 4, 5)), (-1, high * wide * channels))
+    y = ops.matmul(windows, ops.reshape(kernel, (-1, filters)))
+    return ops.reshape(y, (-1, height, width, filters))

@@ -69,7 +69,7 @@ class DepthwiseConv(keras.Layer):
             self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
 
     def call(self, x):
-        return forms.depthwise(x, *kernel_and_bias(self))
+        return forms.depthwise(x, *kernel_and_bias(self, x))
 
     def compute_output_shape(self, input_shape):
         return input_shape

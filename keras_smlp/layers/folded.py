@@ -100,7 +100,7 @@ class FoldedTokenMixing(TokenMixing):
         check_inference(training)
         y = forms.gelu(run(self, self.norm1, x))
         y = forms.gelu(run(self, self.conv, y))
-        return x + run(self, self.mix, y)
+        return forms.add(x, run(self, self.mix, y))
 
     def get_config(self):
         return without_drop_path(super().get_config())

@@ -18,12 +18,15 @@ elif keras.backend.backend() == "jax":
     from keras_smlp.layers import jax_forms as own
 
 NAMES = (
+    "tensor",
     "rows",
     "as_map",
     "dense",
     "axial",
     "fuse",
+    "unshared",
     "gelu",
+    "add",
     "affine",
     "layer_norm",
     "batch_norm",

@@ -83,7 +83,7 @@ class TokenMixing(Composite):
         y = run(self, self.conv, y)
         y = forms.gelu(run_batch_norm(self, self.norm2, y, training), training)
         y = run(self, self.mix, y)
-        return x + run(self, self.drop_path, y, training=training)
+        return forms.add(x, run(self, self.drop_path, y, training=training))
 
     def get_config(self):
         path = self.drop_path
@@ -155,7 +155,7 @@ class ChannelMixing(Composite):
         y = run_layer_norm(self, self.norm, forms.rows(x), training)
         y = forms.gelu(run_dense(self, self.dense1, y), training)
         y = forms.as_map(run_dense(self, self.dense2, y), x)
-        return x + run(self, self.drop_path, y, training=training)
+        return forms.add(x, run(self, self.drop_path, y, training=training))
 
     def get_config(self):
         path = self.drop_path

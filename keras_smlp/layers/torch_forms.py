@@ -1,10 +1,12 @@
 """PyTorch's forms: it runs every operation by itself, so the fewer and the larger, the better.
 
 A product takes its bias with it, the parts of a fusion are added up in place of being concatenated,
-and a normalization is one operation. Keras' own operations are avoided, for each looks through its
-arguments first, which costs more than a small layer's arithmetic.
+and a normalization is one operation. At inference GELU and the residual overwrite what only they
+read: new memory costs more than their arithmetic. Keras' own operations are avoided, for each looks
+through its arguments first, which costs more than a small layer's arithmetic.
 """
 
+import keras
 import torch
 import torch.nn.functional as F
 from keras import ops
@@ -15,6 +17,12 @@ from keras_smlp.layers import composed
 def is_slow(x):
     """Whether it is float16 on a CPU: PyTorch emulates its products, Keras takes float32."""
     return x.dtype == torch.float16 and x.device.type == "cpu"
+
+
+def tensor(variable, x):
+    if isinstance(variable, keras.Variable) and (value := variable.value).device == x.device:
+        return value
+    return ops.convert_to_tensor(variable)
 
 
 def dense(x, kernel, bias):
@@ -56,12 +64,33 @@ def fuse(parts, kernel):
     return y.reshape(parts[0].shape)
 
 
+def may_overwrite():
+    """Whether nothing needs an operand again: no derivative, and no graph that is recorded."""
+    recording = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return not (torch.is_grad_enabled() or recording)
+
+
+def unshared(x):
+    return x.clone() if may_overwrite() else x
+
+
 def gelu(x, training=False):
-    return F.gelu(x)
+    return torch.ops.aten.gelu_(x) if may_overwrite() else F.gelu(x)
+
+
+def add(x, y):
+    return y.add_(x) if may_overwrite() else x + y
 
 
 def affine(x, scale, shift):
     return torch.addcmul(shift, x, scale)
+
+
+def layer_norm(layer, x, training=False):
+    if x.dtype != torch.float32:
+        return layer.call(x)
+    parameters = (v if v is None else tensor(v, x) for v in (layer.gamma, layer.beta))
+    return F.layer_norm(x, x.shape[-1:], *parameters, layer.epsilon)
 
 
 def batch_norm(layer, x, training):
@@ -70,7 +99,7 @@ def batch_norm(layer, x, training):
         return layer.call(x, training=training)  # PyTorch's has no statistics of one value
     dtype = torch.promote_types(x.dtype, torch.float32)  # whatever the policy, as Keras does it
     mean, variance, gamma, beta = (
-        ops.convert_to_tensor(v).to(dtype)
+        tensor(v, x).to(dtype)
         for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
     )
     channels_first = x.movedim(-1, 1)
