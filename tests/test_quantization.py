@@ -1,5 +1,7 @@
 """Dense layers in 8 bits and their files, 16-bit inference, low-rank fine-tuning."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -69,6 +71,22 @@ def test_a_quantized_network_mostly_agrees_and_its_dense_layers_are_a_quarter(ch
     assert relative(found, expected) < 0.05
     assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.9
     assert size() < 0.3 * before
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_collecting_garbage_does_not_look_through_all_that_is_loaded(frozen, monkeypatch):
+    """Keras collects once for each kernel; what somebody else set apart stays so."""
+    model, looked_through = net(), []
+    loaded = len(gc.get_objects())
+    monkeypatch.setattr(gc, "collect", lambda: looked_through.append(len(gc.get_objects())))
+    if frozen:
+        gc.freeze()
+    try:
+        keras_smlp.quantize(model, "int8")
+        assert bool(gc.get_freeze_count()) == frozen
+    finally:
+        gc.unfreeze()
+    assert looked_through and max(looked_through) < loaded / 5
 
 
 def test_features_of_a_quantized_network():
