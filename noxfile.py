@@ -6,8 +6,6 @@ python -m nox -s matrix -- -k parity         # some tests on all three backends
 python -m nox -R -s matrix -- -k parity      # the same again without installing
 """
 
-import os
-
 import nox
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -22,11 +20,11 @@ def install(session, *extras):
 
 
 def pytest(session, backend, *arguments):
-    """Runs the tests on one backend; JAX keeps what it compiled from one process to the next."""
+    """Runs the tests on one backend; JAX keeps what it compiled for all processes and sessions."""
     environment = {
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        "JAX_COMPILATION_CACHE_DIR": os.path.abspath(f"{session.create_tmp()}/jax"),
+        "JAX_COMPILATION_CACHE_DIR": str(session.cache_dir.resolve() / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "OMP_NUM_THREADS": "1",  # two processes, a file of tests each at a time
     }
@@ -39,7 +37,7 @@ def pytest(session, backend, *arguments):
 @nox.session
 @nox.parametrize("backend", BACKENDS)
 def alone(session, backend):
-    """The network's quick tests in an environment that has one backend and no other."""
+    """The network's quick tests and the README's examples where no other backend is installed."""
     install(session, backend)
     others = [name for name in BACKENDS if name != backend]
     session.run(
@@ -48,16 +46,9 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    names = ("explain", "features", "folding", "forms", "import", "layers", "model", "parity")
-    names += (
-        "port_checkpoint",
-        "precision",
-        "prediction",
-        "quantization",
-        "readme",
-        "resizing",
-        "weights",
-    )
+    # the examples of the README call what the other tests are about
+    names = ("import", "layers", "model", "parity", "port_checkpoint", "precision", "prediction")
+    names += ("readme", "weights")
     files = [f"tests/test_{name}.py" for name in names]
     pytest(session, backend, "-m", "not slow and not cross", *(session.posargs or files))
 
