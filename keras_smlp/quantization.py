@@ -12,6 +12,7 @@ from keras_smlp.layers.composite import Composite
 from keras_smlp.structure import body, dense_layers, has_lora, refuse
 
 MODES = ("int8",)
+SET_APART_BY_PYTHON = 1000  # at most: 3.12 does so with some hundreds of objects of its own
 
 
 def quantize(model, mode="int8"):
@@ -63,7 +64,7 @@ def quick_collections():
     Keras collects for each kernel that it replaces, and each time looks through all that Python has
     loaded: a hundred times as long as quantizing takes.
     """
-    if gc.get_freeze_count():  # somebody else did, and will undo it
+    if gc.get_freeze_count() > SET_APART_BY_PYTHON:  # somebody else did, and will undo it
         yield
         return
     gc.freeze()

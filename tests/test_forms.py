@@ -160,6 +160,9 @@ def test_a_fusion_under_autocast():
     assert y.dtype == torch.bfloat16
     expected = composed.fuse(parts, kernel)
     assert (y.float() - expected).abs().max() < 0.03 * expected.abs().max()
+    with torch.no_grad():
+        total = forms.add(parts[0], y)
+    assert total.dtype == torch.float32 and torch.equal(total, parts[0] + y)
 
 
 @pytest.mark.parametrize("axis", ["width", "height"])

@@ -65,7 +65,8 @@ def run(parent, layer, *args, **kwargs):
         **kwargs: Call arguments of `layer`, `training` among them where it takes one.
 
     Returns:
-        What `layer` returns, in the parent's compute dtype; nobody else holds it.
+        What `layer` returns, in the parent's compute dtype. Nobody else holds it, unless `layer`
+        returns its argument.
     """
     if is_plain(parent, layer):
         return layer.call(*args, **kwargs)

@@ -105,6 +105,6 @@ def batch_norm(layer, x, training):
 
 # ---- convolution --------------------------------------------------------------------------------
 def patches(x, kernel):
-    # a convolution's derivatives add up in 16 bits where the processor has no AVX-512
+    # a convolution's derivatives add up in 16 bits on processors without AVX-512
     in_16_bits = x.dtype in (tf.float16, tf.bfloat16)
     return (composed.patches_by_product if in_16_bits else composed.patches)(x, kernel)

@@ -79,7 +79,8 @@ def gelu(x, training=False):
 
 
 def add(x, y):
-    return y.add_(x) if may_overwrite() else x + y
+    # under torch.autocast `y` may have 16 bits beside 32
+    return y.add_(x) if may_overwrite() and x.dtype == y.dtype else x + y
 
 
 def affine(x, scale, shift):
