@@ -227,14 +227,18 @@ def test_what_is_overwritten_where_no_gradient_is_taken():
 @needs_torch
 @pytest.mark.parametrize("name", ["TokenMixing", "ChannelMixing"])
 @pytest.mark.parametrize("module", [mixing, folded])
-def test_a_layer_overwrites_nothing_of_its_input(name, module):
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_layer_overwrites_nothing_of_its_input(name, module, autocast):
     import torch
 
     layer = getattr(module, "Folded" * (module is folded) + name)()
     x = torch.tensor(draw(*MAP))
-    expected, before = layer(x, training=False), x.clone()
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x, training=False), expected)
+    before = x.clone()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = layer(x, training=False)
+        with torch.no_grad():
+            y = layer(x, training=False)
+    torch.testing.assert_close(y, expected.detach(), rtol=0, atol=0)  # and of one dtype
     torch.testing.assert_close(x, before, rtol=0, atol=0)
 
 
