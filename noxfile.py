@@ -6,9 +6,13 @@ python -m nox -s matrix -- -k parity         # some tests on all three backends
 python -m nox -R -s matrix -- -k parity      # the same again without installing
 """
 
+from pathlib import Path
+
 import nox
 
 BACKENDS = ("tensorflow", "jax", "torch")
+# begun first, or they would run at the end, one processor idle
+LONGEST = ("resume", "train", "distribution", "benchmark", "readme", "parity")
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["alone", "matrix"]
@@ -17,6 +21,12 @@ nox.options.default_venv_backend = "venv"
 
 def install(session, *extras):
     session.install("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
+
+
+def in_order(*names):
+    """The files of tests of these names, those that take longest first."""
+    ordered = sorted(names, key=lambda name: (name not in LONGEST, name))
+    return [f"tests/test_{name}.py" for name in ordered]
 
 
 def pytest(session, backend, *arguments):
@@ -30,6 +40,7 @@ def pytest(session, backend, *arguments):
     }
     codes = [0, 5] if session.posargs else [0]
     command = ["python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "--durations=5"]
+    command += ["--no-loadscope-reorder"]
     # 5: none of the chosen tests is for this step
     session.run(*command, *arguments, env=environment, success_codes=codes)
 
@@ -48,17 +59,18 @@ def alone(session, backend):
     )
     # the examples of the README call what the other tests are about
     names = ("import", "layers", "model", "parity", "port_checkpoint", "precision", "prediction")
-    names += ("readme", "weights")
-    files = [f"tests/test_{name}.py" for name in names]
-    pytest(session, backend, "-m", "not slow and not cross", *(session.posargs or files))
+    files = session.posargs or in_order(*names, "readme", "weights")
+    pytest(session, backend, "-m", "not slow and not cross", *files)
 
 
 @nox.session
 def matrix(session):
     """All tests on each backend in one environment, then the files of each on the others."""
     install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
+    names = (path.stem.removeprefix("test_") for path in Path("tests").glob("test_*.py"))
+    files = session.posargs or in_order(*names)
     for backend in BACKENDS:
-        pytest(session, backend, "-m", "not cross", *session.posargs)
+        pytest(session, backend, "-m", "not cross", *files)
     pytest(session, "tensorflow", "-m", "cross", *session.posargs)
 
 
