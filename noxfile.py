@@ -13,6 +13,8 @@ import nox
 BACKENDS = ("tensorflow", "jax", "torch")
 # begun first, or they would run at the end, one processor idle
 LONGEST = ("resume", "train", "distribution", "benchmark", "readme", "parity")
+# of what is NumPy's, tf.data's and PIL's alone: once, no Keras computes there
+ONCE = ("augment", "decode", "mixing", "order", "pth", "pth_damage")
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["alone", "matrix"]
@@ -58,19 +60,20 @@ def alone(session, backend):
         *others,
     )
     # the examples of the README call what the other tests are about
-    names = ("import", "layers", "model", "parity", "port_checkpoint", "precision", "prediction")
-    files = session.posargs or in_order(*names, "readme", "weights")
+    names = ("import", "layers", "model", "parity", "port_checkpoint", "readme")
+    files = session.posargs or in_order(*names)
     pytest(session, backend, "-m", "not slow and not cross", *files)
 
 
 @nox.session
 def matrix(session):
-    """All tests on each backend in one environment, then the files of each on the others."""
+    """All tests in one environment, on each backend, then the files of each on the others."""
     install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
-    names = (path.stem.removeprefix("test_") for path in Path("tests").glob("test_*.py"))
-    files = session.posargs or in_order(*names)
+    names = {path.stem.removeprefix("test_") for path in Path("tests").glob("test_*.py")}
     for backend in BACKENDS:
+        files = session.posargs or in_order(*names)
         pytest(session, backend, "-m", "not cross", *files)
+        names -= set(ONCE)
     pytest(session, "tensorflow", "-m", "cross", *session.posargs)
 
 
