@@ -28,6 +28,7 @@ import stand_in  # noqa: E402
 
 RATE, DECAY, SMOOTHING = 1e-3, 0.05, 0.1
 WARM_CALLS = 3
+SLOW = 0.02  # seconds for a product of 256 x 256, which takes 0.001 even at 30 GFLOP/s
 TOLERANCE = 1e-5  # of the peer in float32, relative to the golden logits
 # what a contender's logits may differ by in float32; accelerators round the factors of products
 DIFFERENCES = {"cpu": 1e-4, "other": 2e-2}
@@ -249,15 +250,23 @@ def limit(job):
     version, device, memory = prepare_torch(job["threads"])
     import torch
 
-    n = 2048 if device == "cpu" else 8192
     dtype = getattr(torch, job["precision"])
-    a = torch.randn(n, n, dtype=dtype, device="cpu" if device == "cpu" else "cuda")
 
-    def call():
-        a @ a
-        if device != "cpu":
-            torch.cuda.synchronize()
+    def product(n):
+        a = torch.randn(n, n, dtype=dtype, device="cpu" if device == "cpu" else "cuda")
 
+        def call():
+            a @ a
+            if device != "cpu":
+                torch.cuda.synchronize()
+
+        return call
+
+    # in 16 bits on many a CPU half a minute would go by, and no size is faster there
+    small = product(256)
+    is_emulated = min(timed(small)[0] for _ in range(WARM_CALLS)) > SLOW
+    n = 512 if is_emulated else 2048 if device == "cpu" else 8192
+    call = product(n)
     return About(f"{n} x {n}", version, device, 2 * n**3), lambda: call, memory
 
 
