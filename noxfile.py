@@ -1,23 +1,27 @@
-"""The test matrix: `python -m nox` runs each backend alone and all three together.
+"""The tests: `python -m nox` proves a change in minutes, `deep` what takes longer.
 
-python -m nox                                # everything
-python -m nox -s "alone(backend='jax')"      # one backend, nothing else installed
-python -m nox -s matrix -- -k parity         # some tests on all three backends
-python -m nox -R -s matrix -- -k parity      # the same again without installing
+python -m nox                      # quick: all three backends in one environment
+python -m nox -R -- -k parity      # some of it again, without installing
+python -m nox -s deep              # many kills, every format from every backend, several devices
+python -m nox -s nightly           # hours: fuzzing, mutants, lowest and newest versions
 """
 
+import platform
+import re
+import time
 from pathlib import Path
 
 import nox
 
-BACKENDS = ("tensorflow", "jax", "torch")
+BACKENDS = ("torch", "tensorflow", "jax")  # the first one runs what no backend computes
 # begun first, or they would run at the end, one processor idle
-LONGEST = ("resume", "train", "distribution", "benchmark", "readme", "parity")
-# of what is NumPy's, tf.data's and PIL's alone: once, no Keras computes there
-ONCE = ("augment", "decode", "mixing", "order", "pth", "pth_damage")
+LONGEST = ("resume", "train", "cross_backend", "parity", "distribution", "benchmark", "exporting")
+# the network where no other backend is installed
+ALONE = ("test_import.py", "test_model.py", "test_parity.py", "test_readme.py", "layers")
+BEGIN = time.monotonic()
 
-nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["alone", "matrix"]
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["quick"]
 nox.options.default_venv_backend = "venv"
 
 
@@ -25,32 +29,72 @@ def install(session, *extras):
     session.install("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
 
 
-def in_order(*names):
-    """The files of tests of these names, those that take longest first."""
-    ordered = sorted(names, key=lambda name: (name not in LONGEST, name))
-    return [f"tests/test_{name}.py" for name in ordered]
-
-
-def pytest(session, backend, *arguments):
-    """Runs the tests on one backend; JAX keeps what it compiled for all processes and sessions."""
+def pytest(session, backend, marks, *paths):
+    """Runs the tests with these marks on one backend, two files at a time."""
     environment = {
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        # what JAX compiled, for all processes and sessions
         "JAX_COMPILATION_CACHE_DIR": str(session.cache_dir.resolve() / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "OMP_NUM_THREADS": "1",  # two processes, a file of tests each at a time
+        "OMP_NUM_THREADS": "1",
     }
+    files = [path for folder in paths or ("tests",) for path in test_files(folder)]
+    files.sort(key=lambda path: path.stem.removeprefix("test_") not in LONGEST)
+    command = ["python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "--durations=10"]
+    # 5: none of the chosen tests is for this backend
     codes = [0, 5] if session.posargs else [0]
-    command = ["python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "--durations=5"]
-    command += ["--no-loadscope-reorder"]
-    # 5: none of the chosen tests is for this step
-    session.run(*command, *arguments, env=environment, success_codes=codes)
+    command += ["-m", marks, *map(str, files), *session.posargs]
+    session.run(*command, env=environment, success_codes=codes)
+
+
+def test_files(path):
+    path = Path("tests", path) if path != "tests" else Path(path)
+    return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
+
+
+def on_every_backend(session, marks):
+    """What computes nothing on a backend is marked `once` and runs on the first alone."""
+    for backend in BACKENDS:
+        pytest(session, backend, marks if backend == BACKENDS[0] else f"{marks} and not once")
+
+
+def say_how_long(session):
+    """The minutes since the beginning, and on which processor."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"model name\s*: (.*)", text)
+    flags = re.search(r"flags\s*: (.*)", text)
+    flags = [flag for flag in flags[1].split() if re.match("avx|amx|fma", flag)] if flags else []
+    cores = text.count("processor\t")
+    minutes = (time.monotonic() - BEGIN) / 60
+    session.log(
+        f"{minutes:.1f} minutes on {cores} cores of {name[1] if name else platform.processor()}, "
+        f"flags {' '.join(flags) or 'unknown'}"
+    )
+
+
+@nox.session(venv_location=".nox/tests")
+def quick(session):
+    """All that a change is likely to break, on the three backends in one environment."""
+    install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
+    on_every_backend(session, "not deep and not nightly")
+    say_how_long(session)
+
+
+@nox.session(venv_location=".nox/tests", reuse_venv=True)
+def deep(session):
+    """What takes longer; then the network in environments that hold one backend each."""
+    install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
+    on_every_backend(session, "deep")
+    for backend in BACKENDS:
+        session.notify(f"alone(backend='{backend}')")
+    say_how_long(session)
 
 
 @nox.session
 @nox.parametrize("backend", BACKENDS)
 def alone(session, backend):
-    """The network's quick tests and the README's examples where no other backend is installed."""
+    """The network and the README's examples where no other backend is installed."""
     install(session, backend)
     others = [name for name in BACKENDS if name != backend]
     session.run(
@@ -59,22 +103,33 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    # the examples of the README call what the other tests are about
-    names = ("import", "layers", "model", "parity", "port_checkpoint", "readme")
-    files = session.posargs or in_order(*names)
-    pytest(session, backend, "-m", "not slow and not cross", *files)
+    pytest(session, backend, "not deep and not nightly", *ALONE)
+    say_how_long(session)
 
 
 @nox.session
-def matrix(session):
-    """All tests in one environment, on each backend, then the files of each on the others."""
+def nightly(session):
+    """Hours: mutated checkpoints, many kills, mutants of the package; then other versions."""
     install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
-    names = {path.stem.removeprefix("test_") for path in Path("tests").glob("test_*.py")}
+    session.install("cosmic-ray")
+    many = {"KERAS_SMLP_FUZZ": "200000", "KERAS_SMLP_KILLS": "50"}
+    command = ["python", "-m", "pytest", "-n", "2", "-o", "timeout=0", "-m", ""]
+    chosen = ["-k", "random_damage or kills_at_random"]
     for backend in BACKENDS:
-        files = session.posargs or in_order(*names)
-        pytest(session, backend, "-m", "not cross", *files)
-        names -= set(ONCE)
-    pytest(session, "tensorflow", "-m", "cross", *session.posargs)
+        session.run(*command, *chosen, *session.posargs, env={**many, "KERAS_BACKEND": backend})
+    session.run("python", "tests/mutants.py")
+    for which in ("lowest", "newest"):
+        session.notify(f"versions(which='{which}')")
+
+
+@nox.session
+@nox.parametrize("which", ["lowest", "newest"])
+def versions(session, which):
+    """The quick tests with the lowest versions that pyproject.toml allows, and with the newest."""
+    extras = ",".join((*BACKENDS, "train", "keras-cv", "openvino", "litert", "test"))
+    lowest = ["-c", "tests/lowest.txt"] if which == "lowest" else ["--upgrade"]
+    session.install(*lowest, "-e", f".[{extras}]")
+    on_every_backend(session, "not deep and not nightly")
 
 
 @nox.session

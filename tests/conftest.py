@@ -1,50 +1,27 @@
-"""Shared models and files; the same tests run on every backend (`KERAS_BACKEND`)."""
+"""Fixtures that tests share; the same tests run on every backend (`KERAS_BACKEND`)."""
 
 import random
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import stand_in
+from helpers import nets
 
-import keras_smlp
 from keras_smlp.weights import pth
 
-BACKEND = keras.backend.backend()
+# where the tests that speak for all backends are quick: it compiles nothing
+QUICKEST = "torch"
 
 
-def build(variant="micro", **arguments):
-    """A network without preprocessing that answers with logits, as the golden files do."""
-    dim, depths, side, classes = stand_in.VARIANTS[variant]
-    return keras_smlp.SMLPNet(
-        dim,
-        depths,
-        **{
-            "input_shape": (side, side, 3),
-            "classes": classes,
-            "classifier_activation": None,
-            "include_preprocessing": False,
-            **arguments,
-        },
-    )
-
-
-def trained_like(model, seed=0):
-    """The model, with every weight drawn as if it had been trained."""
-    rng = np.random.default_rng(seed)
-    for variable in model.weights:
-        shape = variable.shape
-        if variable.name in ("gamma", "moving_variance"):
-            values = rng.uniform(0.5, 1.5, shape)
-        elif variable.name == "kernel":
-            summed = shape[:2] if shape[-1] == 1 else shape[:-1]  # a depthwise kernel ends in 1
-            values = rng.uniform(-1, 1, shape) / np.sqrt(np.prod(summed))
-        else:
-            values = rng.normal(0, 0.3, shape)
-        variable.assign(values)
-    return model
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Makes deep on the other backends what is `quick_once`, but for what is `quick_each`."""
+    for item in items:
+        is_quick = nets.BACKEND == QUICKEST or item.get_closest_marker("quick_each")
+        if item.get_closest_marker("quick_once") and not is_quick:
+            item.add_marker(pytest.mark.deep)
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +41,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def micro(checkpoint):
     """A micro network with the stand-in weights. Shared: do not change it."""
-    return build("micro", weights=checkpoint("micro"))
+    return nets.build("micro", weights=checkpoint("micro"))
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from helpers.nets import answer
 from keras import ops
 
 import keras_smlp
 from keras_smlp import explain, figures
+
+pytestmark = pytest.mark.quick_once
 
 SHAPE = (32, 48, 3)
 
@@ -37,9 +40,10 @@ def bilinear(values, size):
     return ends[0] @ values @ ends[1].T
 
 
+@pytest.mark.quick_each
 def test_grad_cam_is_that_of_the_numerical_gradient(model, images):
     norm = model.get_layer("norm")
-    f = keras.Model(model.input, norm.output).predict_on_batch(images)
+    f = answer(keras.Model(model.input, norm.output), images)
     head = keras.Model(norm.output, model.output)
     for k in range(4):
         result = explain.grad_cam(model, images, k)
@@ -47,14 +51,14 @@ def test_grad_cam_is_that_of_the_numerical_gradient(model, images):
         for i in range(3):
             # a shift of a whole channel changes the logit by the sum of its gradients
             shifted = f[i] + np.eye(f.shape[-1], dtype="float32")[:, None, None]
-            gradients = (head.predict_on_batch(shifted) - head.predict_on_batch(f[i : i + 1]))[:, k]
+            gradients = (answer(head, shifted) - answer(head, f[i : i + 1]))[:, k]
             expected = bilinear(np.maximum(f[i] @ gradients, 0), SHAPE[:2])
             np.testing.assert_allclose(result[i], expected / expected.max(), atol=1e-4)
             assert result[i].max() == 1 and result[i].min() >= 0
 
 
 def test_the_class_is_the_likeliest_or_one_for_each_image(model, images):
-    likeliest = model.predict_on_batch(images).argmax(-1)
+    likeliest = answer(model, images).argmax(-1)
     by_default = explain.grad_cam(model, images)
     np.testing.assert_array_equal(by_default, explain.grad_cam(model, images, likeliest.tolist()))
     classes = (likeliest + [1, 2, 3]) % 4

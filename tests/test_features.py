@@ -3,15 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from conftest import build, trained_like
+from helpers.nets import answer, build, pixels, trained_like
 
 import keras_smlp
 
+pytestmark = pytest.mark.quick_once
+
 MICRO = {"P2": 1, "P3": 2, "P4": 3, "P5": 1}  # blocks of the stages of stand_in's micro
-
-
-def photos(*shape):
-    return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +38,10 @@ def test_the_levels_are_the_outputs_of_the_stages(micro):
         assert maps.get_layer(name) is micro.get_layer(name)  # one set of weights
 
 
+@pytest.mark.quick_each
 def test_what_it_computes_is_what_the_head_gets(net):
-    x = photos(2, 16, 32, 3)
-    maps = keras_smlp.feature_extractor(net).predict_on_batch(x)
+    x = pixels(2, 16, 32, 3, dtype="float32")
+    maps = answer(keras_smlp.feature_extractor(net), x)
     assert {level: y.shape for level, y in maps.items()} == {
         "P2": (2, 4, 8, 8),
         "P3": (2, 2, 4, 16),
@@ -50,7 +49,7 @@ def test_what_it_computes_is_what_the_head_gets(net):
     y = net.get_layer("norm")(maps["P3"], training=False)
     y = net.get_layer("predictions")(net.get_layer("avg_pool")(y))
     y = keras.ops.convert_to_numpy(y)
-    np.testing.assert_allclose(y, net.predict_on_batch(x), atol=1e-6)
+    np.testing.assert_allclose(y, answer(net, x), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +73,11 @@ def test_some_levels_only(net):
 
 
 def test_a_saved_pyramid_is_one_again(net, tmp_path):
-    maps, x = keras_smlp.feature_extractor(net), photos(2, 16, 32, 3)
+    maps, x = keras_smlp.feature_extractor(net), pixels(2, 16, 32, 3, dtype="float32")
     maps.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     assert loaded.pyramid_level_inputs == maps.pyramid_level_inputs
-    expected, found = maps.predict_on_batch(x), loaded.predict_on_batch(x)
+    expected, found = answer(maps, x), answer(loaded, x)
     for level in expected:
         np.testing.assert_allclose(found[level], expected[level], atol=1e-5)
 
@@ -118,6 +117,7 @@ def test_models_that_are_no_smlpnet(which, function):
 
 
 # ---- heads on the pyramid -----------------------------------------------------------------------
+@pytest.mark.quick_each
 def test_a_feature_pyramid_trains(net):
     """Lateral convolutions, sums from the top down, one dense prediction: plain Keras layers."""
     maps = keras_smlp.feature_extractor(net)
@@ -130,14 +130,14 @@ def test_a_feature_pyramid_trains(net):
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     kernel = net.get_layer("stem").kernel
     before = keras.ops.convert_to_numpy(kernel).copy()
-    loss = model.train_on_batch(photos(2, 16, 32, 3), np.zeros((2, 4, 8)))
+    loss = model.train_on_batch(pixels(2, 16, 32, 3, dtype="float32"), np.zeros((2, 4, 8)))
     assert np.isfinite(loss)
     assert (keras.ops.convert_to_numpy(kernel) != before).any(), (
         "the gradient did not reach the network"
     )
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 # keras-cv's own: it names the input `images` and does not pass it by name
 @pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match")
 def test_keras_cv_detects_on_it():
@@ -158,7 +158,7 @@ def test_keras_cv_detects_on_it():
     }
     kernel = body.get_layer("stem").kernel
     before = keras.ops.convert_to_numpy(kernel).copy()
-    logs = model.fit(photos(2, 64, 64, 3), boxes, epochs=1, verbose=0).history
+    logs = model.fit(pixels(2, 64, 64, 3, dtype="float32"), boxes, epochs=1, verbose=0).history
     assert np.isfinite(logs["loss"]).all() and logs["box_loss"][0] > 0
     assert (keras.ops.convert_to_numpy(kernel) != before).any(), (
         "the gradient did not reach the network"
@@ -167,7 +167,7 @@ def test_keras_cv_detects_on_it():
 
 # ---- intermediate -------------------------------------------------------------------------------
 def test_intermediate_has_every_half_block_and_stage(net):
-    x = photos(2, 16, 32, 3)
+    x = pixels(2, 16, 32, 3, dtype="float32")
     maps = keras_smlp.intermediate(net, x)
     assert list(maps) == [
         "stage1_block1_token_mixing",
@@ -186,12 +186,12 @@ def test_intermediate_has_every_half_block_and_stage(net):
     ]:
         y = keras.ops.convert_to_numpy(net.get_layer(after)(maps[before], training=False))
         np.testing.assert_allclose(maps[after], y, atol=1e-5)
-    stages = keras_smlp.feature_extractor(net).predict_on_batch(x)
+    stages = answer(keras_smlp.feature_extractor(net), x)
     np.testing.assert_allclose(maps["stage1"], stages["P2"], atol=1e-6)
     np.testing.assert_allclose(maps["stage2"], stages["P3"], atol=1e-6)
 
 
 def test_intermediate_of_a_16_bit_model_is_float32():
     model = build(dtype="bfloat16")
-    maps = keras_smlp.intermediate(model, photos(1, 64, 64, 3))
+    maps = keras_smlp.intermediate(model, pixels(1, 64, 64, 3, dtype="float32"))
     assert {y.dtype.name for y in maps.values()} == {"float32"}

@@ -3,15 +3,16 @@
 import keras
 import numpy as np
 import pytest
-import small_nets
 import stand_in
-from conftest import build
-from small_nets import SMALL, net, photos
+from helpers import nets
+from helpers.nets import SMALL, answer, build, net, pixels
 from stand_in import relative
 
 import keras_smlp
 from keras_smlp.layers import Affine
 from keras_smlp.layers.composite import Composite
+
+pytestmark = pytest.mark.quick_once
 
 BLOCKS = (
     "norm1 -> a factor and a summand, norm2 -> conv, in 2 token mixings",
@@ -56,8 +57,8 @@ def test_a_folded_network_answers_the_same_with_less(case):
     arguments, lines = CASES[case]
     model = net(**arguments)
     folded = keras_smlp.fold(model)
-    x = photos()
-    assert relative(folded.predict_on_batch(x), model.predict_on_batch(x)) < 1e-5
+    x = pixels()
+    assert relative(answer(folded, x), answer(model, x)) < 1e-5
     assert folded.folding == lines
     assert norms(model) and not norms(folded)
     assert len(folded.variables) < len(model.variables)
@@ -65,29 +66,30 @@ def test_a_folded_network_answers_the_same_with_less(case):
     assert type(folded) is keras_smlp.PortableModel and folded.name == model.name
 
 
+@pytest.mark.quick_each
 def test_a_folded_network_equals_the_official_code(checkpoint):
     folded = keras_smlp.fold(build(weights=checkpoint("micro")))
-    logits = folded.predict_on_batch(stand_in.images("micro"))
+    logits = answer(folded, stand_in.images("micro"))
     assert relative(logits, stand_in.golden("micro")["logits"]) < 1e-5
 
 
 def test_every_statistic_matters():
     """What was not drawn, or not folded, would be seen above: here each norm moves the output."""
-    model, x = net(), photos()
+    model, x = net(), pixels()
     folded = keras_smlp.fold(model)
     for layer in norms(model):
         for variable in layer.variables:
             value = np.array(variable)
             variable.assign(value + 0.5)
-            assert relative(model.predict_on_batch(x), folded.predict_on_batch(x)) > 1e-3
+            assert relative(answer(model, x), answer(folded, x)) > 1e-3
             variable.assign(value)
 
 
 def test_the_model_that_was_folded_is_as_before():
-    model, x = net(), photos()
-    before, weights = model.predict_on_batch(x), model.get_weights()
+    model, x = net(), pixels()
+    before, weights = answer(model, x), model.get_weights()
     keras_smlp.fold(model).get_layer("stem").kernel.assign(0 * model.get_layer("stem").kernel)
-    np.testing.assert_array_equal(model.predict_on_batch(x), before)
+    np.testing.assert_array_equal(answer(model, x), before)
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
 
@@ -98,9 +100,9 @@ def test_images_of_any_type(dtype):
     inputs = keras.Input((16, 32, 3), dtype=dtype)
     model = net(input_tensor=inputs, input_shape=None)
     folded = keras_smlp.fold(model)
-    x = photos(dtype=dtype)
-    expected = model.predict_on_batch(x)
-    assert relative(folded.predict_on_batch(x), expected) < 1e-5
+    x = pixels(dtype=dtype)
+    expected = answer(model, x)
+    assert relative(answer(folded, x), expected) < 1e-5
     assert relative(keras.ops.convert_to_numpy(folded(x)), expected) < 1e-5
 
 
@@ -113,10 +115,10 @@ def test_under_16_bits_the_pixels_are_normalised_in_float32(policy):
     assert folded.folding == (HEAD, *BLOCKS)
     assert folded.get_layer("preprocessing").compute_dtype == "float32"
     assert folded.dtype_policy.name == policy
-    x = photos()
-    expected = full.predict_on_batch(x)
-    error = relative(folded.predict_on_batch(x), expected)
-    assert error < 0.03 and error < 2 * relative(model.predict_on_batch(x), expected) + 1e-3
+    x = pixels()
+    expected = answer(full, x)
+    error = relative(answer(folded, x), expected)
+    assert error < 0.03 and error < 2 * relative(answer(model, x), expected) + 1e-3
 
 
 # ---- other graphs -------------------------------------------------------------------------------
@@ -126,8 +128,8 @@ def test_a_head_of_ones_own_takes_the_last_norm():
     model = keras_smlp.PortableModel(body.input, dense(body.output))
     folded = keras_smlp.fold(model)
     assert "norm -> mine" in folded.folding
-    x = photos()
-    assert relative(folded.predict_on_batch(x), model.predict_on_batch(x)) < 1e-5
+    x = pixels()
+    assert relative(answer(folded, x), answer(model, x)) < 1e-5
 
 
 def test_a_norm_that_something_else_reads_stays():
@@ -142,36 +144,34 @@ def test_a_norm_that_something_else_reads_stays():
         keras.Model(whole.input, [whole.output, whole.get_layer("avg_pool").output]),
         keras.Model(whole.input, keras.layers.Dense(2)(dropped)),
     ]
-    x = photos()
+    x = pixels()
     for model in models:
         folded = keras_smlp.fold(model)
         assert folded.folding == (PIXELS, *BLOCKS, NORM)
         assert isinstance(folded.get_layer("norm"), Affine)
-        for found, expected in zip(
-            folded.predict_on_batch(x), model.predict_on_batch(x), strict=True
-        ):
+        for found, expected in zip(answer(folded, x), answer(model, x), strict=True):
             assert relative(found, expected) < 1e-5
 
 
 def test_pixels_that_something_else_reads_stay_normalised():
     whole = net()
-    pixels = whole.get_layer("preprocessing").output
-    model = keras.Model(whole.input, [whole.output, keras.ops.mean(pixels, (1, 2))])
+    normalized = whole.get_layer("preprocessing").output
+    model = keras.Model(whole.input, [whole.output, keras.ops.mean(normalized, (1, 2))])
     folded = keras_smlp.fold(model)
     assert folded.folding == (HEAD, *BLOCKS)
-    x = photos()
-    for found, expected in zip(folded.predict_on_batch(x), model.predict_on_batch(x), strict=True):
+    x = pixels()
+    for found, expected in zip(answer(folded, x), answer(model, x), strict=True):
         assert relative(found, expected) < 1e-5
 
 
 def test_features_of_a_folded_network():
-    model, x = net(), photos()
-    expected = keras_smlp.feature_extractor(model).predict_on_batch(x)
+    model, x = net(), pixels()
+    expected = answer(keras_smlp.feature_extractor(model), x)
     one = keras_smlp.feature_extractor(keras_smlp.fold(model))
     other = keras_smlp.fold(keras_smlp.feature_extractor(model))
     assert one.pyramid_level_inputs == other.pyramid_level_inputs
     for maps in (one, other):
-        for level, y in maps.predict_on_batch(x).items():
+        for level, y in answer(maps, x).items():
             assert relative(y, expected[level]) < 1e-5
     for name, y in keras_smlp.intermediate(keras_smlp.fold(model), x).items():
         assert relative(y, keras_smlp.intermediate(model, x)[name]) < 1e-5, name
@@ -180,10 +180,10 @@ def test_features_of_a_folded_network():
 # ---- files --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("case", ["whole", "max"])
 def test_a_folded_file_loads(case, tmp_path):
-    folded, x = keras_smlp.fold(net(**CASES[case][0])), photos()
+    folded, x = keras_smlp.fold(net(**CASES[case][0])), pixels()
     folded.save(tmp_path / "folded.keras")
     loaded = keras.saving.load_model(tmp_path / "folded.keras")
-    assert relative(loaded.predict_on_batch(x), folded.predict_on_batch(x)) < 1e-6
+    assert relative(answer(loaded, x), answer(folded, x)) < 1e-6
     assert [layer.name for layer in loaded.layers] == [layer.name for layer in folded.layers]
     assert loaded.trainable_variables == []
 
@@ -200,11 +200,11 @@ def test_folded_weights_are_not_a_networks(tmp_path):
 # ---- refusals -----------------------------------------------------------------------------------
 REFUSED = {
     "no model": (lambda: "smlpnet", "must come from keras_smlp.SMLPNet"),
-    "another model": (small_nets.other, "must come from"),
-    "compiled": (small_nets.compiled, "must not be compiled.*compile=False"),
-    "folded": (small_nets.folded, "must not be folded"),
-    "quantized": (small_nets.quantized, "must not be quantized"),
-    "LoRA": (small_nets.adapted, "must not be adapted by LoRA.*merge_lora"),
+    "another model": (nets.other, "must come from"),
+    "compiled": (nets.compiled, "must not be compiled.*compile=False"),
+    "folded": (nets.folded, "must not be folded"),
+    "quantized": (nets.quantized, "must not be quantized"),
+    "LoRA": (nets.adapted, "must not be adapted by LoRA.*merge_lora"),
 }
 
 
@@ -216,7 +216,7 @@ def test_what_cannot_be_folded(case):
 
 
 def test_a_folded_network_does_not_train():
-    folded, x = keras_smlp.fold(net()), photos()
+    folded, x = keras_smlp.fold(net()), pixels()
     with pytest.raises(ValueError, match="`training` must not be true for a folded network"):
         folded(x, training=True)
     folded.compile("sgd", "mse")

@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from helpers.photos import Image, encoded, photo
 from peer import images as peer
-from photos import Image, encoded, photo
 
 import keras_smlp
+
+pytestmark = pytest.mark.once
 
 
 def noise(height, width):

@@ -1,12 +1,11 @@
 """What an import costs and what it must not pull in, each in a fresh process."""
 
 import ast
-import os
-import subprocess
 import sys
 
 import keras
 import pytest
+from helpers.processes import python
 
 BACKEND = keras.backend.backend()
 HIDE = """
@@ -33,7 +32,7 @@ import numpy as np
 folder = tempfile.mkdtemp()
 x = np.zeros((1, 32, 32, 3), "uint8")
 model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=3)
-expected = model.predict_on_batch(x)
+expected = keras.ops.convert_to_numpy(model(x))
 keras_smlp.save_official(model, os.path.join(folder, "m.pth"))
 keras_smlp.save_official(model, os.path.join(folder, "m.safetensors"))
 model.save_weights(os.path.join(folder, "m.weights.h5"))
@@ -41,41 +40,39 @@ model.save(os.path.join(folder, "m.keras"))
 for name in os.listdir(folder):
     path = os.path.join(folder, name)
     again = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=3, weights=path)
-    np.testing.assert_allclose(again.predict_on_batch(x), expected, atol=1e-6)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(again(x)), expected, atol=1e-6)
 loaded = keras.saving.load_model(os.path.join(folder, "m.keras"))
-np.testing.assert_allclose(loaded.predict_on_batch(x), expected, atol=1e-6)
+np.testing.assert_allclose(keras.ops.convert_to_numpy(loaded(x)), expected, atol=1e-6)
 loaded.compile("sgd", "sparse_categorical_crossentropy")
 assert np.isfinite(loaded.train_on_batch(x, np.zeros(1)))
 """
 
 
-def python(code):
-    environment = {**os.environ, "KERAS_BACKEND": BACKEND, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def output(code):
+    """What a fresh process prints that runs this code."""
+    return python("-c", code, KERAS_BACKEND=BACKEND).stdout
 
 
 def test_one_backend_is_enough():
     """Build, save, load, port and train with the other two hidden, as if not installed."""
     others = {"tensorflow", "jax", "torch"} - {BACKEND}
-    python(HIDE.format(hidden=others) + USE)
+    output(HIDE.format(hidden=others) + USE)
 
 
+@pytest.mark.once
 def test_import_loads_nothing_that_keras_does_not():
     code = "import sys, keras; before = set(sys.modules); import keras_smlp; "
     code += "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
-    assert set(ast.literal_eval(python(code))) - sys.stdlib_module_names == {"keras_smlp"}
+    assert set(ast.literal_eval(output(code))) - sys.stdlib_module_names == {"keras_smlp"}
 
 
+@pytest.mark.deep
 def test_import_costs_at_most_a_tenth_of_keras():
     code = (
         "import time; a = time.perf_counter(); import keras; b = time.perf_counter(); "
         "import keras_smlp; c = time.perf_counter(); print((c - a) / (b - a))"
     )
-    assert min(float(python(code)) for _ in range(3)) < 1.1
+    assert min(float(output(code)) for _ in range(3)) < 1.1
 
 
 @pytest.mark.parametrize(

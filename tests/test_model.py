@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 import stand_in
-from conftest import BACKEND, build
+from helpers.nets import BACKEND, answer, build, pixels, published
 from keras import ops
 
 import keras_smlp
 from keras_smlp.preprocessing import MEAN, STD
+
+pytestmark = pytest.mark.quick_once
 
 SMALL = {"dim": 8, "depths": (1, 1), "input_shape": (32, 64, 3), "classes": 5}
 SIGNATURE = {
@@ -24,10 +26,6 @@ SIGNATURE = {
     "include_preprocessing": True,
     "drop_path_rate": None,
 }
-
-
-def photos(*shape):
-    return np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +64,7 @@ def test_table_of_variants():
 @pytest.mark.parametrize("name", keras_smlp.list_models())
 def test_named_variants(name):
     variant = keras_smlp.VARIANTS[name]
-    model = getattr(keras_smlp, f"SMLPNet{name.capitalize()}")()
+    model = published(name)
     assert model.name == f"smlpnet_{name}"
     assert (model.input_shape, model.output_shape) == ((None, 224, 224, 3), (None, 1000))
     count = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
@@ -99,9 +97,10 @@ def test_drop_path_grows_linearly_with_the_block():
     assert len(set(seeds)) == len(seeds) == 12
 
 
+@pytest.mark.quick_each
 def test_drop_path_acts_in_training_only():
-    model = build(drop_path_rate=0.9)
-    x = stand_in.images("micro", batch=4)
+    model = keras_smlp.SMLPNet(**SMALL, drop_path_rate=0.9)
+    x = pixels(8, 32, 64, 3)
     first, second = (ops.convert_to_numpy(model(x, training=False)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     first, second = (ops.convert_to_numpy(model(x, training=True)) for _ in range(2))
@@ -130,33 +129,32 @@ def test_layers_are_named_after_their_place_whatever_was_built_before(small):
 
 
 # ---- inputs -------------------------------------------------------------------------------------
+@pytest.mark.quick_each
 def test_preprocessing_normalises_rgb(small):
-    x = photos(2, 32, 64, 3)
+    x = pixels(2, 32, 64, 3)
     part = keras.Model(small.input, small.get_layer("preprocessing").output)
     expected = (x / 255 - np.array(MEAN)) / np.array(STD)
     for images in (x, x.astype("float32")):
-        np.testing.assert_allclose(part.predict_on_batch(images), expected, atol=1e-6)
-    np.testing.assert_array_equal(
-        small.predict_on_batch(x), small.predict_on_batch(x.astype("float32"))
-    )
+        np.testing.assert_allclose(answer(part, images), expected, atol=1e-6)
+    np.testing.assert_array_equal(answer(small, x), answer(small, x.astype("float32")))
 
 
+@pytest.mark.quick_each
 def test_preprocessing_inside_equals_normalised_images_outside(small):
     bare = keras_smlp.SMLPNet(**SMALL, include_preprocessing=False)
     bare.set_weights(small.get_weights())
-    x = photos(2, 32, 64, 3)
+    x = pixels(2, 32, 64, 3)
     normalised = ((x / 255 - np.array(MEAN)) / np.array(STD)).astype("float32")
-    np.testing.assert_allclose(
-        bare.predict_on_batch(normalised), small.predict_on_batch(x), atol=1e-5
-    )
+    np.testing.assert_allclose(answer(bare, normalised), answer(small, x), atol=1e-5)
 
 
+@pytest.mark.quick_each
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
 def test_preprocessing_stays_in_float32(policy):
     model = keras_smlp.SMLPNet(**SMALL, dtype=policy)
     x = np.random.default_rng(0).uniform(0, 255, (1, 32, 64, 3)).astype("float32")
     part = keras.Model(model.input, model.get_layer("preprocessing").output)
-    y = part.predict_on_batch(x)
+    y = answer(part, x)
     assert y.dtype == "float32"
     np.testing.assert_allclose(y, (x / 255 - np.array(MEAN)) / np.array(STD), atol=1e-5)
 
@@ -165,7 +163,7 @@ def test_other_channels_without_preprocessing():
     model = keras_smlp.SMLPNet(
         8, (1, 1), input_shape=(16, 16, 5), include_preprocessing=False, classes=2
     )
-    assert model.predict_on_batch(np.zeros((3, 16, 16, 5), "float32")).shape == (3, 2)
+    assert answer(model, np.zeros((3, 16, 16, 5), "float32")).shape == (3, 2)
 
 
 def test_input_tensor(small):
@@ -173,8 +171,8 @@ def test_input_tensor(small):
     model = keras_smlp.SMLPNet(8, (1, 1), input_tensor=inputs, classes=5)
     model.set_weights(small.get_weights())
     assert model.input is inputs
-    x = photos(2, 32, 64, 3)
-    np.testing.assert_array_equal(model.predict_on_batch(x), small.predict_on_batch(x))
+    x = pixels(2, 32, 64, 3)
+    np.testing.assert_array_equal(answer(model, x), answer(small, x))
 
 
 def test_intermediate_input_tensor_keeps_what_is_before_it(small):
@@ -183,11 +181,9 @@ def test_intermediate_input_tensor_keeps_what_is_before_it(small):
     model = keras_smlp.SMLPNet(8, (1, 1), input_tensor=x, classes=5)
     model.set_weights(small.get_weights())
     assert model.input is inputs and model.layers[1].name == "before"
-    images = photos(2, 64, 64, 3).astype("float32")
+    images = pixels(2, 64, 64, 3).astype("float32")
     pooled = images.reshape(2, 32, 2, 64, 3).mean(2)
-    np.testing.assert_allclose(
-        model.predict_on_batch(images), small.predict_on_batch(pooled), atol=1e-5
-    )
+    np.testing.assert_allclose(answer(model, images), answer(small, pooled), atol=1e-5)
     two = keras.layers.Average(name="both")([keras.Input((32, 64, 3)), keras.Input((32, 64, 3))])
     assert len(keras_smlp.SMLPNet(8, (1, 1), input_tensor=two, classes=5).inputs) == 2
 
@@ -211,13 +207,14 @@ def test_a_nested_model_trains_and_reloads(tmp_path, small):
     model = keras.Model(inputs, keras.layers.Dense(2)(small(inputs)))
     model.save(tmp_path / "nested.keras")
     loaded = keras.saving.load_model(tmp_path / "nested.keras")
-    x = photos(2, 32, 64, 3)
-    np.testing.assert_array_equal(loaded.predict_on_batch(x), model.predict_on_batch(x))
+    x = pixels(2, 32, 64, 3)
+    np.testing.assert_array_equal(answer(loaded, x), answer(model, x))
 
 
 # ---- head ---------------------------------------------------------------------------------------
+@pytest.mark.quick_each
 def test_without_top(small):
-    x = photos(2, 32, 64, 3)
+    x = pixels(2, 32, 64, 3)
     bodies = {
         pooling: keras_smlp.SMLPNet(
             8, (1, 1), include_top=False, pooling=pooling, input_shape=(32, 64, 3)
@@ -226,23 +223,23 @@ def test_without_top(small):
     }
     for body in bodies.values():
         body.set_weights(small.get_weights()[:-2])
-    maps = bodies[None].predict_on_batch(x)
+    maps = answer(bodies[None], x)
     assert maps.shape == (2, 4, 8, 16)
-    np.testing.assert_allclose(bodies["avg"].predict_on_batch(x), maps.mean((1, 2)), atol=1e-5)
-    np.testing.assert_allclose(bodies["max"].predict_on_batch(x), maps.max((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(answer(bodies["avg"], x), maps.mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(answer(bodies["max"], x), maps.max((1, 2)), atol=1e-6)
     kernel, bias = small.get_weights()[-2:]
     logits = maps.mean((1, 2)) @ kernel + bias
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    np.testing.assert_allclose(small.predict_on_batch(x), expected, atol=1e-5)
+    np.testing.assert_allclose(answer(small, x), expected, atol=1e-5)
 
 
 def test_classifier_activation(small):
-    x = photos(2, 32, 64, 3)
+    x = pixels(2, 32, 64, 3)
     for activation in (None, "sigmoid", keras.activations.tanh):
         model = keras_smlp.SMLPNet(**SMALL, classifier_activation=activation)
         model.set_weights(small.get_weights())
-        logits = np.log(small.predict_on_batch(x))
-        found = model.predict_on_batch(x)
+        logits = np.log(answer(small, x))
+        found = answer(model, x)
         if activation is None:  # logits: equal but for one number per image
             shift = found - logits
             np.testing.assert_allclose(shift, np.broadcast_to(shift[:, :1], shift.shape), atol=1e-4)
@@ -253,12 +250,14 @@ def test_classifier_activation(small):
 
 
 # ---- training -----------------------------------------------------------------------------------
+@pytest.mark.quick_each
 def test_every_trainable_variable_gets_a_gradient():
     """With plain SGD of rate 1, what moved had a gradient."""
-    model = build()
+    model = keras_smlp.SMLPNet(**SMALL, classifier_activation=None)
     before = [ops.convert_to_numpy(v) for v in model.trainable_variables]
     model.compile(keras.optimizers.SGD(1.0), keras.losses.CategoricalCrossentropy(from_logits=True))
-    model.train_on_batch(*stand_in.train_batch("micro", 0))
+    targets = np.random.default_rng(0).dirichlet(np.ones(5), 4)
+    model.train_on_batch(pixels(4, 32, 64, 3), targets)
     still = [
         v.path
         for v, old in zip(model.trainable_variables, before, strict=True)
@@ -266,23 +265,35 @@ def test_every_trainable_variable_gets_a_gradient():
     ]
     assert still == []
     moved = [v for v in model.non_trainable_variables if v.name.startswith("moving")]
-    assert len(moved) == 2 * (2 * 7 + 1)
+    assert len(moved) == 2 * (2 * 2 + 1)
     assert all(not np.isin(ops.convert_to_numpy(v), (0, 1)).all() for v in moved)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
-def test_low_precision_runs_and_trains(policy, small):
-    x = photos(4, 32, 64, 3)
+@pytest.mark.quick_each
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_bfloat16", "mixed_float16", pytest.param("bfloat16", marks=pytest.mark.deep)],
+)
+def test_low_precision_runs(policy, small):
+    x = pixels(4, 32, 64, 3)
     model = keras_smlp.SMLPNet(**SMALL, dtype=policy, drop_path_rate=0.1)
     model.set_weights(small.get_weights())
     assert model.dtype_policy.name == policy
-    probabilities = model.predict_on_batch(x)
+    probabilities = answer(model, x)
     assert probabilities.dtype == "float32"
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
-    assert stand_in.relative(probabilities, small.predict_on_batch(x)) < 0.02
+    assert stand_in.relative(probabilities, answer(small, x)) < 0.02
     logits = keras_smlp.SMLPNet(**SMALL, dtype=policy, classifier_activation=None)
-    assert logits.predict_on_batch(x).dtype == "float32"
+    assert answer(logits, x).dtype == "float32"
 
+
+# quick tests train in 16 bits too: test_step.py in mixed_float16, test_train.py in mixed_bfloat16
+@pytest.mark.deep
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_low_precision_trains(policy, small):
+    x = pixels(4, 32, 64, 3)
+    model = keras_smlp.SMLPNet(**SMALL, dtype=policy, drop_path_rate=0.1)
+    model.set_weights(small.get_weights())
     model.compile(keras.optimizers.AdamW(1e-3), "sparse_categorical_crossentropy")
     scaled = type(model.optimizer).__name__ == "LossScaleOptimizer"
     assert scaled == (policy == "mixed_float16")
@@ -300,7 +311,7 @@ def test_global_policy_is_taken_where_none_is_given():
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.get_layer("stem").compute_dtype == "bfloat16"
-    assert model.predict_on_batch(photos(1, 32, 64, 3)).dtype == "float32"
+    assert answer(model, pixels(1, 32, 64, 3)).dtype == "float32"
 
 
 # ---- what is refused ----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import stand_in
-from conftest import build
+from helpers.nets import answer, build, published
 from stand_in import relative
 
 from keras_smlp.weights import official, pth
@@ -20,7 +20,7 @@ def stages(model, depths):
 
 @pytest.mark.parametrize(
     "variant",
-    ["micro", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny", "small", "base"))],
+    ["micro", "tiny", *(pytest.param(x, marks=pytest.mark.deep) for x in ("small", "base"))],
 )
 def test_logits_and_stages_equal_the_official_code(variant, checkpoint):
     model = build(variant, weights=checkpoint(variant))
@@ -54,7 +54,7 @@ def test_swapped_axes_fail_parity(tmp_path):
             weights[key], weights[other] = weights[other], weights[key]
     pth.write(tmp_path / "swapped.pth", weights)
     model = build(weights=tmp_path / "swapped.pth")
-    logits = model.predict_on_batch(stand_in.images("micro"))
+    logits = answer(model, stand_in.images("micro"))
     assert relative(logits, stand_in.golden("micro")["logits"]) > 0.05
 
 
@@ -67,7 +67,7 @@ def test_transposed_or_lost_axial_weights_fail_parity(attribute, checkpoint):
             variable.assign(
                 np.transpose(np.array(variable)) if attribute == "kernel" else 0 * variable
             )
-    logits = model.predict_on_batch(stand_in.images("micro"))
+    logits = answer(model, stand_in.images("micro"))
     assert relative(logits, stand_in.golden("micro")["logits"]) > 1e-3
 
 
@@ -102,7 +102,7 @@ def test_keys_and_shapes_are_the_official_ones(variant):
     import keras_smlp
     from keras_smlp.weights.strict import file_shape
 
-    model = getattr(keras_smlp, f"SMLPNet{variant.capitalize()}")()
+    model = published(variant)
     found = {key: file_shape(*target) for key, target in official.targets(model).items()}
     expected = stand_in.shapes(variant)
     assert found == {k: s for k, s in expected.items() if not k.endswith("num_batches_tracked")}

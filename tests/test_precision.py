@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from small_nets import SMALL, net, other, photos, quantized
+from helpers.nets import SMALL, answer, net, other, pixels, quantized
 from stand_in import relative
 
 import keras_smlp
 from keras_smlp.precision import with_precision
+
+pytestmark = pytest.mark.quick_once
 
 POLICIES = ("float32", "mixed_bfloat16", "bfloat16", "float16")
 
@@ -32,8 +34,8 @@ def test_it_is_the_network_built_with_that_dtype(policy, precision):
         x.compute_dtype for x in built.layers if x.name != "avg_pool"
     ]
     assert type(changed) is keras_smlp.PortableModel
-    expected = net().predict_on_batch(photos())
-    found = changed.predict_on_batch(photos())
+    expected = answer(net(), pixels())
+    found = answer(changed, pixels())
     exact = {policy, precision} <= {"float32", "mixed_bfloat16"}
     assert relative(found, expected) < (1e-6 if exact else 0.05)
 

@@ -6,14 +6,26 @@ import keras
 import numpy as np
 import pytest
 import stand_in
-from conftest import build
-from small_nets import SMALL, adapted, compiled, folded, net, other, photos, quantized
+from helpers.nets import (
+    SMALL,
+    adapted,
+    answer,
+    build,
+    compiled,
+    folded,
+    net,
+    other,
+    pixels,
+    quantized,
+)
 from stand_in import relative
 
 import keras_smlp
 from keras_smlp.layers import ChannelMixing, SparseMLP, TokenMixing
 from keras_smlp.quantization import SET_APART_BY_PYTHON
 from keras_smlp.structure import dense_layers
+
+pytestmark = pytest.mark.quick_once
 
 PATHS = [
     "stage1_block1_token_mixing/mix/fuse",
@@ -32,27 +44,28 @@ def values(model):
 
 
 # ---- 8 bits -------------------------------------------------------------------------------------
+@pytest.mark.quick_each
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_quantized_file_loads_and_answers_the_same(folded, tmp_path):
     model = keras_smlp.fold(net()) if folded else net()
-    x, variables = photos(), len(model.variables)
-    expected = model.predict_on_batch(x)
+    x, variables = pixels(), len(model.variables)
+    expected = answer(model, x)
     model.save(tmp_path / "full.keras")
     assert keras_smlp.quantize(model, "int8") == [*PATHS, "predictions"]
     assert sum(v.dtype == "int8" for v in model.variables) == 7
     assert len(model.variables) == variables + 7  # one vector of factors each
     model.save(tmp_path / "int8.keras")
-    answers = model.predict_on_batch(x)
+    answers = answer(model, x)
     assert 0 < relative(answers, expected) < 0.05
     loaded = keras.saving.load_model(tmp_path / "int8.keras")  # a warning would be an error here
-    assert relative(loaded.predict_on_batch(x), answers) < RELOADED
+    assert relative(answer(loaded, x), answers) < RELOADED
     before, after = values(model), values(loaded)
     assert before.keys() == after.keys()
     for path in before:
         np.testing.assert_array_equal(after[path], before[path])
     loaded.save(tmp_path / "again.keras")
     again = keras.saving.load_model(tmp_path / "again.keras")
-    assert relative(again.predict_on_batch(x), answers) < RELOADED
+    assert relative(answer(again, x), answers) < RELOADED
 
 
 def test_a_quantized_network_mostly_agrees_and_its_dense_layers_are_a_quarter(checkpoint):
@@ -66,9 +79,9 @@ def test_a_quantized_network_mostly_agrees_and_its_dense_layers_are_a_quarter(ch
         )
 
     x, before = stand_in.images("micro", batch=32), size()
-    expected = model.predict_on_batch(x)
+    expected = answer(model, x)
     keras_smlp.quantize(model)
-    found = model.predict_on_batch(x)
+    found = answer(model, x)
     assert relative(found, expected) < 0.05
     assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.9
     assert size() < 0.3 * before
@@ -91,10 +104,10 @@ def test_collecting_garbage_does_not_look_through_all_that_is_loaded(frozen, mon
 
 
 def test_features_of_a_quantized_network():
-    model, x = net(), photos()
-    before = keras_smlp.feature_extractor(model).predict_on_batch(x)
+    model, x = net(), pixels()
+    before = answer(keras_smlp.feature_extractor(model), x)
     keras_smlp.quantize(model)
-    after = keras_smlp.feature_extractor(model).predict_on_batch(x)
+    after = answer(keras_smlp.feature_extractor(model), x)
     for level in before:
         assert 0 < relative(after[level], before[level]) < 0.05
 
@@ -106,12 +119,12 @@ def test_a_layer_alone_reloads_quantized(layer, tmp_path):
     inputs = keras.Input((4, 6, 3))
     model = keras.Model(inputs, type(layer).from_config(layer.get_config())(inputs))
     x = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype("float32")
-    expected = model.predict_on_batch(x)
+    expected = answer(model, x)
     model.quantize("int8")
-    assert 0 < relative(model.predict_on_batch(x), expected) < 0.05
+    assert 0 < relative(answer(model, x), expected) < 0.05
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
-    assert relative(loaded.predict_on_batch(x), model.predict_on_batch(x)) < RELOADED
+    assert relative(answer(loaded, x), answer(model, x)) < RELOADED
     config = model.layers[1].get_config()
     assert type(layer).from_config(config).get_config() == config  # before it is built, too
 
@@ -135,17 +148,17 @@ def test_a_map_of_policies_reaches_the_parts():
 # ---- 16 bits ------------------------------------------------------------------------------------
 def test_inference_in_bfloat16(tmp_path):
     """The documented way: the same weights, in a model with another policy."""
-    full, x = net(), photos()
+    full, x = net(), pixels()
     full.save(tmp_path / "m.keras")
     half = keras_smlp.SMLPNet(
         **SMALL, classifier_activation=None, weights=tmp_path / "m.keras", dtype="bfloat16"
     )
-    expected, answers = full.predict_on_batch(x), half.predict_on_batch(x)
+    expected, answers = answer(full, x), answer(half, x)
     assert answers.dtype == "float32"
     assert 0 < relative(answers, expected) < 0.03
     assert {v.dtype for v in half.get_layer("stage1_block1_channel_mixing").weights} == {"bfloat16"}
     keras_smlp.quantize(half)
-    assert relative(half.predict_on_batch(x), expected) < 0.06
+    assert relative(answer(half, x), expected) < 0.06
 
 
 # ---- LoRA ---------------------------------------------------------------------------------------
@@ -153,15 +166,16 @@ def train(model):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.05), loss)
     for _ in range(2):  # A moves once B is not zero
-        assert np.isfinite(model.train_on_batch(photos(), np.arange(3)))
+        assert np.isfinite(model.train_on_batch(pixels(), np.arange(3)))
     return model
 
 
+@pytest.mark.quick_each
 def test_lora_trains_the_products_and_the_head_alone():
-    model, x = net(drop_path_rate=0.1), photos()
-    plain, expected = values(model), model.predict_on_batch(x)
+    model, x = net(drop_path_rate=0.1), pixels()
+    plain, expected = values(model), answer(model, x)
     assert keras_smlp.enable_lora(model, 2) == PATHS
-    np.testing.assert_allclose(model.predict_on_batch(x), expected, atol=1e-5)
+    np.testing.assert_allclose(answer(model, x), expected, atol=1e-5)
     before = values(model)
     added = before.keys() - plain.keys()
     assert added == {f"{path}/lora_kernel_{x}" for path in PATHS for x in "ab"}
@@ -175,12 +189,12 @@ def test_lora_trains_the_products_and_the_head_alone():
 
 @pytest.mark.parametrize(("policy", "alpha"), [("float32", None), ("mixed_bfloat16", 8)])
 def test_merged_lora_answers_the_same(policy, alpha, tmp_path):
-    model, x = net(drop_path_rate=0.1, dtype=policy), photos()
+    model, x = net(drop_path_rate=0.1, dtype=policy), pixels()
     keras_smlp.enable_lora(model, 2, alpha)
-    answers = train(model).predict_on_batch(x)
+    answers = answer(train(model), x)
     plain = keras_smlp.merge_lora(model)
     tolerance = 1e-5 if policy == "float32" else 1e-2
-    assert relative(plain.predict_on_batch(x), answers) < tolerance
+    assert relative(answer(plain, x), answers) < tolerance
     assert {v.path for v in plain.weights} == {v.path for v in net().weights}
     assert not plain.compiled
     assert all(layer.trainable for layer in plain.layers)
@@ -196,7 +210,7 @@ def test_merged_lora_answers_the_same(policy, alpha, tmp_path):
     np.testing.assert_array_equal(*(np.array(keras.ops.convert_to_numpy(s)) for s in states))
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras", compile=False)
-    assert relative(loaded.predict_on_batch(x), answers) < tolerance
+    assert relative(answer(loaded, x), answers) < tolerance
     assert keras_smlp.quantize(keras_smlp.fold(plain)) == [*PATHS, "predictions"]
 
 
@@ -208,9 +222,9 @@ def test_lora_leaves_a_head_of_ones_own():
     trained = {v.path.split("/")[0] for v in model.trainable_variables}
     assert trained == {path.split("/")[0] for path in PATHS} | {"hidden", "mine"}
     model.get_layer("mine").enable_lora(1)  # merged too
-    answers = train(model).predict_on_batch(photos())
+    answers = answer(train(model), pixels())
     plain = keras_smlp.merge_lora(model)
-    assert relative(plain.predict_on_batch(photos()), answers) < 1e-5
+    assert relative(answer(plain, pixels()), answers) < 1e-5
     assert not any("lora" in v.path for v in plain.variables)
 
 

@@ -3,16 +3,17 @@
 import doctest
 import os
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from helpers.processes import ROOT
 from PIL import Image
 
 import keras_smlp
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.quick_once
+
 # those that want a file which is not there
 FILES = ("load_official", "save_official", "export")
 PUBLIC = [getattr(keras_smlp, name) for name in dir(keras_smlp) if name not in FILES]
@@ -21,7 +22,14 @@ PUBLIC += [keras_smlp.explain.grad_cam, keras_smlp.explain.axial_kernels]
 PUBLIC += [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) if name[0].isupper()]
 
 
-@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
+LARGE = (keras_smlp.SMLPNetSmall, keras_smlp.SMLPNetBase)
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [pytest.param(x, marks=pytest.mark.deep if x in LARGE else ()) for x in PUBLIC],
+    ids=lambda thing: thing.__name__,
+)
 def test_docstring_example(thing, monkeypatch):
     names = {"keras_smlp": keras_smlp, "keras": keras, "np": np}
     parser = doctest.DocTestParser()
@@ -34,8 +42,17 @@ def test_docstring_example(thing, monkeypatch):
     assert runner.summarize(verbose=False).failed == 0
 
 
-def test_readme_python_blocks(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "depths", [(1, 1, 1, 1), pytest.param((2, 10, 24, 2), marks=pytest.mark.deep)]
+)
+def test_readme_python_blocks(depths, tmp_path, monkeypatch):
     """Every python block, in order, in one namespace; files they need are made first."""
+
+    def small(**arguments):
+        return keras_smlp.SMLPNet(96, depths, **{"input_shape": (224, 224, 3), **arguments})
+
+    if depths != keras_smlp.VARIANTS["small"].depths:
+        monkeypatch.setattr(keras_smlp, "SMLPNetSmall", small)
     monkeypatch.chdir(tmp_path)
     model = keras_smlp.SMLPNetSmall()
     keras_smlp.save_official(model, "smlp_s.pth")
@@ -48,6 +65,7 @@ def test_readme_python_blocks(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), namespace)
 
 
+@pytest.mark.once
 def test_readme_names_files_that_exist():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):

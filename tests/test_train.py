@@ -1,10 +1,8 @@
-"""train.py: one short run looked at from all sides, what it refuses, and (slow) the digits."""
+"""train.py: one short run looked at from all sides, what it refuses, and (deep) the digits."""
 
 # ruff: noqa: E402 - what may be missing is asked for before it is imported
 
-import contextlib
 import csv
-import io
 import json
 import os
 import re
@@ -15,27 +13,20 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import photos
 import pytest
+from helpers import photos
+from helpers.processes import ROOT, python
 
 for package in ("tensorflow", "jsonargparse", "matplotlib", "sklearn", "tensorboardX", "tqdm"):
     pytest.importorskip(package, reason=f"train.py needs {package}")
+
+from helpers.training import SMALL, TRAIN, Run
 
 from keras_smlp.data import pipeline, sources
 from keras_smlp.data.decode import BadFiles
 from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.parsing import parse
 
-ROOT = Path(__file__).parents[1]
-SMALL = [
-    "--model.dim=8",
-    "--model.depths=[1,1]",
-    "--model.input_size=16",
-    "--model.patch_size=2",
-    "--data.resize_size=16",
-    "--train.batch_size=80",
-    "--train.epochs=2",
-]
 LINE = re.compile(r"^\* Acc@1 (\d+\.\d{3}) Acc@5 (\d+\.\d{3}) loss (\d+\.\d{3})$", re.MULTILINE)
 
 
@@ -45,29 +36,6 @@ def train(monkeypatch):
     import train
 
     return train
-
-
-class Run:
-    """A small run in this process: its folder, what it printed, the network that it trained."""
-
-    def __init__(self, folder, *arguments):
-        self.folder = folder
-        self.argv = [f"--output_dir={folder}", *SMALL, *arguments]
-        out, err = io.StringIO(), io.StringIO()
-        fit = keras.Model.fit
-
-        def noting(network, *args, **kwargs):
-            self.network = network
-            return fit(network, *args, **kwargs)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(ROOT)
-            patch.setattr(keras.Model, "fit", noting)
-            import train
-
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                train.main(self.argv)
-        self.out, self.err = out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +82,7 @@ def test_it_leaves_its_files_and_no_others(run):
     assert len(list((run.folder / "checkpoints").iterdir())) == 2
 
 
+@pytest.mark.once
 def test_the_config_is_the_one_that_was_used(run):
     assert parse(["--config", str(run.folder / "config.yaml")]) == parse(run.argv)
 
@@ -129,6 +98,7 @@ def test_the_history_is_that_of_the_saved_models(run, validation):
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
+@pytest.mark.quick_once
 def test_the_last_lines_are_those_of_the_best_model(run, validation):
     assert not keras.models.load_model(run.folder / "best.keras").compiled
     printed = tuple(map(float, LINE.search(run.out).groups()))
@@ -141,6 +111,7 @@ def test_the_last_lines_are_those_of_the_best_model(run, validation):
     assert f"`{LINE.search(run.out)[0]}` on 360 images" in summary
 
 
+@pytest.mark.once
 def test_without_a_terminal_an_epoch_is_one_line(run):
     epochs = re.findall(r"^epoch \d/2: .*$", run.out, re.MULTILINE)
     number = r"\d+\.\d{4}"
@@ -153,7 +124,7 @@ def test_without_a_terminal_an_epoch_is_one_line(run):
     assert len(run.out.splitlines()) == 5
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_printed_command_predicts(run):
     command = run.out.splitlines()[-1].removeprefix("Use it: ")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -163,9 +134,17 @@ def test_the_printed_command_predicts(run):
     assert re.fullmatch(r"\S+/example\.png\n   1  [01]\.\d{4}  \d\n", done.stdout), done.stderr
 
 
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow takes the GPU")
+def test_tensorflow_leaves_the_gpu_to_the_backend(run):
+    import tensorflow as tf
+
+    assert tf.config.get_visible_devices("GPU") == []
+
+
 # ---- evaluation alone ---------------------------------------------------------------------------
 
 
+@pytest.mark.quick_once
 def test_eval_prints_the_official_line_and_a_row_per_image(run, validation, tmp_path):
     path = tmp_path / "p.csv"
     weights = f"--model.weights={run.folder / 'best.keras'}"
@@ -179,6 +158,7 @@ def test_eval_prints_the_official_line_and_a_row_per_image(run, validation, tmp_
     assert [row["label"] for row in rows] == [str(label) for label in validation[1]]
 
 
+@pytest.mark.quick_once
 def test_eval_at_another_size_says_that_kernels_were_resampled(run, tmp_path):
     weights = f"--model.weights={run.folder / 'best.keras'}"
     size = ("--model.input_size=20", "--data.resize_size=20")
@@ -235,6 +215,7 @@ def refused(train, capsys, *arguments):
     return err
 
 
+@pytest.mark.once
 def test_what_only_data_and_network_can_tell(train, capsys, tmp_path):
     folder = f"--output_dir={tmp_path}"
     assert refused(train, capsys, folder, "--train.batch_size=1438") == (
@@ -253,6 +234,7 @@ def test_what_only_data_and_network_can_tell(train, capsys, tmp_path):
     assert error.startswith("train.py: error: distribution.kind: data_parallel, allowed: ")
 
 
+@pytest.mark.once
 def test_too_many_damaged_files_end_the_run(train, capsys, tmp_path):
     path = photos.folder(tmp_path / "photos")
     for name in ("n01_0", "n01_1"):
@@ -264,11 +246,13 @@ def test_too_many_damaged_files_end_the_run(train, capsys, tmp_path):
     assert sorted(named) == [f"{path}/train/n01/n01_{i}.JPEG: not an image" for i in (0, 1)]
 
 
+@pytest.mark.once
 def test_another_configuration_is_no_resume(run, train, capsys):
     error = refused(train, capsys, f"--output_dir={run.folder}", "--train.seed=3")
     assert "was trained with another configuration (" in error and "train.seed: 0 -> 3" in error
 
 
+@pytest.mark.once
 def test_a_backend_that_is_none_is_refused(train, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "theano")
     assert refused(train, capsys) == (
@@ -276,6 +260,7 @@ def test_a_backend_that_is_none_is_refused(train, capsys, monkeypatch):
     )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("module", "extras"), [("sklearn.datasets", "train"), ("jsonargparse", "train")]
 )
@@ -289,24 +274,17 @@ def test_a_missing_package_names_the_extra(train, capsys, monkeypatch, tmp_path,
     )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("backend", "extras"), [("jax", "jax,train"), ("tensorflow", "train")])
 def test_a_missing_backend_names_the_extra(tmp_path, backend, extras):
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules[{backend!r}] = None; "
-        "import train; train.main([])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-    )
+    code = f"import sys; sys.modules[{backend!r}] = None; import train; train.main([])"
+    done = python("-c", code, cwd=tmp_path, status=2, KERAS_BACKEND=backend)
     line = f'train.py: error: {backend} is not installed: pip install -e ".[{extras}]"'
-    assert done.returncode == 2 and done.stderr.splitlines()[-1] == line
+    assert done.stderr.splitlines()[-1] == line
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -325,20 +303,18 @@ def test_an_interruption_is_one_line(train, capsys, monkeypatch, tmp_path, error
     assert capsys.readouterr().err == f"train.py: error: {line}\n"
 
 
-# ---- slow: the real thing -----------------------------------------------------------------------
+# ---- the real thing ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_the_digits_are_learned(tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = python(TRAIN, cwd=tmp_path)
     assert float(LINE.search(done.stdout)[1]) >= 97
     results = sorted(path.name for path in (tmp_path / "runs" / "digits").iterdir())
     assert results == [name for name in FILES if name != "ema.keras"]
 
 
+@pytest.mark.once
 @pytest.mark.skipif(sys.platform != "linux", reason="the setting is the GNU C library's")
 @pytest.mark.parametrize("users", [None, "glibc.malloc.top_pad=1"])
 def test_huge_pages_by_starting_anew_once(users):

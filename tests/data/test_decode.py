@@ -1,0 +1,192 @@
+"""Files of all kinds -> images, against PIL."""
+
+import io
+
+import numpy as np
+import pytest
+from helpers.photos import Image, encoded, photo
+from peer import images as peer
+
+tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
+
+from keras_smlp.data import decode  # noqa: E402 - asked for first
+
+pytestmark = pytest.mark.once
+
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+
+
+def view(content, window_of, bad=None):
+    """The image of a file, and whether it could be decoded."""
+    bad = decode.BadFiles() if bad is None else bad
+    image, good = decode.decoded(tf.constant(content), tf.constant("a file"), window_of, bad)
+    return image.numpy(), bool(good)
+
+
+def close_to_pil(ours, theirs):
+    difference = np.abs(ours.astype(int) - theirs)
+    assert difference.mean() <= 0.5 and (difference > 3).mean() < 0.01, difference.mean()
+
+
+# ---- evaluation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["china", "flower"])
+@pytest.mark.parametrize("size", [None, (427, 640), (256, 256), (300, 257), (180, 90), (999, 301)])
+def test_the_evaluation_view_is_pils(name, size):
+    content = encoded(photo(name, size), quality=90)
+    image, good = view(content, decode.center_crop(224, 256))
+    assert good and image.shape == (224, 224, 3) and image.dtype == np.uint8
+    close_to_pil(image, peer.evaluation_view(content, 224, 256))
+
+
+def test_the_view_is_the_same_eagerly_and_of_pixels_in_memory():
+    content = encoded(photo("flower"), "PNG")
+    whole = decode.center_crop(96, 110)
+    files = tf.data.Dataset.from_tensors(content)
+    inside, good = next(
+        files.map(
+            lambda file: decode.decoded(file, tf.constant(""), whole, decode.BadFiles())
+        ).as_numpy_iterator()
+    )
+    assert good
+    np.testing.assert_array_equal(inside, view(content, whole)[0])
+    pixels = np.asarray(photo("flower"))
+    np.testing.assert_array_equal(inside, whole(decode.slicer(pixels), *pixels.shape[:2]))
+
+
+def test_enlarging_is_pils():
+    small = photo("china", (40, 30))
+    image, _ = view(encoded(small, "PNG"), decode.center_crop(32, 64))
+    close_to_pil(image, peer.evaluation_view(encoded(small, "PNG"), 32, 64))
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def pil_crop(content, box, size):
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    top, left, height, width = box
+    image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(4, 8))]
+)
+def test_a_random_crop_is_pils_of_the_same_box(seed):
+    content = encoded(photo("china"), quality=95)
+    draws = tf.random.stateless_uniform((10, 4), [seed, 0])
+    image, _ = view(content, decode.random_crop(96, draws, SCALE, RATIO))
+    box = [int(x) for x in decode.random_window(427, 640, draws, SCALE, RATIO)]
+    close_to_pil(image, pil_crop(content, box, 96))
+
+
+def test_scaled_decoding_changes_little_and_only_where_it_may():
+    content = encoded(photo("china"), quality=95)
+    changes = []
+    for seed in range(8):
+        draws = tf.random.stateless_uniform((10, 4), [seed, 0])
+        exact, _ = view(content, decode.random_crop(96, draws, SCALE, RATIO))
+        halved, _ = view(content, decode.random_crop(96, draws, SCALE, RATIO, True))
+        box = [int(x) for x in decode.random_window(427, 640, draws, SCALE, RATIO)]
+        if min(box[2:]) < 192:
+            np.testing.assert_array_equal(halved, exact)
+        else:
+            changes.append(np.abs(halved.astype(int) - exact).mean())
+    # nothing is shifted: a quarter of a pixel moves these images by more
+    assert len(changes) >= 3 and 0 < max(changes) < 4
+
+
+@pytest.mark.parametrize("sides", [(375, 500), (500, 375), (100, 900)])
+def test_windows_are_distributed_as_timms(sides):
+    def one(i):
+        draws = tf.random.stateless_uniform((10, 4), tf.stack([np.int64(3), i]))
+        return tf.stack(decode.random_window(*sides, draws, SCALE, RATIO))
+
+    ours = next(tf.data.Dataset.range(4000).map(one).batch(4000).as_numpy_iterator())
+    rng = np.random.default_rng(0)
+    windows = (peer.random_window(rng, *sides, SCALE, RATIO) for _ in range(20_000))
+    theirs = np.array(list(windows))
+    assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= sides).all()
+    quantiles = np.linspace(0.05, 0.95, 10)
+    for i in range(4):
+        difference = np.quantile(ours[:, i], quantiles) - np.quantile(theirs[:, i], quantiles)
+        assert np.abs(difference).max() < 0.03 * max(sides)
+    areas = [np.quantile(x[:, 2] * x[:, 3] / np.prod(sides), quantiles) for x in (ours, theirs)]
+    np.testing.assert_allclose(*areas, atol=0.03)
+    shapes = [np.quantile(np.log(x[:, 3] / x[:, 2]), quantiles) for x in (ours, theirs)]
+    np.testing.assert_allclose(*shapes, atol=0.05)
+
+
+# ---- odd and damaged files ----------------------------------------------------------------------
+
+
+def exif_rotated():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(photo("china", (90, 60)), exif=exif)
+
+
+WHOLE = encoded(photo("china", (90, 60)))
+GOOD = {
+    "gray": encoded(photo("china", (90, 60)).convert("L")),
+    "CMYK": encoded(photo("china", (90, 60)).convert("CMYK")),
+    "progressive": encoded(photo("china", (90, 60)), progressive=True),
+    "no chroma subsampling": encoded(photo("china", (90, 60)), subsampling=0),
+    "EXIF-rotated": exif_rotated(),
+    "PNG": encoded(photo("china", (90, 60)), "PNG"),
+    "gray PNG": encoded(photo("china", (90, 60)).convert("L"), "PNG"),
+    "PNG with alpha": encoded(photo("china", (90, 60)).convert("RGBA"), "PNG"),
+    "PNG with a palette": encoded(photo("china", (90, 60)).quantize(32), "PNG"),
+    "16-bit PNG": encoded(Image.fromarray(np.arange(5400, dtype="uint16").reshape(60, 90)), "PNG"),
+    "GIF": encoded(photo("china", (90, 60)), "GIF"),
+    "BMP": encoded(photo("china", (90, 60)), "BMP"),
+    "WebP": encoded(photo("china", (90, 60)), "WEBP"),
+    "1x1": encoded(photo("china", (1, 1))),
+    "1x300": encoded(photo("china", (1, 300)), quality=95),
+    "junk after the end": WHOLE + b"junk",
+    "cut, with an end": WHOLE[: len(WHOLE) // 2] + b"\xff\xd9",
+}
+BAD = {
+    "truncated": WHOLE[: len(WHOLE) // 2],
+    "header alone": WHOLE[:100] + b"\xff\xd9",
+    "empty": b"",
+    "text": b"not an image",
+    "truncated PNG": encoded(photo("china", (90, 60)), "PNG")[:2000],
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_what_pil_decodes_is_decoded_as_pil_does_it(kind):
+    bad = decode.BadFiles()
+    image, good = view(GOOD[kind], decode.center_crop(32, 36), bad)
+    assert good and not bad.names
+    close_to_pil(image, peer.evaluation_view(GOOD[kind], 32, 36))
+    draws = tf.random.stateless_uniform((10, 4), [1, 2])
+    assert view(GOOD[kind], decode.random_crop(32, draws, SCALE, RATIO))[0].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_pil_refuses_is_noted(kind):
+    with pytest.raises(Exception):  # noqa: B017 - whatever PIL raises
+        peer.evaluation_view(BAD[kind], 32, 36)
+    bad = decode.BadFiles()
+    draws = tf.random.stateless_uniform((10, 4), [1, 2])
+    for window_of in (decode.center_crop(32, 36), decode.random_crop(32, draws, SCALE, RATIO)):
+        image, good = view(BAD[kind], window_of, bad)
+        assert not good and image.shape == (32, 32, 3)
+    assert list(bad.names) == ["a file"] and "0x" not in bad.names["a file"]
+
+
+def test_bad_files_are_named_once_in_the_log(tmp_path):
+    log = tmp_path / "bad.txt"
+    log.write_text("of an earlier run\n")
+    bad = decode.BadFiles(log, count=10)
+    assert log.read_text() == "of an earlier run\n"
+    for name in ("a", "b", "a"):
+        bad.add(name, "truncated")
+    assert log.read_text() == "a: truncated\nb: truncated\n"
+    bad.check(0.2)
+    with pytest.raises(ValueError, match=r"^data.max_bad_fraction: 2 of 10 files .* a \(truncated"):
+        bad.check(0.1)

@@ -1,0 +1,147 @@
+"""Erasing, mixup and CutMix against closed forms and plain NumPy."""
+
+import numpy as np
+import pytest
+from peer import images as peer
+
+tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
+
+from keras_smlp.data import mixing  # noqa: E402 - asked for first
+from keras_smlp.preprocessing import MEAN, STD  # noqa: E402
+
+pytestmark = pytest.mark.once
+
+DRAWS = 3000
+
+
+def seeds(count):
+    return tf.data.Dataset.range(count).map(lambda i: tf.stack([np.int64(7), 8 * i]))
+
+
+def drawn(function, count=DRAWS):
+    """NumPy results of a function of a seed, for many seeds, made inside tf.data."""
+    dataset = seeds(count).map(function, num_parallel_calls=2).batch(count)
+    return next(dataset.as_numpy_iterator())
+
+
+# ---- random erasing -----------------------------------------------------------------------------
+
+
+def test_boxes_are_distributed_as_timms():
+    def one(seed):
+        draws = tf.random.stateless_uniform((10, 5), seed)
+        return tf.stack(mixing.box(64, 64, draws, (0.02, 1 / 3), (0.3, 3.3))[:4])
+
+    boxes = drawn(one)
+    rng = np.random.default_rng(0)
+    expected = np.array([peer.random_box(rng, 64) for _ in range(20_000)])
+    for i in range(4):
+        quantiles = np.linspace(0.05, 0.95, 10)
+        ours, theirs = np.quantile(boxes[:, i], quantiles), np.quantile(expected[:, i], quantiles)
+        np.testing.assert_allclose(ours, theirs, atol=2)
+    area, aspect = boxes[:, 2] * boxes[:, 3] / 64**2, boxes[:, 2] / boxes[:, 3]
+    assert area.min() > 0.017 and area.max() < 0.35
+    assert abs(np.log(aspect).mean()) < 0.05
+
+
+def test_a_quarter_of_the_images_is_erased_with_normal_noise():
+    grey = tf.fill((32, 32, 3), 50.0)
+    images = drawn(lambda seed: mixing.erase(grey, seed, 0.25))
+    changed = (images != 50).any(axis=-1)
+    assert abs(changed.any(axis=(1, 2)).mean() - 0.25) < 0.03
+    noise = (images[changed] / 255 - MEAN) / STD  # as the network sees it
+    np.testing.assert_allclose(noise.mean(axis=0), 0, atol=0.02)
+    np.testing.assert_allclose(noise.std(axis=0), 1, atol=0.02)
+    assert (images == drawn(lambda seed: mixing.erase(grey, seed, 0.25))).all()
+
+
+def test_nothing_is_erased_without_probability():
+    images = drawn(lambda seed: mixing.erase(tf.fill((8, 8, 3), 50.0), seed, 0.0), 200)
+    assert (images == 50).all()
+
+
+# ---- mixup and CutMix ---------------------------------------------------------------------------
+
+
+def group(size=4):
+    """Images of one grey each, and their one-hot targets."""
+    images = tf.reshape(tf.range(1.0, size + 1), (-1, 1, 1, 1)) * tf.ones((1, 16, 16, 3))
+    return images, tf.eye(size)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
+def test_mixup_blends_with_the_reversed_group_by_a_beta_lambda(alpha):
+    images, targets = group()
+    mixed, labels = drawn(lambda seed: mixing.mix(images, targets, seed, alpha, 0.0))
+    lam = labels[:, 0, 0]
+    expected = lam[:, None] * [1, 2, 3, 4] + (1 - lam[:, None]) * [4, 3, 2, 1]
+    np.testing.assert_allclose(mixed[:, :, 3, 5, 1], expected, rtol=1e-5)
+    np.testing.assert_allclose(labels[:, 0, 3], 1 - lam, atol=1e-6)
+    np.testing.assert_allclose(labels.sum(axis=-1), 1, rtol=1e-5)
+    simulated = np.random.default_rng(0).beta(alpha, alpha, 100_000)
+    quantiles = np.linspace(0.05, 0.95, 10)
+    np.testing.assert_allclose(
+        np.quantile(lam, quantiles), np.quantile(simulated, quantiles), atol=0.05
+    )
+
+
+def test_cutmix_takes_a_box_of_the_reversed_group_and_corrects_lambda():
+    images, targets = group()
+    mixed, labels = drawn(lambda seed: mixing.mix(images, targets, seed, 0.0, 1.0))
+    lam = labels[:, 0, 0]
+    cut = mixed[:, 0, :, :, 0] == 4
+    np.testing.assert_allclose(1 - cut.mean(axis=(1, 2)), lam, atol=1e-5)
+    assert set(np.unique(mixed[:, 0])) == {1.0, 4.0}  # and nothing in between
+    for mask in cut[:100]:  # a rectangle
+        rows, columns = mask.any(axis=1), mask.any(axis=0)
+        assert (mask == rows[:, None] & columns).all()
+    # uniform lambda; the box has the side sqrt(1 - lambda), a uniform centre, and is clipped
+    rng = np.random.default_rng(0)
+    boxes = (peer.cutmix_box(rng, 16, rng.beta(1, 1)) for _ in range(20_000))
+    areas = [(bottom - top) * (right - left) / 256 for top, bottom, left, right in boxes]
+    quantiles = np.linspace(0.05, 0.95, 10)
+    np.testing.assert_allclose(
+        np.quantile(1 - lam, quantiles), np.quantile(areas, quantiles), atol=0.04
+    )
+
+
+def test_a_fair_coin_decides():
+    images, targets = group()
+    mixed, _ = drawn(lambda seed: mixing.mix(images, targets, seed, 0.8, 1.0))
+    uniform = (mixed[:, 0] == mixed[:, 0, :1, :1]).all(axis=(1, 2, 3))
+    values = mixed[:, 0, 0, 0, 0]
+    blended = uniform & (values != 1) & (values != 4)
+    assert abs(blended.mean() - 0.5) < 0.04
+
+
+def test_uint8_stays_uint8_under_cutmix():
+    images, targets = group()
+    mixed, _ = mixing.mix(tf.cast(images, "uint8"), targets, tf.constant([1, 2], "int64"), 0.0, 1.0)
+    assert mixed.dtype == tf.uint8
+
+
+def test_smoothed_targets():
+    targets = mixing.smooth_targets(tf.constant([1, 0]), 1000, 0.1).numpy()
+    assert targets[0, 1] == np.float32(0.9 + 0.0001) and targets[0, 5] == np.float32(0.0001)
+    np.testing.assert_allclose(targets.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(mixing.smooth_targets(tf.constant([1]), 3, 0.0), [[0, 1, 0]])
+
+
+# ---- one image ----------------------------------------------------------------------------------
+
+
+def test_flips_half():
+    image = tf.reshape(tf.range(6), (1, 2, 3))
+    flipped = drawn(lambda s: mixing.flip(image, tf.random.stateless_uniform((), s), 0.5)[0, 0, 0])
+    assert set(flipped) == {0, 3} and abs((flipped == 3).mean() - 0.5) < 0.04
+    np.testing.assert_array_equal(mixing.flip(image, 0.2, 0.5)[0], [[3, 4, 5], [0, 1, 2]])
+
+
+def test_shifts_mirror_the_border():
+    image = np.arange(64, dtype="uint8").reshape(8, 8, 1).repeat(3, axis=-1)
+    padded = np.pad(image, [(1, 1), (1, 1), (0, 0)], "symmetric")
+    expected = {padded[y : y + 8, x : x + 8].tobytes() for y in range(3) for x in range(3)}
+    shifted = drawn(
+        lambda s: mixing.shift(tf.constant(image), tf.random.stateless_uniform((2,), s), 1 / 8), 200
+    )
+    assert {s.tobytes() for s in shifted} == expected

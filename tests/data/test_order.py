@@ -1,0 +1,69 @@
+"""Which image stands where in an epoch."""
+
+import numpy as np
+import pytest
+
+from keras_smlp.data.order import epoch_order, part
+
+pytestmark = pytest.mark.once
+
+
+def official_sampler(permutation, ranks, repeats=3):
+    """What each GPU of the official code gets (its `RASampler`), given the permutation."""
+    count = len(permutation)
+    total = int(np.ceil(count * repeats / ranks)) * ranks
+    indices = [i for i in permutation for _ in range(repeats)]
+    indices += indices[: total - len(indices)]
+    selected = count // 256 * 256 // ranks
+    return [indices[rank:total:ranks][:selected] for rank in range(ranks)]
+
+
+def test_without_repeats_an_epoch_has_each_image_once():
+    order = epoch_order(1003, seed=0, epoch=0, batch_size=100, group_size=10)
+    assert order.shape == (1000,) and len(set(order.tolist())) == 1000
+    assert order.min() >= 0 and order.max() < 1003
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    first = epoch_order(100, 1, 2, 10, 10)
+    np.testing.assert_array_equal(first, epoch_order(100, 1, 2, 10, 10))
+    for other in (epoch_order(100, 1, 3, 10, 10), epoch_order(100, 2, 2, 10, 10)):
+        assert (other != first).any()
+
+
+def test_repeated_augmentation_is_dealt_as_the_official_code_deals_it():
+    count, ranks, group = 2600, 8, 32
+    order = epoch_order(count, 5, 1, ranks * group, group, repeats=3)
+    permutation = epoch_order(count, 5, 1, 1, 1)
+    by_step = order.reshape(-1, ranks, group)
+    for rank, expected in enumerate(official_sampler(permutation, ranks)):
+        np.testing.assert_array_equal(by_step[:, rank].ravel(), expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+def test_copies_of_an_image_fall_into_different_groups(groups, repeats):
+    group_size = 16
+    order = epoch_order(4000, 0, 0, groups * group_size, group_size, repeats)
+    assert order.size == 4000 // (groups * group_size) * groups * group_size
+    for group in order.reshape(-1, group_size):
+        assert len(set(group.tolist())) == group_size
+    seen, copies = np.unique(order, return_counts=True)
+    assert copies.max() == repeats
+    assert (copies == repeats).mean() > 0.95 and abs(len(seen) - 4000 / repeats) < 80
+
+
+def test_small_sets_stay_in_range():
+    order = epoch_order(50, 0, 0, 48, 16, repeats=3)
+    assert order.shape == (48,) and order.max() < 50
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_the_parts_of_the_processes_are_the_epoch(processes):
+    parts = [part(range(3, 7), 8, rank, processes) for rank in range(processes)]
+    together = np.stack([p.reshape(4, -1) for p in parts], axis=1).reshape(4, 8)
+    np.testing.assert_array_equal(together, np.arange(24, 56).reshape(4, 8))
+
+
+def test_imagenet_has_1251_steps():
+    assert 1_281_167 // 1024 == 1251 == 1_281_167 // 256 * 256 // 1024

@@ -1,0 +1,187 @@
+"""Where images come from: digits, arrays, folders, TensorFlow Datasets."""
+
+import numpy as np
+import pytest
+from helpers.photos import encoded, folder, imagenet_archives, photo
+from sklearn.datasets import load_digits
+
+from keras_smlp.data import sources
+
+pytestmark = pytest.mark.once
+
+
+def arrays(path, **changed):
+    """An .npz file of three training images and two others, of two classes."""
+    content = {
+        "train_images": np.arange(3 * 4 * 5 * 3, dtype="uint8").reshape(3, 4, 5, 3),
+        "train_labels": np.array([0, 1, 1]),
+        "validation_images": np.zeros((2, 4, 5, 3), "uint8"),
+        "validation_labels": np.array([1, 0], "uint8"),
+        **changed,
+    }
+    np.savez(path / "a.npz", **{k: v for k, v in content.items() if v is not None})
+    return str(path / "a.npz")
+
+
+# ---- digits -------------------------------------------------------------------------------------
+
+
+def test_digits_are_all_of_scikit_learns_split_by_class():
+    digits = sources.load("digits")
+    assert digits.class_names == tuple("0123456789")
+    assert (len(digits.train), len(digits.validation)) == (1437, 360)
+    for split in (digits.train, digits.validation):
+        assert split.images.shape == (len(split), 8, 8, 3) and split.images.dtype == np.uint8
+        assert split.labels.shape == (len(split),) and split.labels.dtype == np.int32
+        assert (split.images == split.images[..., :1]).all()
+    assert set(np.bincount(digits.validation.labels)) <= {35, 36, 37}
+    assert digits.validation.labels[:10].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
+    original = load_digits()
+    both = np.concatenate([digits.train.images, digits.validation.images])[..., 0]
+    labels = np.concatenate([digits.train.labels, digits.validation.labels])
+    expected = np.round(original.images / 16 * 255)
+    assert sorted((label, image.tolist()) for label, image in zip(labels, both, strict=True)) == (
+        sorted((t, image.tolist()) for t, image in zip(original.target, expected, strict=True))
+    )
+
+
+# ---- .npz ---------------------------------------------------------------------------------------
+
+
+def test_arrays_of_a_file(tmp_path):
+    source = sources.load("npz", arrays(tmp_path))
+    assert source.class_names == ("0", "1")
+    assert source.train.labels.tolist() == [0, 1, 1] and source.train.labels.dtype == np.int32
+    images, labels, names = source.train.read(np.array([2, 0]))
+    np.testing.assert_array_equal(images[1], np.arange(60, dtype="uint8").reshape(4, 5, 3))
+    assert labels.tolist() == [1, 0] and names == ["image 2", "image 0"]
+
+
+def test_grey_arrays_and_class_names(tmp_path):
+    grey = np.arange(60, dtype="uint8").reshape(3, 4, 5)
+    path = arrays(tmp_path, train_images=grey, class_names=np.array(["cat", "dog", "owl"]))
+    source = sources.load("npz", path)
+    assert source.class_names == ("cat", "dog", "owl")
+    np.testing.assert_array_equal(source.train.images[..., 2], grey)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train_labels": None}, "allowed: a file with train_images and train_labels"),
+        ({"train_images": np.zeros((3, 4, 5, 3))}, r"train_images .* are float64 \(3, 4, 5, 3\)"),
+        ({"train_images": np.zeros((3, 4, 5, 2), "uint8")}, r"allowed: uint8 \(n, height, width"),
+        ({"train_labels": np.zeros(2, int)}, r"train_labels .* allowed: integers \(3,\)"),
+        ({"train_labels": np.zeros(3)}, "train_labels .* are float64"),
+        ({"class_names": np.array(["cat"])}, "has labels from 0 to 1, allowed: 0 to 0"),
+        ({"train_labels": np.array([0, -1, 0])}, "has labels from -1 to 0"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=rf"^data.dir: .*{message}"):
+        sources.load("npz", arrays(tmp_path, **changed))
+
+
+def test_no_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="^data.dir: .* is no file"):
+        sources.load("npz", tmp_path / "nothing.npz")
+
+
+# ---- folders ------------------------------------------------------------------------------------
+
+
+def test_a_folder_in_the_official_layout(tmp_path):
+    path = folder(tmp_path / "data")
+    (path / "train" / "n01" / "notes.txt").write_text("no image")
+    (path / "train" / "n01" / "more").mkdir()
+    (path / "train" / "n01" / "more" / "a.PNG").write_bytes(encoded(photo("flower"), "PNG"))
+    source = sources.load("folder", path)
+    assert source.class_names == ("n01", "n02")  # sorted
+    assert (len(source.train), len(source.validation)) == (9, 6)
+    contents, labels, names = source.train.read(np.arange(9))
+    assert labels.tolist() == [0] * 5 + [1] * 4
+    assert names[0] == str(path / "train" / "n01" / "more" / "a.PNG")  # sorted by path
+    assert contents[5] == (path / "train" / "n02" / "n02_0.JPEG").read_bytes()
+
+
+def test_a_folder_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"allowed: a folder that holds train/ and val/"):
+        sources.load("folder", tmp_path)
+    path = folder(tmp_path / "data")
+    (path / "val" / "n03").mkdir()
+    with pytest.raises(ValueError, match="has the classes n03, allowed: those of"):
+        sources.load("folder", path)
+    (tmp_path / "empty" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "empty" / "val").mkdir()
+    with pytest.raises(ValueError, match="train has no images, allowed: <class>/<image>"):
+        sources.load("folder", tmp_path / "empty")
+
+
+def test_a_file_that_is_gone_counts_as_damaged(tmp_path):
+    path = folder(tmp_path / "data")
+    source = sources.load("folder", path)
+    (path / "val" / "n01" / "n01_0.JPEG").unlink()
+    assert source.validation.read(np.array([0]))[0] == [b""]
+
+
+# ---- TensorFlow Datasets ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """TFDS' own imagenet2012 from miniature archives: function from a file format to its folder."""
+    tfds = pytest.importorskip("tensorflow_datasets", reason="the data set is prepared by TFDS")
+    root = tmp_path_factory.mktemp("tfds")
+    manual = imagenet_archives(root / "manual")
+
+    def prepared(file_format):
+        path = root / file_format
+        builder = tfds.builder("imagenet2012", data_dir=path, file_format=file_format)
+        config = tfds.download.DownloadConfig(manual_dir=manual)
+        builder.download_and_prepare(download_config=config)
+        return path
+
+    return prepared
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_imagenet_prepared_by_tfds(imagenet, file_format):
+    source = sources.load("imagenet2012", imagenet(file_format))
+    assert len(source.class_names) == 1000 and source.class_names[:2] == ("n01440764", "n01443537")
+    assert (len(source.train), len(source.validation)) == (12, 5)
+    contents, labels, names = source.train.read(np.arange(12))
+    for content, label, name in zip(contents, labels, names, strict=True):
+        assert name.startswith(source.class_names[label]) and content[:2] == b"\xff\xd8"
+    again, _, [name] = source.train.read(np.array([7]))
+    assert again == [contents[7]] and name == names[7]
+    names = source.validation.read(np.arange(5))[2]
+    assert sorted(names)[0] == "ILSVRC2012_val_00000001.JPEG"
+
+
+def test_imagenet_is_prepared_from_the_archives(tmp_path):
+    pytest.importorskip("tensorflow_datasets", reason="the data set is prepared by TFDS")
+    manual = imagenet_archives(tmp_path / "manual")
+    source = sources.load("imagenet2012", tmp_path / "data", manual)
+    assert (len(source.train), len(source.validation)) == (12, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_set", "allowed: digits, npz, folder or a set of TensorFlow Datasets"),
+        ("coco/2017", "has image, .*, allowed: a set with image and label"),
+        ("imagenet2012", "could not be prepared: Manual directory"),
+    ],
+)
+def test_sets_that_cannot_be_had_are_refused(tmp_path, name, message):
+    pytest.importorskip("tensorflow_datasets", reason="the data set is prepared by TFDS")
+    with pytest.raises(ValueError, match=f"^data.name: {name}.*{message}"):
+        sources.load(name, tmp_path, tmp_path / "manual")
+
+
+def test_the_bytes_are_those_of_the_photo(imagenet):
+    source = sources.load("imagenet2012", imagenet("tfrecord"))
+    contents, _, names = source.validation.read(np.arange(5))
+    for content, name in zip(contents, names, strict=True):
+        number = int(name[-13:-5])
+        assert content == encoded(photo("china", (98 + number, 80)))

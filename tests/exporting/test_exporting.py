@@ -1,0 +1,322 @@
+"""Exported models, each run by its own runtime, against the model that they came from."""
+
+import importlib.util
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from helpers import photos
+from helpers.nets import BACKEND, other, quantized, trained_like
+from helpers.processes import python
+
+import keras_smlp
+from keras_smlp.exporting import api, runtimes
+from keras_smlp.preprocessing import takes_pixels
+
+pytestmark = pytest.mark.quick_once
+
+SIZE = (32, 48)
+NAMES = ["ant", "bee", "cat", "dog"]
+PATHS = {
+    "tf_saved_model": "served",
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+    "litert": "model.tflite",
+    "torch": "model.pt2",
+}
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
+# each format at once from the backend that writes it, ONNX also from one that does not
+QUICK = {
+    "tensorflow": ("tf_saved_model", "litert"),
+    "jax": ("tf_saved_model", "onnx"),
+    "torch": ("onnx", "openvino", "torch"),
+}
+
+
+def unless_quick(*formats):
+    """The mark of what takes long on the running backend."""
+    return [] if set(formats) <= set(QUICK[BACKEND]) else [pytest.mark.deep]
+
+
+# the smaller forms that are quick; OpenVINO's are ONNX's until it converts them
+SMALLER = {"tensorflow": ("tf_saved_model", "litert"), "jax": (), "torch": ("onnx", "torch")}
+EACH_FORMAT = [pytest.param(format, marks=unless_quick(format)) for format in PATHS]
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = keras_smlp.SMLPNet(8, (1, 1), patch_size=4, input_shape=(*SIZE, 3), classes=4)
+    return trained_like(model)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def expected(model, images):
+    pooled = model.get_layer("avg_pool").output
+    both = keras.Model(model.input, {"probabilities": model.output, "features": pooled})
+    return both.predict_on_batch(images)
+
+
+def needs(format):
+    for package in (*api.FORMATS[format].packages, RUNTIMES.get(format, "numpy")):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """A function from a format to the path of the exported model, made once."""
+    made = {}
+
+    def path_of(format):
+        needs(format)
+        if format not in made:
+            path = tmp_path_factory.mktemp(format) / PATHS[format]
+            about = {"class_names": NAMES, "origin": "made here", "licence": "MIT"}
+            assert keras_smlp.export(model, path, format, features=True, **about) == path
+            made[format] = path
+        return made[format]
+
+    return path_of
+
+
+def run_tf_saved_model(path, images):
+    """In a process that has neither Keras nor this package."""
+    np.save(path.parent / "images.npy", images)
+    code = """
+import sys
+sys.modules["keras"] = sys.modules["keras_smlp"] = None
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+images = np.load(sys.argv[2])
+found = model.serve(images.astype("float32"))
+for name, x in model.serve(images[:1].astype("float32")).items():
+    np.testing.assert_allclose(x, found[name][:1], rtol=1e-5)
+for name, x in model.serve_uint8(images.astype("uint8")).items():
+    np.testing.assert_array_equal(x, found[name])
+np.savez(sys.argv[3], **found)
+"""
+    python("-c", code, path, path.parent / "images.npy", path.parent / "found.npz")
+    return dict(np.load(path.parent / "found.npz"))
+
+
+def run(format, path, images):
+    if format == "tf_saved_model":
+        return run_tf_saved_model(path, images)
+    return runtimes.opened(path, format)(images)
+
+
+@pytest.mark.quick_each
+@pytest.mark.parametrize("format", EACH_FORMAT)
+def test_it_answers_as_the_model(format, exported, images, expected):
+    batches = (5,) if format == "tf_saved_model" else (5, 1)  # its process runs both
+    for batch in batches:
+        found = run(format, exported(format), images[:batch].astype("float32"))
+        assert set(found) == {"probabilities", "features"}
+        for name, x in found.items():
+            x, wanted = np.asarray(x), expected[name][:batch]
+            assert x.shape == wanted.shape
+            assert np.abs(x - wanted).max() <= 1e-4 * np.abs(wanted).max(), name
+    assert np.ptp(expected["probabilities"]) > 0.01
+
+
+@pytest.mark.quick_each
+@pytest.mark.parametrize(
+    ("format", "precision", "is_quantized"),
+    [
+        pytest.param(*form, marks=[] if form[0] in SMALLER[BACKEND] else pytest.mark.deep)
+        for form in (
+            ("tf_saved_model", "bfloat16", False),
+            ("onnx", "float16", False),
+            ("openvino", "float16", False),
+            ("litert", "float16", False),
+            ("litert", "int8", False),
+            ("torch", "bfloat16", False),
+            ("tf_saved_model", "float32", True),
+            ("onnx", "float32", True),
+            ("openvino", "float32", True),
+            ("torch", "float32", True),
+        )
+    ],
+)
+def test_smaller_forms(format, precision, is_quantized, images, tmp_path):
+    needs(format)
+    kind = api.FORMATS[format]
+    if keras.backend.backend() not in kind.backends:
+        pytest.skip(f"written as by {kind.backends[0]}")
+    # LiteRT leaves kernels of less than 1024 numbers as they are
+    arguments = {"patch_size": 4, "input_shape": (*SIZE, 3), "classes": 4}
+    model = trained_like(keras_smlp.SMLPNet(32, (1,), **arguments))
+    expected = model.predict_on_batch(images)
+    if is_quantized:
+        model = keras_smlp.fold(model)
+        keras_smlp.quantize(model)
+    path = keras_smlp.export(model, tmp_path / PATHS[format], format, precision=precision)
+    found = runtimes.opened(path, format)(images.astype("float32"))["probabilities"]
+    assert found.dtype == "float32"
+    assert 1e-6 < np.abs(found - expected).max() / expected.max() < 0.03
+
+
+@pytest.mark.deep
+def test_what_was_trained_in_16_bits_is_exported_in_32(images, tmp_path):
+    needs("onnx")
+    arguments = {"patch_size": 4, "input_shape": (*SIZE, 3), "classes": 4}
+    mixed = trained_like(keras_smlp.SMLPNet(8, (1,), dtype="mixed_bfloat16", **arguments))
+    whole = trained_like(keras_smlp.SMLPNet(8, (1,), **arguments))
+    path = keras_smlp.export(mixed, tmp_path / "model.onnx", "onnx", features=True)
+    found = runtimes.opened(path, "onnx")(images.astype("float32"))
+    wanted = whole.predict_on_batch(images)
+    np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-6)
+
+
+@pytest.mark.quick_each
+@pytest.mark.parametrize("format", EACH_FORMAT)
+def test_the_metadata_travels(format, exported):
+    path = exported(format)
+    if format == "tf_saved_model":
+        text = (path / "assets.extra" / "metadata.json").read_text()
+    elif format == "onnx":
+        onnxruntime = importlib.import_module("onnxruntime")
+        text = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map["metadata"]
+    elif format == "openvino":
+        openvino = importlib.import_module("openvino")
+        text = openvino.Core().read_model(path).get_rt_info(["metadata"]).astype(str)
+    elif format == "litert":
+        text = zipfile.ZipFile(path).read("metadata.json")
+    else:
+        extra = {"metadata.json": ""}
+        importlib.import_module("torch").export.load(path, extra_files=extra)
+        text = extra["metadata.json"]
+    about = json.loads(text)
+    assert about["class_names"] == NAMES and (about["height"], about["width"]) == SIZE
+    assert about["origin"] == "made here" and about["licence"] == "MIT"
+    assert "37 x 55" in about["preprocessing"] and about["input"] == "RGB in [0, 255]"
+
+
+@pytest.mark.quick_each
+@pytest.mark.parametrize("format", EACH_FORMAT[:1])
+def test_jpeg_files_are_seen_as_by_load_image(format, exported, model):
+    tf = pytest.importorskip("tensorflow", reason="SavedModel is TensorFlow's")
+    sizes = ((120, 90), (200, 50), (47, 33))  # width, height
+    files = [photos.encoded(photos.photo(size=size), quality=90) for size in sizes]
+    served = tf.saved_model.load(exported(format))
+    seen = np.stack([keras_smlp.load_image(file, SIZE) for file in files])
+    found = served.serve_jpeg(tf.constant(files))["probabilities"]
+    np.testing.assert_allclose(found, model.predict_on_batch(seen), atol=2e-3)
+    for bad, words in {
+        b"": "must hold whole JPEG files",
+        b"\x89PNG\r\n": "must hold whole JPEG files",
+        files[0][:200]: "Invalid JPEG",
+    }.items():
+        with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+            served.serve_jpeg(tf.constant([files[0], bad]))
+
+
+@pytest.fixture
+def plain(tmp_path, monkeypatch):
+    """A function that exports a SavedModel's worth of arguments, none of which is written."""
+    monkeypatch.setattr(api, "write", lambda *arguments: pytest.fail("nothing must be written"))
+    monkeypatch.setattr(api, "elsewhere", lambda *arguments: pytest.fail("nothing is written"))
+
+    def call(model, path="served", **arguments):
+        return keras_smlp.export(model, tmp_path / path, **arguments)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"format": "tflite"}, "`format` must be one of .*'litert'.*Received: format='tflite'"),
+        ({"path": "served.onnx"}, "`path` must be a folder's"),
+        ({"path": "model.tf", "format": "onnx"}, r"`path` must end in \.onnx"),
+        ({"path": "nowhere/served"}, "`path` must be in a folder that exists"),
+        (
+            {"path": "m.onnx", "format": "onnx", "precision": "bfloat16"},
+            r"`precision` must be one of \('float32', 'float16'\) for 'onnx'. .*'bfloat16'",
+        ),
+        ({"class_names": NAMES[:3]}, "`class_names` must have one name for each of the 4 classes"),
+    ],
+)
+def test_what_cannot_be_is_refused(plain, model, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        plain(model, **arguments)
+
+
+def test_what_is_no_classifier_of_images_is_refused(plain):
+    body = keras_smlp.SMLPNet(8, (1,), patch_size=4, input_shape=(8, 8, 3), include_top=False)
+    rows = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    any_size = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalMaxPooling2D()])
+    for model in (body, rows, any_size, other(), "model.keras", None):
+        with pytest.raises(ValueError, match="`model` must be a classifier that takes"):
+            plain(model)
+
+
+def test_litert_takes_no_quantized_layers(plain):
+    needs("litert")
+    with pytest.raises(ValueError, match="`model` must not be quantized for 'litert'"):
+        plain(quantized(), "model.tflite", format="litert")
+
+
+def test_nothing_is_overwritten(plain, model, tmp_path):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "model.bin").touch()
+    for arguments in ({}, {"path": "model.xml", "format": "openvino"}):
+        with pytest.raises(FileExistsError, match="`path` must not exist yet"):
+            plain(model, **arguments)
+
+
+@pytest.mark.parametrize(("format", "extra"), [("openvino", "openvino"), ("onnx", "onnx")])
+def test_a_missing_package_names_the_extra(plain, model, monkeypatch, format, extra):
+    monkeypatch.setattr(api.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=rf"torch, which is not installed: .*\[{extra}\]"):
+        plain(model, PATHS[format], format=format)
+
+
+def test_a_process_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(api.keras.backend, "backend", lambda: "none of them")
+    monkeypatch.setattr(api.sys, "executable", str(failing(tmp_path)))
+    monkeypatch.setattr(api, "FORMATS", {"torch": api.Format(".pt2", ("torch",), (), "torch")})
+    with pytest.raises(RuntimeError, match="Exporting 'torch' on torch failed: ValueError: no"):
+        keras_smlp.export(model, tmp_path / "model.pt2", "torch")
+    assert [path.name for path in tmp_path.iterdir()] == ["python"]
+
+
+def failing(folder):
+    """A program that fails as Python does."""
+    program = folder / "python"
+    program.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'ValueError: no' >&2\nexit 1\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.deep
+def test_a_full_disk_is_said_and_leaves_nothing(small_disk):
+    model = keras_smlp.SMLPNet(32, (1, 2), input_shape=(*SIZE, 3))
+    disk = small_disk("200k")
+    for format, file in PATHS.items():
+        if keras.backend.backend() in api.FORMATS[format].backends:
+            needs(format)
+            with pytest.raises(OSError, match="No space left on device"):
+                keras_smlp.export(model, disk / file, format)
+            assert list(disk.iterdir()) == []
+
+
+@pytest.mark.quick_each
+def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
+    arguments = {"patch_size": 4, "input_shape": (8, 8, 3), "classes": 2}
+    logits = keras_smlp.SMLPNet(8, (1,), classifier_activation=None, **arguments)
+    assert takes_pixels(logits)
+    x = np.full((1, 8, 8, 3), 100.0, "float32")
+    found = api.endpoint(logits, features=False).predict_on_batch(x)
+    wanted = keras.ops.convert_to_numpy(keras.ops.softmax(logits.predict_on_batch(x)))
+    np.testing.assert_allclose(found["probabilities"], wanted, rtol=1e-5)
+    raw = keras_smlp.SMLPNet(8, (1,), include_preprocessing=False, **arguments)
+    assert not takes_pixels(raw) and api.endpoint(raw, False).output.keys() == {"probabilities"}
+    assert "normalised" in api.describe(raw, None, None, None).input

@@ -1,0 +1,114 @@
+"""One side of test_cross_backend.py, in its own process.
+
+`write NAMES FOLDER` or `read NAMES FOLDER ...`, with commas between the names of networks; that of
+one that is compiled and trained is `trained`. Prints nothing; an assertion that fails is the
+process's exit status.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_smlp
+from helpers.nets import answer, trained_like
+
+# a value that one backend rounds up and another down is a step of 1/127 in 8 bits
+TOLERANCES = {"plain": 1e-5, "folded": 1e-5, "int8": 5e-3, "folded_int8": 5e-3}
+HALF = 5e-3
+SIZE = {"dim": 8, "depths": (1, 1), "input_shape": (32, 32, 3), "classes": 4}
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (8, 32, 32, 3)).astype("float32"), np.arange(8) % 4
+
+
+def compiled():
+    """In float16, so that the optimizer that keeps a loss scale holds another one within."""
+    keras.utils.set_random_seed(1)
+    model = keras_smlp.SMLPNet(**SIZE, drop_path_rate=0.2, dtype="mixed_float16")
+    optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.05)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def written(name):
+    """A network as it is, folded, quantized, or both."""
+    model = trained_like(keras_smlp.SMLPNet(**SIZE, classifier_activation=None))
+    if "folded" in name:
+        model = keras_smlp.fold(model)
+    if "int8" in name:
+        keras_smlp.quantize(model)
+    return model
+
+
+def write(name, folder):
+    x, y = data()
+    if name != "trained":
+        model = written(name)
+        model.save(folder / f"{name}.keras")
+        np.savez(folder / f"{name}.npz", *model.get_weights(), answers=answer(model, x))
+        return
+    model = compiled()
+    model.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    model.save(folder / "trained.keras")
+    model.save_weights(folder / "trained.weights.h5")
+    np.save(folder / "trained.npy", answer(model, x))
+
+
+def read(name, folder):
+    if name == "trained":
+        read_trained(folder)
+    else:
+        with warnings.catch_warnings(action="error"):
+            # see pyproject.toml
+            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy")
+            model = keras.saving.load_model(folder / f"{name}.keras")
+        expected = np.load(folder / f"{name}.npz")
+        for i, weight in enumerate(model.get_weights()):
+            np.testing.assert_array_equal(weight, expected[f"arr_{i}"])
+        found = answer(model, data()[0])
+        error = np.linalg.norm(found - expected["answers"]) / np.linalg.norm(expected["answers"])
+        assert error < TOLERANCES[name], (name, error)
+
+
+def read_trained(folder):
+    x, y = data()
+    expected = np.load(folder / "trained.npy")
+    model = keras.saving.load_model(folder / "trained.keras")
+    assert type(model).__name__ == "PortableModel" and model.dtype_policy.name == "mixed_float16"
+    np.testing.assert_allclose(answer(model, x), expected, atol=HALF)
+    assert model.jit_compile == compiled().jit_compile, "another backend's jit flag"
+    optimizer = model.optimizer.inner_optimizer
+    assert int(optimizer.iterations) == 2
+    # resumes: the moments are there, the drop path's draws go on, the loss is finite
+    moments = [v for v in optimizer.variables if "momentum" in v.path]
+    assert moments and any(np.abs(keras.ops.convert_to_numpy(v)).max() > 0 for v in moments)
+    states = [
+        keras.ops.convert_to_numpy(layer.drop_path.seed_generator.state)
+        for layer in model.layers
+        if hasattr(layer, "drop_path") and layer.drop_path.rate
+    ]
+    assert states and all(state[1] > 0 for state in states), "the random state was lost"
+    history = model.fit(x, y, batch_size=4, epochs=1, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert int(optimizer.iterations) == 4
+
+    other = compiled()
+    other.optimizer.build(other.trainable_variables)
+    other.load_weights(folder / "trained.weights.h5")
+    np.testing.assert_allclose(answer(other, x), expected, atol=HALF)
+    assert int(other.optimizer.inner_optimizer.iterations) == 2
+
+    by_name = keras_smlp.SMLPNet(**SIZE, weights=folder / "trained.keras")
+    np.testing.assert_allclose(answer(by_name, x), expected, atol=HALF)
+
+
+if __name__ == "__main__":
+    command, names, *folders = sys.argv[1:]
+    for folder in folders:
+        for name in names.split(","):
+            {"write": write, "read": read}[command](name, Path(folder))

@@ -1,0 +1,127 @@
+"""Mutants: is a fault of one token noticed? `python -m nox -s nightly` runs this for hours.
+
+python tests/mutants.py                  # draws 60 and runs the tests against each
+python tests/mutants.py --list           # draws only
+python tests/mutants.py --only 7 31 -- -m deep
+
+cosmic-ray finds all places and makes the changes; the draw is seeded and spread over the package.
+"""
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cosmic_ray.mutating import apply_mutation
+from cosmic_ray.plugins import get_operator
+
+ROOT = Path(__file__).parents[1]
+SEED = 20261126
+# a folder below keras_smlp (its own files first): how many mutants
+SPREAD = {"layers": 12, "": 10, "weights": 12, "data": 9, "training": 11, "exporting": 6}
+BACKENDS = ("torch", "tensorflow", "jax")
+CONFIG = """[cosmic-ray]
+module-path = "keras_smlp"
+timeout = 60.0
+excluded-modules = []
+test-command = "true"
+[cosmic-ray.distributor]
+name = "local"
+"""
+
+
+def annotations(path):
+    """From where to where a module's annotations are: a mutant there changes nothing."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if part is not None:
+                yield (part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)
+
+
+def all_mutations(folder):
+    """Every mutation that cosmic-ray finds in the package, by group and line."""
+    (folder / "config.toml").write_text(CONFIG)
+    session = str(folder / "session.sqlite")
+    command = [str(Path(sys.executable).with_name("cosmic-ray"))]
+    subprocess.run([*command, "init", str(folder / "config.toml"), session], cwd=ROOT, check=True)
+    dump = subprocess.run([*command, "dump", session], capture_output=True, text=True, check=True)
+    groups, spans = {}, {}
+    for line in dump.stdout.splitlines():
+        [mutation] = json.loads(line)[0]["mutations"]
+        path, start = mutation["module_path"], tuple(mutation["start_pos"])
+        if path not in spans:
+            spans[path] = list(annotations(ROOT / path))
+        if not any(begin <= start < end for begin, end in spans[path]):
+            parts = Path(path).parts
+            lines = groups.setdefault(parts[1] if len(parts) > 2 else "", {})
+            lines.setdefault((path, start[0]), []).append(mutation)
+    return groups
+
+
+def drawn(groups):
+    """Mutants, no two of a line; of an operator's many replacements one."""
+    rng = random.Random(SEED)
+    for group, count in SPREAD.items():
+        for key in rng.sample(sorted(groups[group]), count):
+            choices = sorted(
+                groups[group][key], key=lambda m: (m["operator_name"], m["occurrence"])
+            )
+            kinds = sorted({m["operator_name"].split("_")[0] for m in choices})
+            kind = rng.choice(kinds)
+            yield rng.choice([m for m in choices if m["operator_name"].split("_")[0] == kind])
+
+
+def killed_by(mutant, arguments):
+    """The first test that fails in a copy of the project with this mutant, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "project")
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".nox", "__pycache__"))
+        operator = get_operator(mutant["operator_name"])()
+        apply_mutation(copy / mutant["module_path"], operator, mutant["occurrence"])
+        group = Path(mutant["module_path"]).parts[1]
+        first = [f"tests/{group}"] if (copy / "tests" / group).is_dir() else []
+        for backend in BACKENDS:
+            once = [] if backend == BACKENDS[0] else ["-m", "not deep and not nightly and not once"]
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", *once, *arguments]
+            done = subprocess.run(
+                [*command, *first, "tests"],
+                cwd=copy,
+                env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(copy)},
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                failed = [x for x in done.stdout.splitlines() if x.startswith(("FAILED", "ERROR"))]
+                return f"{backend}: {failed[0] if failed else done.stdout[-200:]}"
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--list", action="store_true", help="only say which are drawn")
+    parser.add_argument("--only", nargs="+", type=int, help="numbers of some of them")
+    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        mutants = dict(enumerate(drawn(all_mutations(Path(folder))), start=1))
+    survivors = []
+    for number in options.only or mutants:
+        mutant = mutants[number]
+        about = f"{number} {mutant['module_path']}:{mutant['start_pos'][0]} "
+        about += mutant["operator_name"].removeprefix("core/")
+        result = "" if options.list else killed_by(mutant, options.pytest)
+        if result is None:
+            survivors.append(number)
+        print(about, "survives" if result is None else result, flush=True)
+    if not options.list:
+        print(f"{len(options.only or mutants) - len(survivors)} killed, survivors: {survivors}")
+
+
+if __name__ == "__main__":
+    main()

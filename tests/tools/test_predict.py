@@ -1,0 +1,300 @@
+"""From probabilities to names, and tools/predict.py as a user runs it."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import predict
+import pytest
+from PIL import Image
+
+import keras_smlp
+from keras_smlp import explain, figures
+
+pytestmark = pytest.mark.once
+
+NAMES = ["cat", "dog", "n01440764", "bird"]
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def test_the_classes_are_imagenets_in_its_order():
+    classes = keras_smlp.imagenet_classes()
+    wnids = [wnid for wnid, _ in classes]
+    assert len(set(wnids)) == 1000 and wnids == sorted(wnids)
+    assert all(len(wnid) == 9 and wnid[0] == "n" and wnid[1:].isdecimal() for wnid in wnids)
+    assert {k: classes[k] for k in (0, 2, 134, 517, 999)} == {
+        0: ("n01440764", "tench"),
+        2: ("n01484850", "great_white_shark"),
+        134: ("n02012849", "crane"),
+        517: ("n03126707", "crane"),
+        999: ("n15075141", "toilet_tissue"),
+    }
+
+
+def test_predictions_are_decoded_the_likeliest_first():
+    probabilities = np.zeros((2, 1000), "float32")
+    probabilities[0, [5, 207, 3]] = 0.25, 0.5, 0.25
+    probabilities[1, 999] = 1
+    expected = [
+        [("n02099601", "golden_retriever", 0.5), ("n01491361", "tiger_shark", 0.25)],
+        [("n15075141", "toilet_tissue", 1.0), ("n01440764", "tench", 0.0)],
+    ]
+    assert keras_smlp.decode_predictions(probabilities, top=2) == expected
+    tensor = keras.ops.convert_to_tensor(probabilities)
+    assert keras_smlp.decode_predictions(tensor, top=2) == expected
+    assert [len(row) for row in keras_smlp.decode_predictions(probabilities)] == [5, 5]
+    assert len(keras_smlp.decode_predictions(probabilities, top=1000)[0]) == 1000
+    assert keras_smlp.decode_predictions(probabilities[:0]) == []
+
+
+def test_what_cannot_be_decoded_is_refused():
+    for shape in ((1000,), (1, 999), (1, 1, 1000)):
+        with pytest.raises(ValueError, match=r"^`probabilities` must be \(n, 1000\)"):
+            keras_smlp.decode_predictions(np.zeros(shape))
+    for top in (0, 1001, 2.0, True, None):
+        with pytest.raises(ValueError, match="^`top` must be an integer from 1 to 1000"):
+            keras_smlp.decode_predictions(np.zeros((1, 1000)), top)
+
+
+# ---- tools/predict.py ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(run_tool, capsys):
+    """Calls the tool with arguments; gives the exit status and what was written."""
+
+    def run(*arguments):
+        status = run_tool(predict, *arguments)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model():
+    return keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 48, 3), classes=4)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, model):
+    """A folder with five photos, a model and its classes, to be in."""
+    monkeypatch.chdir(tmp_path)
+    model.save("m.keras")
+    Path("classes.json").write_text(json.dumps(NAMES))
+    Path("photos/more/folder.png").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp"):
+        Image.fromarray(rng.integers(0, 256, (60, 50, 3), "uint8")).save(f"photos/{name}")
+    Path("photos/notes.txt").write_text("no photo")
+    return tmp_path
+
+
+def expected(model, file):
+    """The probabilities of a photo."""
+    return model.predict_on_batch(keras_smlp.load_image(file, (32, 48))[None])[0]
+
+
+def test_json_has_the_probabilities_of_each_photo(here, run, model):
+    # batches of two, the last of one
+    status, out, err = run("photos", "--weights", "m.keras", "--json", "--batch-size", 2)
+    rows = [json.loads(line) for line in out.splitlines()]
+    files = [f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")]
+    assert (status, err) == (0, "") and [row["file"] for row in rows] == files
+    for row in rows:
+        probabilities = expected(model, row["file"])
+        order = np.argsort(-probabilities)
+        assert [x["class"] for x in row["predictions"]] == order.tolist()
+        for x in row["predictions"]:
+            assert abs(x["probability"] - probabilities[x["class"]]) < 1e-5
+            # a class that is named by its wnid is one of ImageNet's
+            named = {"name": "tench", "wnid": "n01440764"} if x["class"] == 2 else {}
+            assert x == {"name": NAMES[x["class"]], **x, **named} and ("wnid" in x) == bool(named)
+
+
+def test_a_table_has_rank_probability_and_name(here, run, model):
+    Path("other.json").write_text(json.dumps(["one", "two", "three", "four"]))
+    photo = "photos/a.png"
+    arguments = (photo, "--weights", "m.keras", "--classes", "other.json", "--top", 2)
+    status, out, _ = run(*arguments)
+    best = np.argsort(-expected(model, photo))[:2]
+    lines = [
+        f"   {rank}  {expected(model, photo)[k]:.4f}  {('one', 'two', 'three', 'four')[k]}"
+        for rank, k in enumerate(best, start=1)
+    ]
+    assert (status, out.splitlines()) == (0, [photo, *lines])
+
+
+def test_patterns_name_photos_once(here, run):
+    arguments = ("--weights", "m.keras", "--json", "--top", 1)
+    _, out, _ = run("photos/**/*.png", "photos/more", "photos/a.png", *arguments)
+    files = [json.loads(line)["file"] for line in out.splitlines()]
+    assert files == ["photos/a.png", "photos/more/d.png", "photos/more/e.webp"]
+
+
+def test_imagenets_names_where_there_are_a_thousand_classes(here, run):
+    Path("classes.json").unlink()
+    network = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3))
+    network.get_layer("predictions").bias.assign(np.eye(1000)[207] * 100)
+    network.save("m.keras")
+    status, out, _ = run("photos/a.png", "--weights", "m.keras", "--top", 1)
+    assert (status, out) == (0, "photos/a.png\n   1  1.0000  n02099601  golden_retriever\n")
+
+
+def test_other_weights_go_through_the_constructor(here, run, monkeypatch):
+    asked = {}
+
+    def constructor(weights, classes):
+        asked.update(weights=weights, classes=classes)
+        print("Downloading")  # as Keras does
+        return keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=classes)
+
+    monkeypatch.setattr(keras_smlp, "SMLPNetTiny", constructor)
+    arguments = ("photos/a.png", "--weights", "x.pth", "--variant", "tiny", "--json")
+    status, out, err = run(*arguments)
+    assert (status, err) == (0, "Downloading\n") and asked == {"weights": "x.pth", "classes": 1000}
+    assert len(json.loads(out)["predictions"]) == 5
+    assert run(*arguments, "--classes", "classes.json")[0] == 0
+    assert asked == {"weights": "x.pth", "classes": 4}
+
+
+def test_damaged_photos_are_named_and_skipped(here, run):
+    good = Path("photos/a.png").read_bytes()
+    Path("photos/0.png").write_bytes(good[:500])
+    Path("photos/a2.png").write_bytes(b"")
+    status, out, err = run("photos", "--weights", "m.keras", "--batch-size", 3, "--json")
+    assert status == 1
+    assert [json.loads(line)["file"] for line in out.splitlines()] == [
+        f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")
+    ]
+    first, second = err.splitlines()
+    assert first.startswith("predict.py: skipped photos/0.png: ")
+    assert second.startswith("predict.py: skipped photos/a2.png: ") and "empty" in second
+    # nothing is left to draw
+    arguments = ("--weights", "m.keras", "--plot", "out.png")
+    if importlib.util.find_spec("matplotlib"):
+        assert run("photos/0.png", *arguments)[:2] == (1, "")
+        assert not Path("out.png").exists()
+
+
+def test_pictures(here, run, model, monkeypatch):
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    drawn, plot = [], figures.plot_predictions
+    monkeypatch.setattr(figures, "plot_predictions", lambda *x: (drawn.extend(x), plot(*x)))
+    arguments = ("--weights", "m.keras", "--plot", "p.png", "--explain", "--kernels", "k.png")
+    status, out, err = run("photos", "--batch-size", 2, *arguments)
+    assert (status, err) == (0, "") and out.count("\n") == 5 * 5
+    _, titles, images, found, maps = drawn
+    assert titles == ("a.png", "b.JPG", "c.bmp", "d.png", "e.webp")
+    files = [f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")]
+    np.testing.assert_array_equal(images, [keras_smlp.load_image(x, (32, 48)) for x in files])
+    np.testing.assert_allclose(maps, explain.grad_cam(model, images), atol=1e-4)
+    names = {0: "cat", 1: "dog", 2: "tench", 3: "bird"}
+    assert [x[0][0] for x in found] == [names[expected(model, x).argmax()] for x in files]
+    for name, (width, height) in {"p.png": (1060, 1300), "k.png": (620, 600)}.items():
+        with Image.open(name) as picture:
+            assert picture.size == (width, height)
+    Path("k.png").unlink()
+    assert run("--weights", "m.keras", "--kernels", "k.png") == (0, "", "")
+    assert sorted(x.name for x in here.iterdir()) == [
+        "classes.json",
+        "k.png",
+        "m.keras",
+        "p.png",
+        "photos",
+    ]
+
+
+def test_a_bar_shows_the_batches_on_a_terminal_alone(here, run, monkeypatch):
+    tqdm = pytest.importorskip("tqdm", reason="draws the bar")
+    shown = []
+    bar = tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", type("Bar", (bar,), {"close": lambda x: shown.append(x.n)}))
+    arguments = ("photos", "--weights", "m.keras", "--json")
+    run(*arguments, "--batch-size", 2)
+    assert shown == []
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert run(*arguments)[0] == 0 and shown == []  # one batch
+    status, out, _ = run(*arguments, "--batch-size", 2)
+    assert status == 0 and set(shown) == {3} and len(out.splitlines()) == 5
+
+
+def test_wrong_arguments_are_one_line_and_status_2(here, run):
+    Path("empty").mkdir()
+    Path("many").mkdir()
+    for i in range(65):
+        Path(f"many/{i}.png").touch()
+    Path("three.json").write_text(json.dumps(NAMES[:3]))
+    Path("dict.json").write_text('{"0": "cat"}')
+    Path("bad.json").write_text("[")
+    Path("bad.keras").write_text("nothing")
+    model = ("--weights", "m.keras")
+    cases = [
+        ([], "PHOTO must be given"),
+        (["photos/x.png", *model], "PHOTO must be a file, a folder with images .* photos/x.png"),
+        (["empty", *model], "PHOTO .* not empty"),
+        (["photos/*.tiff", *model], "PHOTO .* not photos/"),
+        (["photos", "--explain", *model], "--explain must stand with --plot"),
+        (
+            ["photos", "--top", "0", *model],
+            "argument --top: must be a positive integer. Received: '0'",
+        ),
+        (["photos", "--top", "5", *model], "--top must be at most 4"),
+        (
+            ["photos", "--batch-size", "x", *model],
+            "argument --batch-size: must be a positive integer. Received: 'x'",
+        ),
+        (["photos", "--plot", "p.jpg", *model], "argument --plot: p.jpg is no .png file"),
+        (["photos", "--kernels", "no/p.png", *model], "argument --kernels: no/p.png is no .png"),
+        (["photos", "--variant", "tiny", *model], "--variant must not stand with a .keras file"),
+        (["photos", "--variant", "huge", *model], "argument --variant: invalid choice"),
+        (["photos", "--classes", "three.json", *model], "--classes must name .* 4 classes, not 3"),
+        (["photos", "--classes", "dict.json", *model], "--classes must be a JSON list of names"),
+        (["photos", "--classes", "bad.json", *model], "--classes must be a JSON file; bad.json"),
+        (["photos", "--classes", "no.json", *model], "no.json"),
+        (["photos", "--weights", "no.keras"], "no.keras is no file"),
+        (["photos", "--weights", "bad.keras"], "bad.keras"),
+        (["photos", "--weights", "x.onnx"], "`weights` must be"),
+        (["photos", "--weights", "x.pth"], "`weights` names no file"),
+    ]
+    if importlib.util.find_spec("matplotlib"):
+        cases.append((["many", "--plot", "p.png", *model], "--plot must be for 1 to 64 photos"))
+    for arguments, words in cases:
+        status, out, err = run(*arguments)
+        assert (status, out, err.count("\n")) == (2, "", 1), (arguments, out, err)
+        assert re.search(words, err), (arguments, err)
+        assert err.startswith("predict.py: error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"classifier_activation": None}, "does with logits"),
+        ({"include_preprocessing": False}, "include_preprocessing=False"),
+        ({"include_top": False}, "must be a classifier of RGB images"),
+    ],
+)
+def test_models_that_answer_with_something_else_are_refused(here, run, arguments, words):
+    keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=4, **arguments).save("m.keras")
+    status, out, err = run("photos", "--weights", "m.keras")
+    assert (status, out, err.count("\n")) == (2, "", 1) and words in err
+
+
+def test_a_model_without_names_is_refused(here, run):
+    Path("classes.json").unlink()
+    status, _, err = run("photos", "--weights", "m.keras")
+    assert status == 2 and "--classes must name the 4 classes" in err
+
+
+def test_a_missing_package_is_named_with_its_extra(here, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, _, err = run("photos", "--weights", "m.keras", "--plot", "p.png")
+    assert (status, err) == (
+        2,
+        'predict.py: error: matplotlib is not installed: pip install -e ".[predict]"\n',
+    )

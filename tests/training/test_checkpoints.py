@@ -1,0 +1,166 @@
+"""Checkpoints: whole or absent, the newest whole one, and what may change between two runs."""
+
+import contextlib
+import json
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("jsonargparse", reason="the configuration needs jsonargparse")
+
+from keras_smlp.portable import PortableModel  # noqa: E402 - asked for first
+from keras_smlp.training.checkpoints import STATE, WEIGHTS, Checkpoints  # noqa: E402
+from keras_smlp.training.parsing import parse  # noqa: E402
+from keras_smlp.training.run import Run  # noqa: E402
+
+pytestmark = pytest.mark.quick_once
+
+MAIN = SimpleNamespace(is_main=True, saving=contextlib.nullcontext)
+OTHER = SimpleNamespace(is_main=False)
+
+
+@pytest.fixture
+def model():
+    inputs = keras.Input((2,))
+    return PortableModel(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+
+
+def config(*argv):
+    return parse(["--train.keep_checkpoints=2", *argv])
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def saved(folder, model, place=(1, 5)):
+    """A run that has saved one checkpoint."""
+    run = Run(config(), folder, MAIN)
+    run.epoch, run.step = place
+    run.means, run.rows = {"loss": 0.5}, [{"epoch": 1, "loss": 0.75}]
+    run.best = {"epoch": 1, "weights": "val", "top1": 50.0, "loss": 1.0}
+    run.checkpoint(model)
+    return run
+
+
+@pytest.mark.quick_each
+def test_a_run_goes_on_where_it_was(model, tmp_path):
+    before = saved(tmp_path / "c", model)
+    kept = model.get_weights()[0].copy()
+    model.set_weights([kept + 1])
+    said, run = [], Run(config(), tmp_path / "c", MAIN)
+    run.resume(model, said.append)
+    np.testing.assert_array_equal(model.get_weights()[0], kept)
+    for name in ("epoch", "step", "means", "rows", "best", "path"):
+        assert getattr(run, name) == getattr(before, name)
+    assert said == [f"going on from {tmp_path / 'c' / '00001-0000005'}"]
+    state = json.loads((run.path / STATE).read_text())
+    assert state["versions"]["backend"] == keras.backend.backend()
+
+
+def test_the_newest_are_kept(model, tmp_path):
+    run = Run(config(), tmp_path, MAIN)
+    for run.epoch, run.step in ((0, 5), (0, 10), (1, 0), (10, 3)):
+        run.checkpoint(model)
+    assert names(tmp_path) == ["00001-0000000", "00010-0000003"]
+
+
+def test_one_process_writes(model, tmp_path):
+    Run(config(), tmp_path / "c", OTHER).checkpoint(model)
+    assert not (tmp_path / "c").exists()
+
+
+def cut(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda path: path.unlink()])
+@pytest.mark.parametrize("file", [WEIGHTS, STATE])
+def test_a_damaged_newest_is_left_for_the_one_before(model, tmp_path, damage, file):
+    saved(tmp_path, model, (1, 5))
+    run = saved(tmp_path, model, (2, 0))
+    if damage is flip and file == STATE:
+        (run.path / STATE).write_text("{}")
+    else:
+        damage(run.path / file)
+    said, again = [], Run(config(), tmp_path, MAIN)
+    again.resume(model, said.append)
+    assert (again.epoch, again.step) == (1, 5)
+    assert said[0].startswith(f"damaged checkpoint, not used: {run.path} (") and len(said) == 2
+
+
+def test_damage_alone_is_no_new_beginning(model, tmp_path):
+    cut(saved(tmp_path, model).path / WEIGHTS)
+    with pytest.raises(ValueError, match="^output_dir: no checkpoint in .* remove that folder"):
+        Run(config(), tmp_path, MAIN).resume(model, lambda _: None)
+
+
+def test_a_write_that_fails_leaves_what_was_there(model, tmp_path, monkeypatch):
+    first = saved(tmp_path, model)
+
+    def full(path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save_weights", full)
+    first.step += 1
+    with pytest.raises(OSError, match=r"00001-0000006 could not be written \(no space left on"):
+        first.checkpoint(model)
+    assert names(tmp_path) == ["00001-0000005"]
+    assert first.saved == (1, 5)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / ".12345678").mkdir()
+    (tmp_path / ".12345678" / WEIGHTS).write_text("half")
+    checkpoints = Checkpoints(tmp_path, 2)
+    assert checkpoints.newest() == (None, None, [])
+    checkpoints.clean()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "changed", ["--train.seed=1", "--data.flip=0.5", "--model.expansion=2", "--train.epochs=11"]
+)
+def test_another_configuration_is_refused(model, tmp_path, changed):
+    saved(tmp_path, model)
+    key = changed[2:].partition("=")[0]
+    with pytest.raises(ValueError, match=rf"another configuration \({key}: .* -> .*\), allowed"):
+        Run(config(changed), tmp_path, MAIN).resume(model, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["--output_dir=other", "--data.threads=1", "--eval.batch_size=3", "--train.keep_checkpoints=1"],
+)
+def test_what_the_training_does_not_depend_on_may_change(model, tmp_path, changed):
+    saved(tmp_path, model)
+    Run(config(changed), tmp_path, MAIN).resume(model, lambda _: None)
+
+
+def test_resume_can_be_forbidden(model, tmp_path):
+    run = Run(config("--train.resume=false"), tmp_path / "c", MAIN)
+    run.resume(model, lambda _: None)
+    run.checkpoint(model)
+    with pytest.raises(ValueError, match="^train.resume: false with checkpoints in"):
+        Run(config("--train.resume=false"), tmp_path / "c", MAIN).resume(model, lambda _: None)
+
+
+def test_means_go_on_over_an_interruption():
+    run = Run(config(), "c", MAIN)
+    run.begin_fit()
+    run.count(2, {"loss": 3.0})
+    run.begin_fit()  # a new process counts from nothing
+    run.count(1, {"loss": 6.0})
+    run.count(2, {"loss": 5.0})
+    assert run.step == 4 and run.means == {"loss": 4.0}

@@ -1,0 +1,361 @@
+"""The configuration of train.py: what it reads, and one line for whatever it refuses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from helpers.processes import ROOT, python
+
+pytest.importorskip("jsonargparse", reason="train.py's configuration needs jsonargparse")
+
+from keras_smlp.data.recipe import DataConfig
+from keras_smlp.training import config
+from keras_smlp.training.parsing import parse
+from keras_smlp.variants import VARIANTS
+
+pytestmark = pytest.mark.once
+
+HEAVY = ("keras", "tensorflow", "jax", "torch", "numpy", "matplotlib", "sklearn")
+NO_SHAPE = ("--model.dim=null", "--model.depths=null")
+
+
+# ---- what it reads ------------------------------------------------------------------------------
+
+
+def test_without_arguments_it_reads_the_digits_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    read = parse([])
+    assert (read.data.name, read.output_dir) == ("digits", "runs/digits")
+    assert (read.model.dim, read.model.depths, read.model.input_size) == (32, (2, 2), 32)
+
+
+def test_a_config_replaces_the_digits_and_the_line_goes_over_it_in_any_order(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "data: {name: cifar10}\nmodel: {variant: tiny}\ntrain: {epochs: 30, seed: 5}\n"
+        "optimizer: {}\n"
+    )
+    for argv in (
+        ["--config", str(file), "--train.epochs", "40"],
+        ["--train.epochs", "40", "--config", str(file)],
+        ["--train.epochs=40", f"--config={file}"],
+    ):
+        read = parse(argv)
+        assert read == config.Config(
+            data=DataConfig(name="cifar10"),
+            model=config.ModelConfig(variant="tiny"),
+            optimizer=config.OptimizerConfig(),
+            train=config.TrainConfig(epochs=40, seed=5),
+            eval=config.EvalConfig(),
+            distribution=config.DistributionConfig(),
+        )
+
+
+EVERY = {
+    "output_dir": "a/b",
+    "data": {
+        "name": "imagenette/320px-v2",
+        "dir": "here",
+        "manual_dir": "there",
+        "threads": 3,
+        "max_bad_fraction": 0.2,
+        "resize_size": 80,
+        "crop": "center",
+        "crop_scale": [0.2, 0.9],
+        "crop_ratio": [0.5, 2.0],
+        "scaled_decoding": True,
+        "max_shift": 0.25,
+        "flip": 0.1,
+        "augment": "none",
+        "magnitude": 7.0,
+        "magnitude_std": 0.0,
+        "operations": 1,
+        "erase": 0.1,
+        "mixup": 0.2,
+        "cutmix": 0.0,
+        "group_size": 3,
+        "label_smoothing": 0.2,
+        "repeats": 1,
+    },
+    "model": {
+        "variant": "small",
+        "dim": None,
+        "depths": None,
+        "expansion": 4,
+        "patch_size": 2,
+        "input_size": 64,
+        "drop_path_rate": 0.5,
+        "weights": None,
+        "new_head": True,
+        "freeze": 2,
+    },
+    "optimizer": {
+        "base_lr": 1e-4,
+        "warmup_lr": 1e-7,
+        "min_lr": 1e-8,
+        "warmup_epochs": 2,
+        "schedule": "step",
+        "weight_decay": 0.0,
+        "accumulation": 2,
+        "clip_norm": 1.0,
+        "ema_decay": None,
+    },
+    "train": {
+        "epochs": 3,
+        "batch_size": 9,
+        "seed": 4,
+        "precision": "mixed_bfloat16",
+        "resume": False,
+        "checkpoint_minutes": 1.5,
+        "checkpoint_steps": 10,
+        "keep_checkpoints": 5,
+    },
+    "eval": {"only": False, "batch_size": 5, "predictions": "p.csv", "real_labels": "r.json"},
+    "distribution": {
+        "kind": "multi_host",
+        "coordinator": "127.0.0.1:9",
+        "processes": 2,
+        "rank": 1,
+        "batch_norm": "global",
+    },
+}
+
+
+def test_every_key_can_be_given_on_the_line():
+    argv = [f"--output_dir={EVERY['output_dir']}"]
+    for section, keys in EVERY.items():
+        if section != "output_dir":
+            argv += [f"--{section}.{key}={json.dumps(keys[key]).strip(chr(34))}" for key in keys]
+    assert parse(argv).to_dict() == EVERY
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+def test_each_configuration_is_read_and_names_its_command(file):
+    read = parse(["--config", str(file)])
+    assert Path(read.output_dir) == Path("runs", file.stem)
+    command = file.read_text().splitlines()[0]
+    assert "python train.py" in command
+    assert file.stem == "digits" or f"--config configs/{file.name}" in command
+
+
+def test_the_defaults_are_the_official_recipe():
+    read = config.Config(
+        data=DataConfig(name="imagenet2012"),
+        model=config.ModelConfig(variant="tiny"),
+        optimizer=config.OptimizerConfig(),
+        train=config.TrainConfig(),
+        eval=config.EvalConfig(),
+        distribution=config.DistributionConfig(),
+    )
+    assert (read.train.epochs, read.train.batch_size, read.data.group_size) == (300, 1024, 128)
+    assert read.peak_lr == pytest.approx(1e-3)
+    data = read.data
+    assert (data.mixup, data.cutmix, data.erase, data.label_smoothing) == (0.8, 1.0, 0.25, 0.1)
+    assert (data.magnitude, data.magnitude_std, data.operations) == (9, 0.5, 2)
+    assert (data.repeats, data.flip, data.shorter_side(224)) == (3, 0.5, 256)
+
+
+def test_eval_may_stand_alone(tmp_path):
+    weights = tmp_path / "a.keras"
+    weights.touch()
+    read = parse(["--eval", f"--model.weights={weights}"])
+    assert read.eval.only and not parse([]).eval.only
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["--model.variant=small", *NO_SHAPE, "--optimizer.base_lr=3e-5"]]
+)
+def test_the_resolved_config_reads_back_to_the_same(tmp_path, argv):
+    read = parse(argv)
+    file = tmp_path / "config.yaml"
+    file.write_text(read.to_yaml())
+    assert parse(["--config", str(file)]) == read
+
+
+def test_a_variant_sets_the_architecture():
+    small = VARIANTS["small"]
+    architecture = config.ModelConfig(variant="small").architecture()
+    assert architecture == {"dim": small.dim, "depths": small.depths, "drop_path_rate": 0.2}
+    lower = config.ModelConfig(variant="small", drop_path_rate=0.0).architecture()
+    assert lower["drop_path_rate"] == 0.0
+    free = config.ModelConfig(dim=8, depths=(1, 2)).architecture()
+    assert free == {"dim": 8, "depths": (1, 2), "drop_path_rate": None}
+
+
+def test_help_explains_every_key(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert stop.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for section in dataclasses.fields(config.Config):
+        inner = section.type if dataclasses.is_dataclass(section.type) else config.Config
+        for key in dataclasses.fields(inner):
+            name = key.name if inner is config.Config else f"{section.name}.{key.name}"
+            if not dataclasses.is_dataclass(key.type):
+                sentence = inner.__doc__.split(f"  {key.name}: ")[1].split("\n")[0]
+                assert f"--{name} " in shown and sentence in shown
+    assert "(type: PositiveInt, default: 10)" in shown
+
+
+# ---- what it refuses ----------------------------------------------------------------------------
+
+FILES = {
+    "typo.yaml": "train: {epoch: 3}",
+    "section.yaml": "trian: {epochs: 3}",
+    "type.yaml": "train: {epochs: three}",
+    "bool.yaml": "train: {epochs: true}",
+    "null.yaml": "data: {name: x}\nmodel: {variant: tiny}\ntrain: {epochs: null}",
+    "null_dir.yaml": "output_dir: null\ndata: {name: x}",
+    "no_section.yaml": "data: {name: x}\nmodel: {variant: tiny}\ntrain: 3",
+    "null_section.yaml": "data: {name: x}\nmodel: {variant: tiny}\ntrain: null",
+    "list_section.yaml": "data: {name: x}\nmodel: {variant: tiny}\ntrain: [1]",
+    "syntax.yaml": "train: [\n  epochs: 3",
+    "list.yaml": "- 3",
+    "empty.yaml": "",
+    "number_key.yaml": "1: 2",
+    "deep.yaml": "train: {epochs: {a: 1}}",
+    "no_model.yaml": "data: {name: x}\ntrain: {epochs: 30}",
+    "no_data.yaml": "model: {variant: tiny}",
+    "binary.yaml": b"\xff\xfe\x00",
+}
+# arguments -> the key that the line begins with, what it must say of what was received or allowed
+REFUSED = {
+    "--train.epochs 0": ("train.epochs", "0, allowed: int >0"),
+    "--train.epochs -1": ("train.epochs", "-1, allowed: int >0"),
+    "--train.epochs many": ("train.epochs", "'many', allowed: int >0"),
+    "--train.epochs 1.5": ("train.epochs", "'1.5', allowed: int >0"),
+    "--train.epochs null": ("train.epochs", "allowed: int >0"),
+    "--train.epochs": ("argument --train.epochs", "expected one argument"),
+    "--train.epochs.x 3": ("train.epochs", "allowed: int >0"),
+    "--train.batch_size 0": ("train.batch_size", "0, allowed: int >0"),
+    "--train.seed -1": ("train.seed", "-1, allowed: int >=0 and <2147483648"),
+    "--train.seed 2147483648": ("train.seed", "2147483648, allowed: int >=0 and <2147483648"),
+    "--train.precision float16": (
+        "train.precision",
+        "float16, allowed: float32, mixed_bfloat16, mixed_float16",
+    ),
+    "--train.epoch 3": (
+        "train.epoch",
+        "unknown key, allowed: the keys epochs, batch_size, seed, precision, resume",
+    ),
+    "--trian.epochs 3": ("trian.epochs", "allowed: the keys output_dir, data, model, optimizer"),
+    "--epochs=3": ("epochs", "allowed: the keys output_dir, data, model, optimizer, train"),
+    "--conf typo.yaml": ("conf", "allowed: the keys output_dir, data"),
+    "-x": ("x", "allowed: the keys output_dir, data"),
+    "stray": ("stray", "allowed: the keys output_dir, data"),
+    "--output_dir=": ("output_dir", "allowed: a path"),
+    "--data.name=": ("data.name", "allowed: a name"),
+    "--data.name npz": ("data.dir", "null with data.name npz, allowed: an .npz file"),
+    "--data.name folder": ("data.dir", "null with data.name folder, allowed: a folder with train/"),
+    "--data.crop sideways": ("data.crop", "sideways, allowed: resized, center"),
+    "--data.crop_scale [0.5,0.1]": ("data.crop_scale", "allowed: the smaller one first"),
+    "--data.crop_scale [0.5]": ("data.crop_scale", "allowed: a list [a, b, ...] of float >0"),
+    "--data.augment keras_cv --data.erase 0.1": ("data.erase", "0.1 with data.augment keras_cv"),
+    "--data.magnitude 11": ("data.magnitude", "11, allowed: float >=0 and <=10"),
+    "--data.mixup 1 --data.group_size 3": ("data.group_size", "3, allowed: a divisor of train.ba"),
+    "--data.resize_size 31": ("data.resize_size", "31, allowed: at least model.input_size, 32"),
+    "--data.scaled_decoding maybe": ("data.scaled_decoding", "maybe, allowed: true or false"),
+    "--eval": ("model.weights", "null with --eval, allowed: imagenet or a file"),
+    "--eval.only.x 3": ("eval.only", "allowed"),
+    "--model.freeze 3": ("model.freeze", "3, allowed: 0 to 2, the number of stages"),
+    "--distribution.kind many": ("distribution.kind", "many, allowed: auto, none, data_parallel"),
+    "--optimizer.ema_decay 1": ("optimizer.ema_decay", "1, allowed: float >=0 and <1 or null"),
+    "--optimizer.schedule day": ("optimizer.schedule", "day, allowed: epoch, step"),
+    "--train.checkpoint_steps 0": ("train.checkpoint_steps", "0, allowed: int >0 or null"),
+    "--data.dir here": ("data.dir", "'here' with data.name digits, allowed: null"),
+    "--data.max_shift 0.6": ("data.max_shift", "0.6, allowed: float >=0 and <=0.5"),
+    "--model.variant huge": ("model.variant", "huge, allowed: tiny, small, base or null"),
+    "--model.variant tiny": ("model.variant", "tiny beside dim=32 and depths=(2, 2), allowed"),
+    "--model.dim 0": ("model.dim", "0, allowed: int >0 or null"),
+    "--model.dim null": ("model.dim", "missing, allowed: a model.variant, or both"),
+    "--model.depths null": ("model.depths", "missing, allowed: a model.variant, or both"),
+    "--model.depths []": ("model.depths", "missing, allowed: a model.variant, or both"),
+    "--model.depths [2,0]": ("model.depths", "[2, 0], allowed: a list [a, b, ...] of int >0"),
+    "--model.depths 2": ("model.depths", "2, allowed: a list [a, b, ...] of int >0 or null"),
+    "--model.expansion 0": ("model.expansion", "0, allowed: int >0"),
+    "--model.patch_size 0": ("model.patch_size", "0, allowed: int >0"),
+    "--model.input_size 36": ("model.input_size", "36, allowed: multiples of 8"),
+    "--model.drop_path_rate 1": ("model.drop_path_rate", "1, allowed: float >=0 and <1 or null"),
+    "--model.weights none.h5": ("model.weights", "'none.h5', allowed: null, imagenet or the path"),
+    "--model.weights train.py": ("model.weights", "ends in one of .pth, .safetensors"),
+    "--model.weights imagenet": (
+        "model.weights",
+        "imagenet with model.variant null, allowed: model.variant one of small, base",
+    ),
+    f"--model.weights imagenet --model.variant tiny {' '.join(NO_SHAPE)}": (
+        "model.weights",
+        "imagenet with model.variant tiny, allowed: model.variant one of small, base",
+    ),
+    "--optimizer.base_lr 0": ("optimizer.base_lr", "0, allowed: float >0"),
+    "--optimizer.base_lr nan": ("optimizer.base_lr", "nan, allowed: float >0"),
+    "--optimizer.base_lr inf": ("optimizer.base_lr", "inf, allowed: float >0 and <=1"),
+    "--optimizer.base_lr fast": ("optimizer.base_lr", "'fast', allowed: float >0"),
+    "--optimizer.min_lr 2": ("optimizer.min_lr", "2, allowed: float >0 and <=1"),
+    "--optimizer.weight_decay -0.1": ("optimizer.weight_decay", "-0.1, allowed: float"),
+    "--optimizer.warmup_epochs -1": ("optimizer.warmup_epochs", "-1, allowed: int"),
+    "--optimizer.warmup_epochs 11": ("optimizer.warmup_epochs", "11, allowed: at most train.epo"),
+    "--data.label_smoothing 1": ("data.label_smoothing", "1, allowed: float >=0 and <1"),
+    "--config": ("argument --config", "expected one argument"),
+    "--config=": ("config", "allowed: a YAML file"),
+    "--config missing.yaml": ("config", "missing.yaml"),
+    "--config .": ("config", "not a file"),
+    "--config typo.yaml": ("train.epoch", "unknown key, allowed: the keys epochs, batch_size"),
+    "--config section.yaml": (
+        "trian.epochs",
+        "allowed: the keys output_dir, data, model, optimizer",
+    ),
+    "--config type.yaml": ("train.epochs", "'three', allowed: int >0"),
+    "--config bool.yaml": ("train.epochs", "True not a number, allowed: int >0"),
+    "--config null.yaml": ("train.epochs", "null, allowed: int >0"),
+    "--config null_dir.yaml": ("output_dir", "null, allowed: a path"),
+    "--config no_section.yaml": ("train", "3, allowed: the keys epochs, batch_size"),
+    "--config null_section.yaml": ("train", "null, allowed: the keys epochs, batch_size"),
+    "--config list_section.yaml": ("train", "[1], allowed: the keys epochs, batch_size"),
+    "--config syntax.yaml": ("config", "syntax.yaml"),
+    "--config list.yaml": ("config", "list.yaml"),
+    "--config empty.yaml": ("config", "empty.yaml"),
+    "--config number_key.yaml": ("config", "number_key.yaml"),
+    "--config deep.yaml": ("train.epochs", "allowed: int >0"),
+    "--config no_data.yaml": ("data.name", "missing, allowed: a name"),
+    "--config no_model.yaml": ("model.dim", "missing, allowed: a model.variant, or both"),
+    "--config binary.yaml": ("config", "binary.yaml"),
+}
+# one process for all of them: a process each would take a minute
+EACH = """
+import contextlib, io, json, sys, train
+results = []
+for line in json.loads(sys.argv[1]):
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
+            train.main(line.split())
+        code = None
+    except SystemExit as stop:
+        code = stop.code
+    except Exception as error:
+        code = repr(error)
+    loaded = [name for name in json.loads(sys.argv[2]) if name in sys.modules]
+    results.append((code, text.getvalue(), loaded))
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refused")
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = python("-W", "error", "-c", EACH, json.dumps([*REFUSED]), json.dumps(HEAVY), cwd=folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)  # nothing was begun
+    return dict(zip(REFUSED, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_one_line_names_the_key_and_nothing_heavy_is_imported(refusals, line):
+    key, saying = REFUSED[line]
+    code, text, loaded = refusals[line]
+    assert code == 2, text
+    assert text.startswith(f"train.py: error: {key}: ") and saying in text
+    assert text.endswith("\n") and text.count("\n") == 1
+    assert loaded == []

@@ -1,0 +1,190 @@
+"""Distributed training against training on one device: each run is a process of its own.
+
+The runs are those of helpers/distributed_run.py, which also checks that all devices and processes
+hold the same.
+"""
+
+import socket
+
+import keras
+import numpy as np
+import pytest
+from helpers import nets, processes
+
+from keras_smlp.training import distribution
+
+BACKEND = keras.backend.backend()
+# XLA's expensive passes take most of the time otherwise
+QUICK = "--xla_backend_optimization_level=0"
+FOUR_DEVICES = {"XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count=4"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": QUICK}
+
+
+def only(backend):
+    return pytest.mark.skipif(backend != BACKEND, reason=f"needs KERAS_BACKEND={backend}")
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def begin(folder, batch_norm, kind, *address, **environment):
+    """Starts a run; two processors do two at once."""
+    run = ("-m", "helpers.distributed_run", folder, batch_norm, kind, *address)
+    return processes.begin(*run, **{**ENVIRONMENT, **environment})
+
+
+def begin_torch(folder, batch_norm):
+    """Two processes, with the variables that `torchrun` sets."""
+    port = str(free_port())
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        begin(folder, batch_norm, "auto", RANK=rank, LOCAL_RANK=rank, **address) for rank in "01"
+    ]
+
+
+def end(*runs):
+    try:
+        for run in runs:
+            output, _ = run.communicate(timeout=150)
+            assert run.returncode == 0, output[-3000:]
+    finally:
+        for run in runs:
+            run.kill()
+
+
+def compare(reference, distributed, devices, processes):
+    """One device against several: the same losses, weights and predictions."""
+    one, several = (np.load(folder / "run.npz") for folder in (reference, distributed))
+    np.testing.assert_allclose(several["losses"], one["losses"], atol=1e-4)
+    assert len(one["losses"]) == 10
+    weights = [name for name in one if name.startswith("weight")]
+    assert len(weights) > 40
+    for name in weights:
+        np.testing.assert_allclose(several[name], one[name], atol=5e-4, err_msg=name)
+    # each image once
+    order = np.argsort(several["index"])
+    np.testing.assert_array_equal(several["index"][order], np.arange(10))
+    np.testing.assert_allclose(
+        several["logits"][order], one["logits"][np.argsort(one["index"])], atol=1e-4
+    )
+    # float32 would lose the last digits
+    expected = [processes * (1 + 1e-12), sum(range(processes))]
+    np.testing.assert_allclose(several["sum"], expected, rtol=1e-15)
+    assert f"{devices} devices in {processes} processes" in str(several["text"])
+    # the file is the averaged model, and knows nothing of its making
+    saved = keras.saving.load_model(distributed / "model.keras")
+    assert not any(layer.get_config().get("synchronized") for layer in saved.layers)
+    images, _ = nets.to_train_on(10)
+    np.testing.assert_allclose(saved.predict_on_batch(images), several["logits"][order], atol=1e-4)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("one", "several", "local"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "one", tmp_path / "several", tmp_path / "local"
+
+
+@only("jax")
+@pytest.mark.deep
+def test_jax_on_several_devices_and_processes_is_jax_on_one(folders):
+    one, devices, processes = folders
+    end(begin(one, "auto", "none"), begin(devices, "auto", "data_parallel", **FOUR_DEVICES))
+    address = f"127.0.0.1:{free_port()}"
+    end(*[begin(processes, "auto", "multi_host", address, 2, rank) for rank in (0, 1)])
+    compare(one, devices, 4, 1)
+    compare(one, processes, 2, 2)
+
+
+@only("tensorflow")
+@pytest.mark.deep
+def test_tensorflow_on_several_devices_is_tensorflow_on_one(folders):
+    one, several, local = folders
+    end(begin(one, "auto", "none"), begin(several, "global", "data_parallel"))
+    compare(one, several, 2, 1)
+    # not equal to one device; but the devices are equal to one another
+    end(begin(local, "local", "auto"))
+    assert "BatchNorm over each device's part" in str(np.load(local / "run.npz")["text"])
+
+
+@only("torch")
+@pytest.mark.deep
+def test_torch_in_several_processes_is_torch_in_one(folders):
+    one, several, local = folders
+    end(begin(one, "auto", "none"), *begin_torch(several, "auto"))
+    compare(one, several, 2, 2)
+    # not equal to one process; but the processes are equal to one another
+    end(*begin_torch(local, "local"))
+    assert "BatchNorm over each process's part" in str(np.load(local / "run.npz")["text"])
+
+
+def test_one_device_is_no_distribution():
+    engine = distribution.start()
+    assert type(engine) is distribution.Engine and engine.is_main
+    assert (engine.devices, engine.processes, engine.rank) == (1, 1, 0)
+    assert engine.describe() == "one device: BatchNorm over the whole batch."
+    engine.check_batch(7)
+    engine.barrier()
+    np.testing.assert_array_equal(engine.sum([1.0, 2.0]), [1.0, 2.0])
+    with engine.scope(), engine.saving():
+        pass
+
+
+def test_a_batch_divides_by_the_devices():
+    engine = distribution.Engine()
+    engine.devices = 4
+    engine.check_batch(12)
+    message = "^train.batch_size: 10, allowed: a multiple of 4, the number of devices$"
+    with pytest.raises(ValueError, match=message):
+        engine.check_batch(10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "mirrored"}, "distribution.kind: mirrored, allowed: auto, none, data_parallel"),
+        ({"kind": "data_parallel"}, "distribution.kind: data_parallel, allowed: auto, none"),
+        ({"rank": 1}, "distribution.rank: 1, allowed: null"),
+        ({"batch_norm": "group"}, "distribution.batch_norm: group, allowed: auto"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        distribution.start(**arguments)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch joins the processes of torchrun")
+def test_torchrun_is_for_torch(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(ValueError, match="kind: auto in one of 2 processes of `torchrun`, allowed"):
+        distribution.start()
+
+
+def test_each_backend_refuses_what_it_cannot(monkeypatch):
+    other = {"jax": "local", "torch": "global"}.get(BACKEND)
+    if other:
+        with pytest.raises(ValueError, match=f"batch_norm: {other}, allowed: auto, .* {BACKEND}"):
+            distribution.start(batch_norm=other)
+    if BACKEND == "tensorflow":
+        with pytest.raises(ValueError, match="kind: multi_host, allowed: .*KERAS_BACKEND=jax"):
+            distribution.start("multi_host")
+        import tensorflow as tf
+
+        strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+        engine = distribution.TensorFlowEngine(strategy, "global")
+        with pytest.raises(ValueError, match="optimizer.accumulation: 2, allowed: 1 with"):
+            engine.check_optimizer(keras.optimizers.SGD(gradient_accumulation_steps=2))
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match="kind: multi_host, allowed: .*torchrun"):
+            distribution.start("multi_host")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ValueError, match="WORLD_SIZE: 2 without RANK, allowed: by torchrun"):
+            distribution.start()
+        for name in distribution.TORCHRUN:
+            monkeypatch.setenv(name, "0")
+        with pytest.raises(ValueError, match="kind: none in one of 2 processes, allowed: auto"):
+            distribution.start("none")

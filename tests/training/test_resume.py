@@ -1,0 +1,162 @@
+"""A run that is killed again and again ends as the one that never was: bit by bit."""
+
+import os
+import random
+import signal
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+for package in ("tensorflow", "jsonargparse", "matplotlib", "sklearn", "tensorboardX", "tqdm"):
+    pytest.importorskip(package, reason=f"train.py needs {package}")
+
+from helpers.training import Run, begin  # noqa: E402 - asked for first
+
+from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints  # noqa: E402
+
+KILLS = int(os.environ.get("KERAS_SMLP_KILLS", "10"))
+ARGUMENTS = [
+    "--model.drop_path_rate=0.3",
+    "--data.mixup=0.8",
+    "--data.cutmix=1",
+    "--data.group_size=20",
+    "--data.erase=0.25",
+    "--data.repeats=3",
+    "--optimizer.ema_decay=0.9",
+    "--train.checkpoint_steps=2",
+]
+EPOCHS = {"short": "--train.epochs=2", "long": "--train.epochs=5"}
+
+
+def finish(folder, *arguments):
+    """Runs in this process what may not be killed; what it printed."""
+    return Run(folder, *ARGUMENTS, *arguments).out
+
+
+def wait_for(condition, process, seconds=120):
+    """Waits until something is so, or the process has ended."""
+    end = time.monotonic() + seconds
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < end, "nothing happens"
+        time.sleep(0.0005)
+
+
+def listed(folder):
+    """The checkpoints and what is being written."""
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def state(folder):
+    """Every tensor of the newest checkpoint: weights, averages, optimizer, random states."""
+    path, state, damaged = Checkpoints(folder / "checkpoints", 1).newest()
+    assert not damaged
+    tensors = {}
+    with h5py.File(path / WEIGHTS) as file:
+        file.visititems(
+            lambda name, x: tensors.update({name: x[()]}) if isinstance(x, h5py.Dataset) else None
+        )
+    return state, tensors
+
+
+def assert_same_end(one, other):
+    (state_one, tensors_one), (state_other, tensors_other) = state(one), state(other)
+    for key in ("epoch", "step", "best"):
+        assert state_one[key] == state_other[key]
+    for row, other_row in zip(state_one["rows"], state_other["rows"], strict=True):
+        # of an interrupted epoch the means are means of means
+        assert row == pytest.approx(other_row, rel=1e-6)
+    assert len(tensors_one) > 100 and tensors_one.keys() == tensors_other.keys()
+    for name, tensor in tensors_one.items():
+        np.testing.assert_array_equal(tensor, tensors_other[name], err_msg=name)
+    for part in ("seed_state", "averages", "optimizer"):
+        assert any(part in name for name in tensors_one), part
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A function from a length to the folder of a run of it that was never interrupted."""
+    folders = {}
+
+    def folder_of(length):
+        if length not in folders:
+            folders[length] = tmp_path_factory.mktemp(length)
+            finish(folders[length], EPOCHS[length])
+        return folders[length]
+
+    return folder_of
+
+
+def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    with begin(tmp_path, *ARGUMENTS, EPOCHS["short"]) as process:
+        # in the middle of the first epoch or somewhat later
+        wait_for(lambda: any(not n.startswith(".") for n in listed(checkpoints)), process)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    again = finish(tmp_path, EPOCHS["short"])
+    assert "going on from" in again and "damaged" not in again
+    assert_same_end(straight("short"), tmp_path)
+
+
+def test_a_finished_run_says_its_result_again(straight):
+    before = state(straight("short"))[0]
+    output = finish(straight("short"), EPOCHS["short"])
+    assert "* Acc@1" in output and "epoch 2/2" not in output
+    assert state(straight("short"))[0] == before
+
+
+@pytest.mark.deep
+def test_kills_at_random_moments_change_nothing(straight, tmp_path):
+    rng, checkpoints, writing = random.Random(time.time_ns()), tmp_path / "checkpoints", 0
+    for kill in range(KILLS):
+        with begin(tmp_path, *ARGUMENTS, EPOCHS["long"]) as process:
+            before = listed(checkpoints)
+            if kill % 2:  # while a checkpoint is written
+                wait_for(lambda: any(n.startswith(".") for n in listed(checkpoints)), process)
+                time.sleep(rng.uniform(0, 0.03))
+            else:  # at any time after the next one
+                wait_for(lambda seen=before: listed(checkpoints) - seen, process)
+                time.sleep(rng.uniform(0, 0.3))
+            process.kill()
+        writing += any(name.startswith(".") for name in listed(checkpoints))
+        if process.returncode != -signal.SIGKILL:
+            break  # it was faster, and is done
+    assert kill >= min(KILLS, 5) - 1 and writing, (kill, writing)
+    # the last kill may have come after the last checkpoint: nothing is left to do then
+    done = state(tmp_path)[0]["epoch"] == state(straight("long"))[0]["epoch"]
+    assert ("going on from" in finish(tmp_path, EPOCHS["long"])) != done
+    assert_same_end(straight("long"), tmp_path)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path, number):
+    arguments = (*ARGUMENTS, EPOCHS["long"], "--train.checkpoint_steps=1000")
+    with begin(tmp_path, *arguments) as process:
+        # what is started in the background, as tests may be, has Ctrl-C switched off: not here,
+        # for train.py sets its own handler
+        wait_for(lambda: (tmp_path / "history.csv").exists(), process)
+        time.sleep(random.uniform(0, 0.3))
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert output.splitlines()[-1] == f"train.py: error: interrupted by {number.name}"
+    again = finish(tmp_path, EPOCHS["long"])
+    assert "going on from" in again and "damaged" not in again
+    assert_same_end(straight("long"), tmp_path)
+
+
+@pytest.mark.deep
+@pytest.mark.once
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root")
+def test_a_full_disk_leaves_the_checkpoint_before(small_disk):
+    disk = small_disk("3m")
+    with begin(disk, *ARGUMENTS, EPOCHS["long"], "--train.keep_checkpoints=100") as process:
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1, output
+    assert "could not be written" in output.splitlines()[-1]
+    path, _, damaged = Checkpoints(disk / "checkpoints", 1).newest()
+    assert path is not None and not damaged
+    assert not any(n.startswith(".") for n in listed(disk / "checkpoints"))

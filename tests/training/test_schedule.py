@@ -1,0 +1,79 @@
+"""The learning rate against the official values, and the optimizer that follows it."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_smlp
+
+pytest.importorskip("jsonargparse", reason="the configuration needs jsonargparse")
+
+from keras_smlp.training import optimizer  # noqa: E402 - asked for first
+from keras_smlp.training.parsing import parse  # noqa: E402
+from keras_smlp.training.schedule import Tabulated, learning_rate  # noqa: E402
+
+OFFICIAL = {0: 1e-6, 1: 1e-6, 2: 5.095e-5, 20: 9.5005e-4, 21: 9.892e-4, 150: 5.1018e-4}
+OFFICIAL |= {299: 1.0109e-5}
+
+
+@pytest.mark.parametrize("epoch", OFFICIAL)
+def test_the_official_values(epoch):
+    assert learning_rate(epoch, 1e-3, 300) == pytest.approx(OFFICIAL[epoch], rel=1e-4)
+
+
+def test_without_lateness_and_warmup():
+    rates = learning_rate([0, 5, 10], 1e-3, 10, warmup_epochs=0, min_lr=1e-5, late=False)
+    np.testing.assert_allclose(rates, [1e-3, 5.05e-4, 1e-5])
+
+
+def test_a_table_holds_each_value_for_its_steps():
+    schedule = Tabulated([3.0, 2.0, 1.0], steps=2)
+    values = [float(keras.ops.convert_to_numpy(schedule(step))) for step in range(9)]
+    assert values == [3, 3, 2, 2, 1, 1, 1, 1, 1]
+    again = Tabulated.from_config(schedule.get_config())
+    assert float(keras.ops.convert_to_numpy(again(2))) == 2
+
+
+def recipe(*argv):
+    return parse(["--data.name=imagenet2012", "--train.epochs=300", *argv])
+
+
+FULL = ("--optimizer.base_lr=5e-4", "--train.batch_size=1024", "--optimizer.warmup_epochs=20")
+
+
+@pytest.mark.parametrize("schedule", ["epoch", "step"])
+def test_the_optimizer_follows_the_schedule(schedule):
+    config = recipe(*FULL, f"--optimizer.schedule={schedule}", "--optimizer.accumulation=2")
+    assert config.peak_lr == pytest.approx(2e-3)  # an update sees twice as many images
+    adamw = optimizer.adamw(config, steps=10)
+    assert isinstance(adamw, keras.optimizers.AdamW) and adamw.gradient_accumulation_steps == 2
+    assert (adamw.epsilon, adamw.weight_decay, adamw.beta_1, adamw.beta_2) == (
+        1e-8,
+        0.05,
+        0.9,
+        0.999,
+    )
+    late = schedule == "epoch"
+    for step in (0, 9, 10, 19, 20, 205, 1500, 2999):
+        adamw.variables[0].assign(step)
+        assert int(adamw.iterations) == step // 2
+        epoch = step // 10 if late else step / 10
+        expected = learning_rate(epoch, 2e-3, 300, late=late)
+        assert float(keras.ops.convert_to_numpy(adamw.learning_rate)) == pytest.approx(expected)
+
+
+def test_without_gradient_an_update_is_the_decay_of_kernels_alone():
+    """On every backend, in values: what is listed as excluded is not enough."""
+    config = recipe("--optimizer.warmup_epochs=0", "--optimizer.base_lr=0.5")
+    adamw = optimizer.adamw(config, steps=1)
+    network = keras_smlp.SMLPNet(8, (1,), input_shape=(16, 16, 3), classes=3)
+    values = [keras.ops.convert_to_numpy(v) for v in network.trainable_variables]
+    variables = [
+        keras.Variable(x, name=v.name)
+        for x, v in zip(values, network.trainable_variables, strict=True)
+    ]
+    adamw.build(variables)
+    adamw.apply([keras.ops.zeros(v.shape) for v in variables], variables)
+    for old, new in zip(values, variables, strict=True):
+        decayed = 1 if new.name in ("bias", "gamma", "beta") else 1 - 0.05 * config.peak_lr
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(new), decayed * old, rtol=1e-6)

@@ -1,0 +1,33 @@
+"""Files of one backend on the others: each side a fresh process of helpers/cross_backend.py."""
+
+import importlib.util
+
+import pytest
+from helpers.processes import python
+
+BACKENDS = ("tensorflow", "jax", "torch")
+absent = [name for name in BACKENDS if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(bool(absent), reason=f"needs all three backends; not installed: {absent}"),
+]
+
+
+def run(command, names, *folders, backend):
+    # XLA's expensive passes are not the subject
+    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    arguments = ("-m", "helpers.cross_backend", command, names, *folders)
+    python(*arguments, KERAS_BACKEND=backend, **quick)
+
+
+@pytest.mark.parametrize(
+    "names", ["plain,folded_int8,trained", pytest.param("folded,int8", marks=pytest.mark.deep)]
+)
+def test_saved_models_load_predict_and_resume(names, tmp_path):
+    folders = {backend: tmp_path / backend for backend in BACKENDS}
+    for backend, folder in folders.items():
+        folder.mkdir()
+        run("write", names, folder, backend=backend)
+    for reader in BACKENDS:
+        others = [folder for backend, folder in folders.items() if backend != reader]
+        run("read", names, *others, backend=reader)
