@@ -85,7 +85,7 @@ def test_a_random_crop_is_pils_of_the_same_box(seed):
 def test_scaled_decoding_changes_little_and_only_where_it_may():
     content = encoded(photo("china"), quality=95)
     changes = []
-    for seed in range(8):
+    for seed in range(5):
         draws = tf.random.stateless_uniform((10, 4), [seed, 0])
         exact, _ = view(content, decode.random_crop(96, draws, SCALE, RATIO))
         halved, _ = view(content, decode.random_crop(96, draws, SCALE, RATIO, True))
