@@ -29,8 +29,8 @@ def install(session, *extras):
     session.install("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
 
 
-def pytest(session, backend, marks, *paths):
-    """Runs the tests with these marks on one backend, two files at a time."""
+def pytest(session, backend, marks, *paths, python=("python",)):
+    """Runs the tests with these marks on one backend, in two processes."""
     environment = {
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -41,7 +41,7 @@ def pytest(session, backend, marks, *paths):
     }
     files = [path for folder in paths or ("tests",) for path in test_files(folder)]
     files.sort(key=lambda path: path.stem.removeprefix("test_") not in LONGEST)
-    command = ["python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "--durations=10"]
+    command = [*python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "--durations=10"]
     # 5: none of the chosen tests is for this backend
     codes = [0, 5] if session.posargs else [0]
     command += ["-m", marks, *map(str, files), *session.posargs]
@@ -53,10 +53,11 @@ def test_files(path):
     return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
 
 
-def on_every_backend(session, marks):
+def on_every_backend(session, marks, **options):
     """What computes nothing on a backend is marked `once` and runs on the first alone."""
     for backend in BACKENDS:
-        pytest(session, backend, marks if backend == BACKENDS[0] else f"{marks} and not once")
+        own = marks if backend == BACKENDS[0] else f"{marks} and not once"
+        pytest(session, backend, own, **options)
 
 
 def say_how_long(session):
@@ -91,6 +92,17 @@ def deep(session):
     say_how_long(session)
 
 
+@nox.session(venv_location=".nox/tests", reuse_venv=True)
+def coverage(session):
+    """Branch coverage of the package by the quick and the deep tests, subprocesses included."""
+    install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
+    session.install("coverage>=7.10")
+    session.run("coverage", "erase")
+    on_every_backend(session, "not nightly", python=("python", "-m", "coverage", "run"))
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
 @nox.session
 @nox.parametrize("backend", BACKENDS)
 def alone(session, backend):
@@ -103,7 +115,7 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    pytest(session, backend, "not deep and not nightly", *ALONE)
+    pytest(session, backend, "not nightly and (not deep or quick_once)", *ALONE)
     say_how_long(session)
 
 

@@ -101,6 +101,17 @@ def test_channel_biases_go_to_the_channels(shape):
     np.testing.assert_allclose(numpy(affine(x)), x * scale + bias, atol=1e-5)
 
 
+def test_affine_keeps_its_weights_whole_in_16_bits():
+    """As the folded normalization of pixels needs it: they are cast after the arithmetic."""
+    layer = Affine(dtype="mixed_bfloat16")
+    layer.build((None, 1))
+    layer.scale.assign([1 + 2**-9])  # 1 in bfloat16
+    layer.shift.assign([-1])
+    y = layer(ops.ones((1, 1), "bfloat16"))
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    assert numpy(ops.cast(y, "float32")).item() == 2**-9
+
+
 # ---- drop path --------------------------------------------------------------------------------
 @pytest.mark.parametrize("shape", [(400, 3), (400, 2, 3), (400, 2, 3, 4), (400,)])
 def test_drop_path_drops_whole_samples_and_rescales(shape):
