@@ -8,6 +8,7 @@ python -m nox -s nightly           # hours: fuzzing, mutants, lowest and newest 
 
 import platform
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def on_every_backend(session, marks, **options):
         pytest(session, backend, own, **options)
 
 
+def python_of_quick(session):
+    """The Python of the environment of `quick`, which is made if it is not there."""
+    session.run(sys.executable, "-m", "nox", "-r", "--install-only", "-s", "quick")
+    folder = "Scripts" if sys.platform == "win32" else "bin"
+    return str(Path(".nox", "quick", folder, "python").absolute())
+
+
 def say_how_long(session):
     """The minutes since the beginning, and on which processor."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -74,7 +82,7 @@ def say_how_long(session):
     )
 
 
-@nox.session(venv_location=".nox/tests")
+@nox.session
 def quick(session):
     """All that a change is likely to break, on the three backends in one environment."""
     install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
@@ -82,25 +90,25 @@ def quick(session):
     say_how_long(session)
 
 
-@nox.session(venv_location=".nox/tests", reuse_venv=True)
+@nox.session(venv_backend="none")
 def deep(session):
     """What takes longer; then the network in environments that hold one backend each."""
-    install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
-    on_every_backend(session, "deep")
+    on_every_backend(session, "deep", python=(python_of_quick(session),))
     for backend in BACKENDS:
         session.notify(f"alone(backend='{backend}')")
     say_how_long(session)
 
 
-@nox.session(venv_location=".nox/tests", reuse_venv=True)
+@nox.session(venv_backend="none")
 def coverage(session):
     """Branch coverage of the package by the quick and the deep tests, subprocesses included."""
-    install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
-    session.install("coverage>=7.10")
-    session.run("coverage", "erase")
-    on_every_backend(session, "not nightly", python=("python", "-m", "coverage", "run"))
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report")
+    python = python_of_quick(session)
+    session.run(python, "-m", "pip", "install", "--quiet", "coverage>=7.10")
+    command = (python, "-m", "coverage")
+    session.run(*command, "erase")
+    on_every_backend(session, "not nightly", python=(*command, "run"))
+    session.run(*command, "combine", "--quiet")
+    session.run(*command, "report")
 
 
 @nox.session
@@ -115,21 +123,21 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    pytest(session, backend, "not nightly and (not deep or quick_once)", *ALONE)
+    pytest(session, backend, "not deep and not nightly", *ALONE)
     say_how_long(session)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def nightly(session):
     """Hours: mutated checkpoints, many kills, mutants of the package; then other versions."""
-    install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
-    session.install("cosmic-ray")
+    python = python_of_quick(session)
+    session.run(python, "-m", "pip", "install", "--quiet", "cosmic-ray")
     many = {"KERAS_SMLP_FUZZ": "200000", "KERAS_SMLP_KILLS": "50"}
-    command = ["python", "-m", "pytest", "-n", "2", "-o", "timeout=0", "-m", ""]
+    command = [python, "-m", "pytest", "-n", "2", "-o", "timeout=0", "-m", ""]
     chosen = ["-k", "random_damage or kills_at_random"]
     for backend in BACKENDS:
         session.run(*command, *chosen, *session.posargs, env={**many, "KERAS_BACKEND": backend})
-    session.run("python", "tests/mutants.py")
+    session.run(python, "tests/mutants.py")
     for which in ("lowest", "newest"):
         session.notify(f"versions(which='{which}')")
 

@@ -42,6 +42,7 @@ def test_docstring_example(thing, monkeypatch):
     assert runner.summarize(verbose=False).failed == 0
 
 
+@pytest.mark.quick_each
 @pytest.mark.parametrize(
     "depths", [(1, 1, 1, 1), pytest.param((2, 10, 24, 2), marks=pytest.mark.deep)]
 )

@@ -87,6 +87,7 @@ def test_training_is_measured_in_two_precisions(tmp_path):
 
 
 @pytest.mark.deep
+@pytest.mark.once
 def test_growth_varies_one_thing_at_a_time(tmp_path):
     choices = ("--batch", 1, 2, "--size", 64, 96, "--forms", "plain")
     rows, lines = measured(tmp_path, "--growth", *choices)

@@ -131,6 +131,7 @@ def test_kills_at_random_moments_change_nothing(straight, tmp_path):
 
 
 @pytest.mark.deep
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path, number):
     arguments = (*ARGUMENTS, EPOCHS["long"], "--train.checkpoint_steps=1000")
