@@ -14,6 +14,7 @@ for package in ("tensorflow", "jsonargparse", "matplotlib", "sklearn", "tensorbo
     pytest.importorskip(package, reason=f"train.py needs {package}")
 
 from keras_smlp.portable import PortableModel
+from keras_smlp.training import callbacks
 from keras_smlp.training.callbacks import Interrupted, Signals, Steps
 from keras_smlp.training.evaluation import Score
 from keras_smlp.training.parsing import parse
@@ -85,6 +86,18 @@ def test_checkpoints_come_when_they_are_due(tmp_path):
     for run.step in range(1, 6):
         callback.on_train_batch_end(0, {"loss": 1.0})
         assert len(run.saved) == run.step // 2
+
+
+def test_checkpoints_come_after_so_many_minutes(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    run = stub(tmp_path, config=parse(["--train.checkpoint_minutes=2"]))
+    callback = steps_of(run)
+    saved = []
+    for now[0] in (1000.0, 1119.9, 1120.0, 1239.9, 1240.0):  # two minutes are counted from the last
+        callback.on_train_batch_end(0, {"loss": 1.0})
+        saved.append(len(run.saved))
+    assert saved == [0, 0, 1, 1, 2]
 
 
 def test_several_processes_agree_every_tenth_step(tmp_path):
