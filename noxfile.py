@@ -30,7 +30,7 @@ def install(session, *extras):
     session.install("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
 
 
-def pytest(session, backend, marks, *paths, python=("python",)):
+def pytest(session, backend, marks, *paths, python=("python",), only=None):
     """Runs the tests with these marks on one backend, in two processes."""
     environment = {
         "KERAS_BACKEND": backend,
@@ -46,6 +46,7 @@ def pytest(session, backend, marks, *paths, python=("python",)):
     # 5: none of the chosen tests is for this backend
     codes = [0, 5] if session.posargs else [0]
     command += ["-m", marks, *map(str, files), *session.posargs]
+    command += ["-k", only] if only else []
     session.run(*command, env=environment, success_codes=codes)
 
 
@@ -124,6 +125,8 @@ def alone(session, backend):
         *others,
     )
     pytest(session, backend, "not deep and not nightly", *ALONE)
+    if backend != BACKENDS[0]:  # there they are among the quick tests
+        pytest(session, backend, "", "test_readme.py", only="python_blocks and depths0")
     say_how_long(session)
 
 

@@ -117,7 +117,6 @@ def test_models_that_are_no_smlpnet(which, function):
 
 
 # ---- heads on the pyramid -----------------------------------------------------------------------
-@pytest.mark.quick_each
 def test_a_feature_pyramid_trains(net):
     """Lateral convolutions, sums from the top down, one dense prediction: plain Keras layers."""
     maps = keras_smlp.feature_extractor(net)

@@ -44,7 +44,6 @@ def values(model):
 
 
 # ---- 8 bits -------------------------------------------------------------------------------------
-@pytest.mark.quick_each
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_quantized_file_loads_and_answers_the_same(folded, tmp_path):
     model = keras_smlp.fold(net()) if folded else net()

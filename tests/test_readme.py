@@ -20,8 +20,6 @@ PUBLIC = [getattr(keras_smlp, name) for name in dir(keras_smlp) if name not in F
 PUBLIC = [thing for thing in PUBLIC if callable(thing)]
 PUBLIC += [keras_smlp.explain.grad_cam, keras_smlp.explain.axial_kernels]
 PUBLIC += [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) if name[0].isupper()]
-
-
 LARGE = (keras_smlp.SMLPNetSmall, keras_smlp.SMLPNetBase)
 
 
@@ -42,7 +40,6 @@ def test_docstring_example(thing, monkeypatch):
     assert runner.summarize(verbose=False).failed == 0
 
 
-@pytest.mark.quick_each
 @pytest.mark.parametrize(
     "depths", [(1, 1, 1, 1), pytest.param((2, 10, 24, 2), marks=pytest.mark.deep)]
 )

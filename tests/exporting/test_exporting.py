@@ -30,19 +30,20 @@ RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_li
 # each format at once from the backend that writes it, ONNX also from one that does not
 QUICK = {
     "tensorflow": ("tf_saved_model", "litert"),
-    "jax": ("tf_saved_model", "onnx"),
+    "jax": ("onnx",),
     "torch": ("onnx", "openvino", "torch"),
 }
+# in 16 and 8 bits; OpenVINO's files are ONNX's until it converts them
+QUICK_SMALLER = {"tensorflow": ("tf_saved_model", "litert"), "jax": (), "torch": ("onnx", "torch")}
 
 
-def unless_quick(*formats):
-    """The mark of what takes long on the running backend."""
-    return [] if set(formats) <= set(QUICK[BACKEND]) else [pytest.mark.deep]
+def case(format, *rest, quick=QUICK):
+    """One format as a parameter of a test, deep if it is not quick on the running backend."""
+    marks = [] if format in quick[BACKEND] else [pytest.mark.deep]
+    return pytest.param(format, *rest, marks=marks)
 
 
-# the smaller forms that are quick; OpenVINO's are ONNX's until it converts them
-SMALLER = {"tensorflow": ("tf_saved_model", "litert"), "jax": (), "torch": ("onnx", "torch")}
-EACH_FORMAT = [pytest.param(format, marks=unless_quick(format)) for format in PATHS]
+EACH_FORMAT = [case(format) for format in PATHS]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_it_answers_as_the_model(format, exported, images, expected):
 @pytest.mark.parametrize(
     ("format", "precision", "is_quantized"),
     [
-        pytest.param(*form, marks=[] if form[0] in SMALLER[BACKEND] else pytest.mark.deep)
+        case(*form, quick=QUICK_SMALLER)
         for form in (
             ("tf_saved_model", "bfloat16", False),
             ("onnx", "float16", False),

@@ -21,13 +21,17 @@ def run(command, names, *folders, backend):
 
 
 @pytest.mark.parametrize(
-    "names", ["plain,folded_int8,trained", pytest.param("folded,int8", marks=pytest.mark.deep)]
+    ("names", "writers"),
+    [
+        ("plain,folded_int8,trained", 1),
+        pytest.param("plain,folded,int8,folded_int8,trained", 2, marks=pytest.mark.deep),
+    ],
 )
-def test_saved_models_load_predict_and_resume(names, tmp_path):
-    folders = {backend: tmp_path / backend for backend in BACKENDS}
-    for backend, folder in folders.items():
+def test_saved_models_load_predict_and_resume(names, writers, tmp_path):
+    """Each backend reads what the next one wrote, or both others."""
+    folders = [tmp_path / backend for backend in BACKENDS]
+    for backend, folder in zip(BACKENDS, folders, strict=True):
         folder.mkdir()
         run("write", names, folder, backend=backend)
-    for reader in BACKENDS:
-        others = [folder for backend, folder in folders.items() if backend != reader]
-        run("read", names, *others, backend=reader)
+    for i, reader in enumerate(BACKENDS, start=1):
+        run("read", names, *(folders + folders)[i : i + writers], backend=reader)
