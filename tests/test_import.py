@@ -67,6 +67,7 @@ def test_import_loads_nothing_that_keras_does_not():
 
 
 @pytest.mark.deep
+@pytest.mark.once
 def test_import_costs_at_most_a_tenth_of_keras():
     code = (
         "import time; a = time.perf_counter(); import keras; b = time.perf_counter(); "
