@@ -17,6 +17,8 @@ import nox
 BACKENDS = ("torch", "tensorflow", "jax")  # the first one runs what no backend computes
 # begun first, or they would run at the end, one processor idle
 LONGEST = ("resume", "train", "cross_backend", "parity", "distribution", "benchmark", "exporting")
+EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
+QUICK = "not deep and not nightly"
 # the network where no other backend is installed
 ALONE = ("test_import.py", "test_model.py", "test_parity.py", "test_readme.py", "layers")
 BEGIN = time.monotonic()
@@ -86,8 +88,8 @@ def say_how_long(session):
 @nox.session
 def quick(session):
     """All that a change is likely to break, on the three backends in one environment."""
-    install(session, *BACKENDS, "train", "keras-cv", "openvino", "litert")
-    on_every_backend(session, "not deep and not nightly")
+    install(session, *EXTRAS)
+    on_every_backend(session, QUICK)
     say_how_long(session)
 
 
@@ -124,7 +126,7 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    pytest(session, backend, "not deep and not nightly", *ALONE)
+    pytest(session, backend, QUICK, *ALONE)
     if backend != BACKENDS[0]:  # there they are among the quick tests
         pytest(session, backend, "", "test_readme.py", only="python_blocks and depths0")
     say_how_long(session)
@@ -149,10 +151,10 @@ def nightly(session):
 @nox.parametrize("which", ["lowest", "newest"])
 def versions(session, which):
     """The quick tests with the lowest versions that pyproject.toml allows, and with the newest."""
-    extras = ",".join((*BACKENDS, "train", "keras-cv", "openvino", "litert", "test"))
+    extras = ",".join((*EXTRAS, "test"))
     lowest = ["-c", "tests/lowest.txt"] if which == "lowest" else ["--upgrade"]
     session.install(*lowest, "-e", f".[{extras}]")
-    on_every_backend(session, "not deep and not nightly")
+    on_every_backend(session, QUICK)
 
 
 @nox.session

@@ -17,6 +17,10 @@ pytestmark = pytest.mark.once
 
 PLAIN = {"crop": "center", "flip": 0.0, "augment": "none", "erase": 0.0, "mixup": 0.0}
 PLAIN |= {"cutmix": 0.0, "label_smoothing": 0.0, "repeats": 1}
+# its graph is all operations, twice: with it what does not depend on it is deep
+WITH_RAND_AUGMENT = pytest.mark.parametrize(
+    "augment", ["none", pytest.param("rand_augment", marks=pytest.mark.deep)]
+)
 
 
 def recipe(**values):
@@ -58,20 +62,28 @@ def test_an_epoch_has_each_image_once(digits):
     assert set(targets.ravel()) == {0.0, 1.0}
 
 
-def test_batches_are_a_function_of_seed_and_epoch(files):
-    # one of the two random operations: each is a graph of all there are
-    images, targets = run(files.train, recipe(operations=1))
+@pytest.mark.parametrize(
+    ("operations", "counts"), [(1, (1,)), pytest.param(2, (1, 3), marks=pytest.mark.deep)]
+)
+def test_batches_are_a_function_of_seed_and_epoch(files, operations, counts):
+    images, targets = run(files.train, recipe(operations=operations))
     assert images.dtype == np.float32 and images.shape == (4, 8, 16, 16, 3)
-    again, same = run(files.train, recipe(operations=1, threads=1))
-    np.testing.assert_array_equal(again, images)
-    np.testing.assert_array_equal(same, targets)
-    images, _ = run(files.train, recipe(augment="none"))
-    for other in ({"seed": 1}, {"epoch": 1}):
-        assert (run(files.train, recipe(augment="none"), **other)[0] != images).any()
+    for threads in counts:
+        again, same = run(files.train, recipe(operations=operations, threads=threads))
+        np.testing.assert_array_equal(again, images)
+        np.testing.assert_array_equal(same, targets)
 
 
-def test_a_batch_is_reached_without_those_before_it(files):
-    config = recipe(augment="none")
+@WITH_RAND_AUGMENT
+@pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}])
+def test_batches_differ_by_seed_and_epoch(files, augment, other):
+    images, others = (run(files.train, recipe(augment=augment), **x)[0] for x in ({}, other))
+    assert (others != images).any()
+
+
+@WITH_RAND_AUGMENT
+def test_a_batch_is_reached_without_those_before_it(files, augment):
+    config = recipe(augment=augment)
     images, targets = run(files.train, config)
     read = []
     counted = sources.Files(
@@ -83,7 +95,7 @@ def test_a_batch_is_reached_without_those_before_it(files):
     assert sum(map(len, read)) == 16
 
 
-@pytest.mark.parametrize("augment", ["none", pytest.param("rand_augment", marks=pytest.mark.deep)])
+@WITH_RAND_AUGMENT
 def test_the_parts_of_the_processes_are_the_batch(files, augment):
     config = recipe(augment=augment)
     images, targets = run(files.train, config)
@@ -102,13 +114,14 @@ def test_copies_of_repeated_augmentation_differ_and_are_mixed_apart(digits):
     assert len(np.unique(shifted.reshape(96, -1), axis=0)) > 80
 
 
-def test_whole_numbers_leave_as_uint8(files):
+@WITH_RAND_AUGMENT
+def test_whole_numbers_leave_as_uint8(files, augment):
     for values, whole in (
         ({"erase": 0.0, "mixup": 0.0}, True),
         ({"erase": 0.0}, False),
         ({"mixup": 0.0}, False),
     ):
-        config = recipe(**values, augment="none")
+        config = recipe(**values, augment=augment)
         images, _ = run(files.train, config, steps=range(1))
         assert config.whole_numbers == whole == (images.dtype == np.uint8)
 

@@ -1,7 +1,7 @@
 """One process of test_distribution.py: a short training under an engine.
 
-`distributed_run.py FOLDER BATCH_NORM KIND [COORDINATOR PROCESSES RANK]`. The main process leaves in
-FOLDER what the training and the evaluation gave.
+`python -m helpers.distributed_run FOLDER BATCH_NORM KIND [COORDINATOR PROCESSES RANK]`. The main
+process leaves in FOLDER what the training and the evaluation gave.
 """
 
 import sys

@@ -15,13 +15,11 @@ def environment(**changes):
     return {**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
 
 
-def begin(*arguments, cwd=None, stdin=None, **changes):
+def begin(*arguments, **changes):
     """Starts Python with these arguments; what it says on both streams is one text."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        cwd=cwd,
         env=environment(**changes),
-        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -70,16 +70,15 @@ def test_inference_is_measured(tmp_path):
 
 
 @pytest.mark.deep
-def test_training_is_measured(tmp_path):
+def test_training_is_measured_in_two_precisions(tmp_path):
     rounding = {"float32": 1e-4, "mixed_bfloat16": 0.05}
-    # the peer is PyTorch's: once in 16 bits is enough
-    precisions = list(rounding)[: 2 if BACKEND == "torch" else 1]
+    precisions = list(rounding)
     options = ("--batch=2", "--mode=training", "--peer-modes", "eager", "--precision", *precisions)
     options += ("--peer-optimizer", "fused")
     rows, _ = measured(tmp_path, *options)
     names = [(row["contender"], row["precision"]) for row in rows]
     assert names == [(x, p) for x in ("official, eager", "keras_smlp") for p in precisions]
-    peers, ours = rows[: len(precisions)], rows[len(precisions) :]
+    peers, ours = rows[:2], rows[2:]
     assert peers[0]["setting"] == "AdamW, fused"
     for peer, row in zip(peers, ours, strict=True):
         assert peer["ratio_to_peer"] == 1.0

@@ -6,6 +6,7 @@ import pytest
 from helpers.processes import python
 
 BACKENDS = ("tensorflow", "jax", "torch")
+ALL = "plain,folded,int8,folded_int8,trained_float32,trained_mixed_float16"
 absent = [name for name in BACKENDS if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.once,
@@ -23,12 +24,12 @@ def run(command, names, *folders, backend):
 @pytest.mark.parametrize(
     ("names", "writers"),
     [
-        ("plain,folded_int8,trained", 1),
-        pytest.param("plain,folded,int8,folded_int8,trained", 2, marks=pytest.mark.deep),
+        ("plain,folded_int8,trained_mixed_float16", 1),
+        pytest.param(ALL, 3, marks=pytest.mark.deep),
     ],
 )
 def test_saved_models_load_predict_and_resume(names, writers, tmp_path):
-    """Each backend reads what the next one wrote, or both others."""
+    """Each backend reads what the next one wrote, or what all three did."""
     folders = [tmp_path / backend for backend in BACKENDS]
     for backend, folder in zip(BACKENDS, folders, strict=True):
         folder.mkdir()
