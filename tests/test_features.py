@@ -38,7 +38,6 @@ def test_the_levels_are_the_outputs_of_the_stages(micro):
         assert maps.get_layer(name) is micro.get_layer(name)  # one set of weights
 
 
-@pytest.mark.quick_each
 def test_what_it_computes_is_what_the_head_gets(net):
     x = pixels(2, 16, 32, 3, dtype="float32")
     maps = answer(keras_smlp.feature_extractor(net), x)

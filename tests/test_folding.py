@@ -66,7 +66,6 @@ def test_a_folded_network_answers_the_same_with_less(case):
     assert type(folded) is keras_smlp.PortableModel and folded.name == model.name
 
 
-@pytest.mark.quick_each
 def test_a_folded_network_equals_the_official_code(checkpoint):
     folded = keras_smlp.fold(build(weights=checkpoint("micro")))
     logits = answer(folded, stand_in.images("micro"))

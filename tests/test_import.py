@@ -53,12 +53,14 @@ def output(code):
     return python("-c", code, KERAS_BACKEND=BACKEND).stdout
 
 
+@pytest.mark.quick_once
 def test_one_backend_is_enough():
     """Build, save, load, port and train with the other two hidden, as if not installed."""
     others = {"tensorflow", "jax", "torch"} - {BACKEND}
     output(HIDE.format(hidden=others) + USE)
 
 
+@pytest.mark.deep
 @pytest.mark.once
 def test_import_loads_nothing_that_keras_does_not():
     code = "import sys, keras; before = set(sys.modules); import keras_smlp; "

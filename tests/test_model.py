@@ -97,7 +97,6 @@ def test_drop_path_grows_linearly_with_the_block():
     assert len(set(seeds)) == len(seeds) == 12
 
 
-@pytest.mark.quick_each
 def test_drop_path_acts_in_training_only():
     model = keras_smlp.SMLPNet(**SMALL, drop_path_rate=0.9)
     x = pixels(8, 32, 64, 3)
@@ -269,10 +268,13 @@ def test_every_trainable_variable_gets_a_gradient():
     assert all(not np.isin(ops.convert_to_numpy(v), (0, 1)).all() for v in moved)
 
 
-@pytest.mark.quick_each
 @pytest.mark.parametrize(
     "policy",
-    ["mixed_bfloat16", "mixed_float16", pytest.param("bfloat16", marks=pytest.mark.deep)],
+    [
+        pytest.param("mixed_bfloat16", marks=pytest.mark.quick_each),
+        "mixed_float16",
+        pytest.param("bfloat16", marks=pytest.mark.deep),
+    ],
 )
 def test_low_precision_runs(policy, small):
     x = pixels(4, 32, 64, 3)

@@ -45,6 +45,7 @@ def test_logits_and_stages_equal_the_official_code(variant, checkpoint):
     assert differences[largest] < TOLERANCE
 
 
+@pytest.mark.quick_once
 def test_swapped_axes_fail_parity(tmp_path):
     """Both axial kernels are square: only values tell them apart, and these do."""
     weights = stand_in.state_dict("micro")
@@ -58,6 +59,7 @@ def test_swapped_axes_fail_parity(tmp_path):
     assert relative(logits, stand_in.golden("micro")["logits"]) > 0.05
 
 
+@pytest.mark.quick_once
 @pytest.mark.parametrize("attribute", ["kernel", "bias"])
 def test_transposed_or_lost_axial_weights_fail_parity(attribute, checkpoint):
     model = build(weights=checkpoint("micro"))

@@ -171,6 +171,7 @@ def test_eval_at_another_size_says_that_kernels_were_resampled(run, tmp_path):
 # ---- fine-tuning --------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_once
 def test_fine_tuning_gets_a_new_head_and_keeps_what_is_frozen(run, tmp_path):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (8, 16, 16, 3), "uint8"), np.arange(8) % 2

@@ -172,6 +172,7 @@ def test_a_damaged_image_is_replaced_and_noted(tmp_path):
 # ---- keras-cv -----------------------------------------------------------------------------------
 
 
+@pytest.mark.deep
 def test_the_policy_of_keras_cv(files):
     pytest.importorskip("keras_cv", reason="the alternative policy is keras-cv's")
     images, targets = run(files.train, recipe(augment="keras_cv", erase=0.0), 32)

@@ -1,11 +1,10 @@
-"""One side of test_cross_backend.py, in its own process.
+"""One backend's side of test_cross_backend.py: networks that it reads and checks, or writes.
 
-`write NAMES FOLDER` or `read NAMES FOLDER ...`, with commas between the names of networks; one that
-is compiled and trained is named `trained_` and its policy. Prints nothing; an assertion that fails
-is the process's exit status.
+One that is compiled and trained is named `trained_` and its policy. Prints nothing; in a process of
+its own an assertion that fails is the exit status.
 """
 
-import sys
+import argparse
 import warnings
 from pathlib import Path
 
@@ -112,8 +111,17 @@ def read_trained(path, policy):
     np.testing.assert_allclose(answer(by_name, x), expected, atol=5e-3)
 
 
+def main(arguments=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--names", nargs="+")
+    parser.add_argument("--read", nargs="*", type=Path)
+    parser.add_argument("--write", nargs="*", type=Path)
+    options = parser.parse_args(arguments)
+    for do, folders in ((read, options.read), (write, options.write)):
+        for folder in folders:
+            for name in options.names:
+                do(name, folder)
+
+
 if __name__ == "__main__":
-    command, names, *folders = sys.argv[1:]
-    for folder in folders:
-        for name in names.split(","):
-            {"write": write, "read": read}[command](name, Path(folder))
+    main()

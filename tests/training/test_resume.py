@@ -27,7 +27,8 @@ ARGUMENTS = [
     "--optimizer.ema_decay=0.9",
     "--train.checkpoint_steps=2",
 ]
-EPOCHS = {"short": "--train.epochs=2", "long": "--train.epochs=5"}
+SHORT = ["--train.epochs=2", "--train.checkpoint_steps=5"]
+LONG = ["--train.epochs=5"]
 
 
 def finish(folder, *arguments):
@@ -82,7 +83,7 @@ def straight(tmp_path_factory):
     def folder_of(length):
         if length not in folders:
             folders[length] = tmp_path_factory.mktemp(length)
-            finish(folders[length], EPOCHS[length])
+            finish(folders[length], *{"short": SHORT, "long": LONG}[length])
         return folders[length]
 
     return folder_of
@@ -90,19 +91,19 @@ def straight(tmp_path_factory):
 
 def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path):
     checkpoints = tmp_path / "checkpoints"
-    with begin(tmp_path, *ARGUMENTS, EPOCHS["short"]) as process:
+    with begin(tmp_path, *ARGUMENTS, *SHORT) as process:
         # in the middle of the first epoch or somewhat later
         wait_for(lambda: any(not n.startswith(".") for n in listed(checkpoints)), process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    again = finish(tmp_path, EPOCHS["short"])
+    again = finish(tmp_path, *SHORT)
     assert "going on from" in again and "damaged" not in again
     assert_same_end(straight("short"), tmp_path)
 
 
 def test_a_finished_run_says_its_result_again(straight):
     before = state(straight("short"))[0]
-    output = finish(straight("short"), EPOCHS["short"])
+    output = finish(straight("short"), *SHORT)
     assert "* Acc@1" in output and "epoch 2/2" not in output
     assert state(straight("short"))[0] == before
 
@@ -111,7 +112,7 @@ def test_a_finished_run_says_its_result_again(straight):
 def test_kills_at_random_moments_change_nothing(straight, tmp_path):
     rng, checkpoints, writing = random.Random(time.time_ns()), tmp_path / "checkpoints", 0
     for kill in range(KILLS):
-        with begin(tmp_path, *ARGUMENTS, EPOCHS["long"]) as process:
+        with begin(tmp_path, *ARGUMENTS, *LONG) as process:
             before = listed(checkpoints)
             if kill % 2:  # while a checkpoint is written
                 wait_for(lambda: any(n.startswith(".") for n in listed(checkpoints)), process)
@@ -126,7 +127,7 @@ def test_kills_at_random_moments_change_nothing(straight, tmp_path):
     assert kill >= min(KILLS, 5) - 1 and writing, (kill, writing)
     # the last kill may have come after the last checkpoint: nothing is left to do then
     done = state(tmp_path)[0]["epoch"] == state(straight("long"))[0]["epoch"]
-    assert ("going on from" in finish(tmp_path, EPOCHS["long"])) != done
+    assert ("going on from" in finish(tmp_path, *LONG)) != done
     assert_same_end(straight("long"), tmp_path)
 
 
@@ -134,7 +135,7 @@ def test_kills_at_random_moments_change_nothing(straight, tmp_path):
 @pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path, number):
-    arguments = (*ARGUMENTS, EPOCHS["long"], "--train.checkpoint_steps=1000")
+    arguments = (*ARGUMENTS, *LONG, "--train.checkpoint_steps=1000")
     with begin(tmp_path, *arguments) as process:
         # what is started in the background, as tests may be, has Ctrl-C switched off: not here,
         # for train.py sets its own handler
@@ -144,7 +145,7 @@ def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert output.splitlines()[-1] == f"train.py: error: interrupted by {number.name}"
-    again = finish(tmp_path, EPOCHS["long"])
+    again = finish(tmp_path, *LONG)
     assert "going on from" in again and "damaged" not in again
     assert_same_end(straight("long"), tmp_path)
 
@@ -154,7 +155,7 @@ def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root")
 def test_a_full_disk_leaves_the_checkpoint_before(small_disk):
     disk = small_disk("3m")
-    with begin(disk, *ARGUMENTS, EPOCHS["long"], "--train.keep_checkpoints=100") as process:
+    with begin(disk, *ARGUMENTS, *LONG, "--train.keep_checkpoints=100") as process:
         output, _ = process.communicate(timeout=200)
     assert process.returncode == 1, output
     assert "could not be written" in output.splitlines()[-1]

@@ -1,12 +1,16 @@
-"""Files of one backend on the others: each side a fresh process of helpers/cross_backend.py."""
+"""Files of one backend on the others, which run helpers/cross_backend.py in their own process."""
 
 import importlib.util
+from itertools import pairwise
 
+import keras
 import pytest
+from helpers import cross_backend
 from helpers.processes import python
 
-BACKENDS = ("tensorflow", "jax", "torch")
-ALL = "plain,folded,int8,folded_int8,trained_float32,trained_mixed_float16"
+OWN = keras.backend.backend()
+BACKENDS = (OWN, *(x for x in ("tensorflow", "jax", "torch") if x != OWN))
+ALL = ["plain", "folded", "int8", "folded_int8", "trained_float32", "trained_mixed_float16"]
 absent = [name for name in BACKENDS if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.once,
@@ -14,25 +18,36 @@ pytestmark = [
 ]
 
 
-def run(command, names, *folders, backend):
-    # XLA's expensive passes are not the subject
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    arguments = ("-m", "helpers.cross_backend", command, names, *folders)
-    python(*arguments, KERAS_BACKEND=backend, **quick)
+def run(backend, names, read=(), write=()):
+    """Reads and checks the networks of these folders, then writes its own into others."""
+    arguments = ["--names", *names, "--read", *read, "--write", *write]
+    if backend == OWN:
+        cross_backend.main(map(str, arguments))
+    else:
+        # XLA's expensive passes are not the subject
+        quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        python("-m", "helpers.cross_backend", *arguments, KERAS_BACKEND=backend, **quick)
 
 
-@pytest.mark.parametrize(
-    ("names", "writers"),
-    [
-        ("plain,folded_int8,trained_mixed_float16", 1),
-        pytest.param(ALL, 3, marks=pytest.mark.deep),
-    ],
-)
-def test_saved_models_load_predict_and_resume(names, writers, tmp_path):
-    """Each backend reads what the next one wrote, or what all three did."""
-    folders = [tmp_path / backend for backend in BACKENDS]
-    for backend, folder in zip(BACKENDS, folders, strict=True):
+@pytest.fixture
+def folders(tmp_path):
+    folders = {backend: tmp_path / backend for backend in BACKENDS}
+    for folder in folders.values():
         folder.mkdir()
-        run("write", names, folder, backend=backend)
-    for i, reader in enumerate(BACKENDS, start=1):
-        run("read", names, *(folders + folders)[i : i + writers], backend=reader)
+    return folders
+
+
+def test_each_backend_reads_what_another_wrote(folders):
+    names = ["plain", "folded_int8", "trained_mixed_float16"]
+    run(OWN, names, write=[folders[OWN]])
+    for before, backend in pairwise(BACKENDS):
+        run(backend, names, read=[folders[before]], write=[folders[backend]])
+    run(OWN, names, read=[folders[BACKENDS[-1]]])
+
+
+@pytest.mark.deep
+def test_each_backend_reads_what_all_wrote(folders):
+    for backend in BACKENDS:
+        run(backend, ALL, write=[folders[backend]])
+    for backend in BACKENDS:
+        run(backend, ALL, read=folders.values())

@@ -609,19 +609,19 @@ def test_other_folders_are_left_alone(publisher, published, cache):
     assert all((cache / name / "file").exists() for name in others)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.deep)])
-def test_concurrent_processes_download_once(count, publisher, published, cache, model):
+@pytest.mark.deep
+def test_concurrent_processes_download_once(publisher, published, cache, model):
     def answer(handler):
         time.sleep(1)  # the others come meanwhile, and wait
         send(handler, published.data)
 
     publisher.answer = answer
     with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(process()) for _ in range(count)]
+        children = [stack.enter_context(process()) for _ in range(3)]
         outputs = [child.communicate(timeout=2 * PATIENCE) for child in children]
-    assert [child.returncode for child in children] == [0] * count, outputs
+    assert [child.returncode for child in children] == [0] * 3, outputs
     wanted = weights_digest(published.model)
-    assert [out.splitlines()[-1] for out, _ in outputs] == [wanted] * count
+    assert [out.splitlines()[-1] for out, _ in outputs] == [wanted] * 3
     assert publisher.paths == ["/smlp_micro.pth"]
     assert_good(imagenet.fetch(MICRO, build), published, cache, model)
     assert publisher.paths == ["/smlp_micro.pth"]
