@@ -14,12 +14,12 @@ from pathlib import Path
 
 import nox
 
-BACKENDS = ("torch", "tensorflow", "jax")  # the first one runs what no backend computes
-# begun first, or they would run at the end, one processor idle
+BACKENDS = ("torch", "tensorflow", "jax")  # the first one also runs the tests marked `once`
+# started first: at the end one of them would leave a processor idle
 LONGEST = ("resume", "train", "cross_backend", "parity", "distribution", "benchmark", "exporting")
 EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
-QUICK = "not deep and not nightly"
-# the network where no other backend is installed
+QUICK = "not deep"
+# run again where only one backend is installed
 ALONE = ("test_import.py", "test_model.py", "test_parity.py", "test_readme.py", "layers")
 BEGIN = time.monotonic()
 
@@ -29,7 +29,7 @@ nox.options.default_venv_backend = "venv"
 
 
 def install(session, *extras):
-    # Python compiles what it imports, which is less
+    # pip would compile every file, Python compiles only what is imported
     chosen = ("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
     session.install("--no-compile", *chosen)
 
@@ -44,7 +44,8 @@ def pytest(session, backend, marks, *paths, python=("python",), only=None):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "OMP_NUM_THREADS": "1",
     }
-    files = [path for folder in paths or ("tests",) for path in test_files(folder)]
+    chosen = [x for x in session.posargs if Path(x.partition("::")[0]).exists()]
+    files = [] if chosen else [y for x in paths or ("tests",) for y in test_files(x)]
     files.sort(key=lambda path: path.stem.removeprefix("test_") not in LONGEST)
     command = [*python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "--durations=10"]
     # 5: none of the chosen tests is for this backend
@@ -60,10 +61,10 @@ def test_files(path):
 
 
 def on_every_backend(session, marks, **options):
-    """What computes nothing on a backend is marked `once` and runs on the first alone."""
+    """Tests marked `once` run on the first backend alone."""
     for backend in BACKENDS:
-        own = marks if backend == BACKENDS[0] else f"{marks} and not once"
-        pytest(session, backend, own, **options)
+        own = [marks] if backend == BACKENDS[0] else [marks, "not once"]
+        pytest(session, backend, " and ".join(filter(None, own)), **options)
 
 
 def python_of_quick(session):
@@ -111,7 +112,7 @@ def coverage(session):
     session.run(python, "-m", "pip", "install", "--quiet", "coverage>=7.10")
     command = (python, "-m", "coverage")
     session.run(*command, "erase")
-    on_every_backend(session, "not nightly", python=(*command, "run"))
+    on_every_backend(session, "", python=(*command, "run"))
     session.run(*command, "combine", "--quiet")
     session.run(*command, "report")
 
@@ -130,7 +131,7 @@ def alone(session, backend):
     )
     pytest(session, backend, QUICK, *ALONE)
     if backend != BACKENDS[0]:  # there they are among the quick tests
-        pytest(session, backend, "", "test_readme.py", only="python_blocks and depths0")
+        pytest(session, backend, "", "test_readme.py", only="python_blocks and one_block_a_stage")
     say_how_long(session)
 
 
@@ -140,10 +141,11 @@ def nightly(session):
     python = python_of_quick(session)
     session.run(python, "-m", "pip", "install", "--quiet", "cosmic-ray")
     many = {"KERAS_SMLP_FUZZ": "200000", "KERAS_SMLP_KILLS": "50"}
-    command = [python, "-m", "pytest", "-n", "2", "-o", "timeout=0", "-m", ""]
-    chosen = ["-k", "random_damage or kills_at_random"]
+    command = [python, "-m", "pytest", "-n", "2", "-o", "timeout=0"]
+    command += ["-k", "random_damage or kills_at_random", *session.posargs]
     for backend in BACKENDS:
-        session.run(*command, *chosen, *session.posargs, env={**many, "KERAS_BACKEND": backend})
+        marks = "" if backend == BACKENDS[0] else "not once"
+        session.run(*command, "-m", marks, env={**many, "KERAS_BACKEND": backend})
     session.run(python, "tests/mutants.py")
     for which in ("lowest", "newest"):
         session.notify(f"versions(which='{which}')")
@@ -154,8 +156,8 @@ def nightly(session):
 def versions(session, which):
     """The quick tests with the lowest versions that pyproject.toml allows, and with the newest."""
     extras = ",".join((*EXTRAS, "test"))
-    lowest = ["-c", "tests/lowest.txt"] if which == "lowest" else ["--upgrade"]
-    session.install(*lowest, "-e", f".[{extras}]")
+    bounds = ["-c", "tests/lowest.txt"] if which == "lowest" else ["--upgrade"]
+    session.install(*bounds, "-e", f".[{extras}]")
     on_every_backend(session, QUICK)
 
 

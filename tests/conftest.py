@@ -1,4 +1,4 @@
-"""Fixtures that tests share; the same tests run on every backend (`KERAS_BACKEND`)."""
+"""Fixtures that tests share; `KERAS_BACKEND` says on which backend the tests run."""
 
 import random
 import subprocess
@@ -11,13 +11,13 @@ from helpers import nets
 
 from keras_smlp.weights import pth
 
-# where the tests that speak for all backends are quick: it compiles nothing
+# it compiles nothing; noxfile.py's first backend
 QUICKEST = "torch"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Makes deep on the other backends what is `quick_once`, but for what is `quick_each`."""
+    """Adds `deep` to `quick_once` tests on TensorFlow and JAX, unless they are `quick_each`."""
     for item in items:
         is_quick = nets.BACKEND == QUICKEST or item.get_closest_marker("quick_each")
         if item.get_closest_marker("quick_once") and not is_quick:
@@ -74,8 +74,18 @@ def run_tool(monkeypatch):
     return run
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
+def seed():
     # not keras.utils.set_random_seed, which would import TensorFlow on every backend
     random.seed(0)
     np.random.seed(0)
+
+
+def pytest_fixture_setup(fixturedef):
+    """What tests share does not depend on which test comes first."""
+    if fixturedef.scope != "function":
+        seed()
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    seed()

@@ -78,10 +78,9 @@ def test_import_costs_at_most_a_tenth_of_keras():
     assert min(float(output(code)) for _ in range(3)) < 1.1
 
 
-@pytest.mark.parametrize(
-    "name", ["layers", "SMLPNet", "SMLPNetTiny", "load_official", "fold", "quantize"]
-)
-def test_public_names(name):
+@pytest.mark.once
+def test_public_names():
     import keras_smlp
 
-    assert hasattr(keras_smlp, name)
+    for name in ("layers", "SMLPNet", "SMLPNetTiny", "load_official", "fold", "quantize"):
+        assert hasattr(keras_smlp, name), name

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import stand_in
-from helpers.nets import BACKEND, answer, build, pixels, published
+from helpers.nets import answer, build, pixels, published
 from keras import ops
 
 import keras_smlp
@@ -391,7 +391,3 @@ def test_channels_first_configuration_is_refused():
             network()
     finally:
         keras.config.set_image_data_format("channels_last")
-
-
-def test_backend_under_test():
-    assert BACKEND == keras.backend.backend() in ("tensorflow", "jax", "torch")

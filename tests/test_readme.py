@@ -43,6 +43,7 @@ def test_docstring_example(thing, monkeypatch):
 @pytest.mark.parametrize(
     "depths",
     [(1, 1, 1, 1), pytest.param((2, 10, 24, 2), marks=[pytest.mark.deep, pytest.mark.once])],
+    ids=["one_block_a_stage", "small"],
 )
 def test_readme_python_blocks(depths, tmp_path, monkeypatch):
     """Every python block, in order, in one namespace; files they need are made first."""

@@ -2,7 +2,7 @@
 
 One set of weights and one definition of each operation (`composed.py`); where a backend runs it
 slowly, that backend has another form of it, with the same values and gradients
-(`tests/test_forms.py` compares them). The layers do not know which one they call.
+(`tests/layers/test_forms.py` compares them). The layers do not know which one they call.
 """
 
 import keras

@@ -63,7 +63,3 @@ def test_the_parts_of_the_processes_are_the_epoch(processes):
     parts = [part(range(3, 7), 8, rank, processes) for rank in range(processes)]
     together = np.stack([p.reshape(4, -1) for p in parts], axis=1).reshape(4, 8)
     np.testing.assert_array_equal(together, np.arange(24, 56).reshape(4, 8))
-
-
-def test_imagenet_has_1251_steps():
-    assert 1_281_167 // 1024 == 1251 == 1_281_167 // 256 * 256 // 1024

@@ -1,1 +1,1 @@
-"""What tests share: small networks, photos, checkpoints and processes. Imports the package only."""
+"""What tests share: small networks, photos, checkpoints, short trainings and processes."""

@@ -102,10 +102,12 @@ def quantized():
 
 @contextlib.contextmanager
 def garbage_set_apart():
-    """Within, Keras' `quantize` is quick: it collects all garbage once a kernel."""
+    """Speeds up Keras' `quantize`, which collects garbage once a kernel: hides what is loaded."""
     gc.freeze()
-    yield
-    gc.unfreeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def folded():
