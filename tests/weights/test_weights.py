@@ -110,6 +110,13 @@ def test_half_precision_files_are_read(tmp_path, micro):
             assert found.dtype == "float32"
 
 
+def test_other_types_are_refused(tmp_path):
+    weights = stand_in.state_dict("micro") | {"norm.weight": np.ones(2, bool)}
+    safetensors.numpy.save_file(weights, tmp_path / "flags.safetensors")
+    with pytest.raises(ValueError, match="types.*'F32'.*Received: norm.weight of BOOL"):
+        build(weights=tmp_path / "flags.safetensors")
+
+
 def test_the_averaged_weights_are_taken_only_by_name(tmp_path, micro):
     torch = pytest.importorskip("torch", reason="builds a training container with PyTorch")
     import argparse
@@ -327,8 +334,10 @@ def test_a_model_in_bfloat16_is_written_and_read(tmp_path, checkpoint):
 
 
 def test_what_the_official_network_cannot_hold_is_refused(tmp_path, micro):
+    stage1 = micro.get_layer("stage1_block1_channel_mixing").output
     cases = [
         (build(include_top=False), "m.pth", "classifier"),
+        (keras.Model(micro.input, stage1), "m.pth", "final normalization"),
         (build(input_shape=(64, 96, 3)), "m.pth", r"square.*\(64, 96, 3\)"),
         (micro, "m.onnx", r"path.*\.pth"),
         (keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), "m.pth", "model"),
@@ -365,6 +374,10 @@ def test_saves_that_are_not_ours_are_left_to_keras(tmp_path, micro):
         micro.save(tmp_path / "missing" / "m.keras")
     micro.save(tmp_path / "folder", zipped=False)
     assert (tmp_path / "folder").is_dir()
+    micro.save_weights(tmp_path / "shards.weights.json", max_shard_size=1)
+    again = build()
+    again.load_weights(tmp_path / "shards.weights.json")
+    assert_same_weights(again, micro)
 
 
 # ---- the models themselves ----------------------------------------------------------------------
