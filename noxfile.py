@@ -29,9 +29,7 @@ nox.options.default_venv_backend = "venv"
 
 
 def install(session, *extras):
-    # pip would compile every file, Python compiles only what is imported
-    chosen = ("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
-    session.install("--no-compile", *chosen)
+    session.install("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
 
 
 def pytest(session, backend, marks, *paths, python=("python",), only=None):

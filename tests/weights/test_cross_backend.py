@@ -38,7 +38,7 @@ def folders(tmp_path):
 
 
 def test_each_backend_reads_what_another_wrote(folders):
-    names = ["plain", "folded_int8", "trained_mixed_float16"]
+    names = ["plain", "trained_mixed_float16"]
     run(OWN, names, write=[folders[OWN]])
     for before, backend in pairwise(BACKENDS):
         run(backend, names, read=[folders[before]], write=[folders[backend]])
