@@ -29,7 +29,9 @@ nox.options.default_venv_backend = "venv"
 
 
 def install(session, *extras):
-    session.install("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
+    # pip would compile every file; Python compiles what it imports, and `pytest` lets it
+    chosen = ("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
+    session.install("--no-compile", *chosen)
 
 
 def pytest(session, backend, marks, *paths, python=("python",), only=None):
@@ -41,6 +43,7 @@ def pytest(session, backend, marks, *paths, python=("python",), only=None):
         "JAX_COMPILATION_CACHE_DIR": str(session.cache_dir.resolve() / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "",
     }
     chosen = [x for x in session.posargs if Path(x.partition("::")[0]).exists()]
     files = [] if chosen else [y for x in paths or ("tests",) for y in test_files(x)]

@@ -314,7 +314,8 @@ def test_batch_norm_over_several_devices_is_keras():
 @pytest.mark.parametrize("trainable", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm(training, trainable, shape):
-    x, functions, states = draw(*shape), [], []
+    # at one position the variance is 0: rounding errors of x grow by 1 / sqrt(epsilon)
+    x, functions, states = draw(*shape) * np.float32(1 if shape == MAP else 0.1), [], []
     values = [draw(4), draw(4), draw(4), np.abs(draw(4))]
     for form in (forms.batch_norm, composed.batch_norm):
         layer = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)

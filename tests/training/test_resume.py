@@ -104,13 +104,11 @@ def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path):
     again = finish(tmp_path, *SHORT)
     assert "going on from" in again and "damaged" not in again
     assert_same_end(straight("short"), tmp_path)
-
-
-def test_a_finished_run_says_its_result_again(straight):
-    before = state(straight("short"))[0]
-    output = finish(straight("short"), *SHORT)
+    # a finished run says its result again
+    before = state(tmp_path)[0]
+    output = finish(tmp_path, *SHORT)
     assert "* Acc@1" in output and "epoch 2/2" not in output
-    assert state(straight("short"))[0] == before
+    assert state(tmp_path)[0] == before
 
 
 @pytest.mark.deep
