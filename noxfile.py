@@ -20,7 +20,7 @@ LONGEST = ("resume", "train", "cross_backend", "parity", "distribution", "benchm
 EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
 QUICK = "not deep"
 # run again where only one backend is installed
-ALONE = ("test_import.py", "test_model.py", "test_parity.py", "test_readme.py", "layers")
+ALONE = ("test_import.py", "test_parity.py", "test_readme.py")
 BEGIN = time.monotonic()
 
 nox.needs_version = ">=2024.10.9"
@@ -132,7 +132,7 @@ def alone(session, backend):
     )
     pytest(session, backend, QUICK, *ALONE)
     if backend != BACKENDS[0]:  # there they are among the quick tests
-        pytest(session, backend, "", "test_readme.py", only="python_blocks and one_block_a_stage")
+        pytest(session, backend, "", *ALONE, only="one_backend or one_block_a_stage")
     say_how_long(session)
 
 

@@ -70,6 +70,7 @@ def test_inference_is_measured(tmp_path):
 
 
 @pytest.mark.deep
+@pytest.mark.once
 def test_training_is_measured_in_two_precisions(tmp_path):
     rounding = {"float32": 1e-4, "mixed_bfloat16": 0.05}
     precisions = list(rounding)
