@@ -97,6 +97,15 @@ def quick(session):
     say_how_long(session)
 
 
+@nox.session
+@nox.parametrize("backend", BACKENDS)
+def one(session, backend):
+    """The quick tests on one backend, for machines that do the others meanwhile."""
+    install(session, *EXTRAS)
+    pytest(session, backend, QUICK if backend == BACKENDS[0] else f"{QUICK} and not once")
+    say_how_long(session)
+
+
 @nox.session(venv_backend="none")
 def deep(session):
     """What takes longer; then the network in environments that hold one backend each."""
