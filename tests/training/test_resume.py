@@ -136,20 +136,18 @@ def test_kills_at_random_moments_change_nothing(straight, tmp_path):
 
 @pytest.mark.deep
 @pytest.mark.once
-def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path, number):
     arguments = (*ARGUMENTS, *LONG, "--train.checkpoint_steps=1000")
-    history = tmp_path / "history.csv"
-    # what is started in the background, as tests may be, has Ctrl-C switched off: not here, for
-    # train.py sets its own handler
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before = history.read_text() if history.exists() else ""
-        with begin(tmp_path, *arguments) as process:
-            wait_for(lambda old=before: history.exists() and history.read_text() != old, process)
-            time.sleep(random.uniform(0, 0.3))
-            process.send_signal(number)
-            output, _ = process.communicate(timeout=60)
-        assert process.returncode == 128 + number
-        assert output.splitlines()[-1] == f"train.py: error: interrupted by {number.name}"
+    with begin(tmp_path, *arguments) as process:
+        # what is started in the background, as tests may be, has Ctrl-C switched off: not here,
+        # for train.py sets its own handler
+        wait_for(lambda: (tmp_path / "history.csv").exists(), process)
+        time.sleep(random.uniform(0, 0.3))
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert output.splitlines()[-1] == f"train.py: error: interrupted by {number.name}"
     again = finish(tmp_path, *LONG)
     assert "going on from" in again and "damaged" not in again
     assert_same_end(straight("long"), tmp_path)
