@@ -28,10 +28,9 @@ nox.options.sessions = ["quick"]
 nox.options.default_venv_backend = "venv"
 
 
-def install(session, *extras):
-    # pip would compile every file; Python compiles what it imports, and `pytest` lets it
-    chosen = ("-c", "constraints.txt", "-e", f".[{','.join((*extras, 'test'))}]")
-    session.install("--no-compile", *chosen)
+def install(session, *extras, versions=("-c", "constraints.txt")):
+    # without --no-compile pip compiles every file to bytecode; Python does it for what it imports
+    session.install("--no-compile", *versions, "-e", f".[{','.join((*extras, 'test'))}]")
 
 
 def pytest(session, backend, marks, *paths, python=("python",), only=None):
@@ -43,7 +42,7 @@ def pytest(session, backend, marks, *paths, python=("python",), only=None):
         "JAX_COMPILATION_CACHE_DIR": str(session.cache_dir.resolve() / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONDONTWRITEBYTECODE": "",  # see `install`
     }
     chosen = [x for x in session.posargs if Path(x.partition("::")[0]).exists()]
     files = [] if chosen else [y for x in paths or ("tests",) for y in test_files(x)]
@@ -61,11 +60,15 @@ def test_files(path):
     return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
 
 
-def on_every_backend(session, marks, **options):
-    """Tests marked `once` run on the first backend alone."""
+def marks_on(backend, marks=""):
+    """These marks; tests marked `once` are for the first backend alone."""
+    own = [marks] if backend == BACKENDS[0] else [marks, "not once"]
+    return " and ".join(filter(None, own))
+
+
+def on_every_backend(session, marks="", **options):
     for backend in BACKENDS:
-        own = [marks] if backend == BACKENDS[0] else [marks, "not once"]
-        pytest(session, backend, " and ".join(filter(None, own)), **options)
+        pytest(session, backend, marks_on(backend, marks), **options)
 
 
 def python_of_quick(session):
@@ -102,7 +105,7 @@ def quick(session):
 def one(session, backend):
     """The quick tests on one backend, for machines that do the others meanwhile."""
     install(session, *EXTRAS)
-    pytest(session, backend, QUICK if backend == BACKENDS[0] else f"{QUICK} and not once")
+    pytest(session, backend, marks_on(backend, QUICK))
     say_how_long(session)
 
 
@@ -122,7 +125,7 @@ def coverage(session):
     session.run(python, "-m", "pip", "install", "--quiet", "coverage>=7.10")
     command = (python, "-m", "coverage")
     session.run(*command, "erase")
-    on_every_backend(session, "", python=(*command, "run"))
+    on_every_backend(session, python=(*command, "run"))
     session.run(*command, "combine", "--quiet")
     session.run(*command, "report")
 
@@ -154,8 +157,7 @@ def nightly(session):
     command = [python, "-m", "pytest", "-n", "2", "-o", "timeout=0"]
     command += ["-k", "random_damage or kills_at_random", *session.posargs]
     for backend in BACKENDS:
-        marks = "" if backend == BACKENDS[0] else "not once"
-        session.run(*command, "-m", marks, env={**many, "KERAS_BACKEND": backend})
+        session.run(*command, "-m", marks_on(backend), env={**many, "KERAS_BACKEND": backend})
     session.run(python, "tests/mutants.py")
     for which in ("lowest", "newest"):
         session.notify(f"versions(which='{which}')")
@@ -165,9 +167,8 @@ def nightly(session):
 @nox.parametrize("which", ["lowest", "newest"])
 def versions(session, which):
     """The quick tests with the lowest versions that pyproject.toml allows, and with the newest."""
-    extras = ",".join((*EXTRAS, "test"))
-    bounds = ["-c", "tests/lowest.txt"] if which == "lowest" else ["--upgrade"]
-    session.install(*bounds, "-e", f".[{extras}]")
+    lowest = ("-c", "tests/lowest.txt")
+    install(session, *EXTRAS, versions=lowest if which == "lowest" else ("--upgrade",))
     on_every_backend(session, QUICK)
 
 

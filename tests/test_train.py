@@ -1,11 +1,10 @@
 """train.py: one short run looked at from all sides, what it refuses, and (deep) the digits."""
 
-# ruff: noqa: E402 - what may be missing is asked for before it is imported
-
 import csv
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,10 +15,6 @@ import numpy as np
 import pytest
 from helpers import photos
 from helpers.processes import ROOT, python
-
-for package in ("tensorflow", "jsonargparse", "matplotlib", "sklearn", "tensorboardX", "tqdm"):
-    pytest.importorskip(package, reason=f"train.py needs {package}")
-
 from helpers.training import SMALL, TRAIN, Run
 
 from keras_smlp.data import pipeline, sources
@@ -134,11 +129,13 @@ def test_the_printed_command_predicts(run):
     assert re.fullmatch(r"\S+/example\.png\n   1  [01]\.\d{4}  \d\n", done.stdout), done.stderr
 
 
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow takes the GPU")
-def test_tensorflow_leaves_the_gpu_to_the_backend(run):
+def test_tensorflow_leaves_the_gpu_to_the_backend(monkeypatch):
     import tensorflow as tf
 
-    assert tf.config.get_visible_devices("GPU") == []
+    asked = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *what: asked.append(what))
+    runpy.run_path(pipeline.__file__)
+    assert asked == ([] if keras.backend.backend() == "tensorflow" else [([], "GPU")])
 
 
 # ---- evaluation alone ---------------------------------------------------------------------------

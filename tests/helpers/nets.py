@@ -1,8 +1,6 @@
 """Small networks and their images; one network in each state that folding and others refuse."""
 
-import contextlib
 import functools
-import gc
 
 import keras
 import numpy as np
@@ -63,6 +61,11 @@ def pixels(*shape, dtype="uint8"):
     return np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
 
 
+def draw(*shape):
+    """Normally distributed float32 values, from the seed that every test begins with."""
+    return np.random.normal(size=shape).astype("float32")
+
+
 def to_train(**arguments):
     """A network of two blocks with logits of four classes, and images for it: `to_train_on`."""
     return keras_smlp.SMLPNet(
@@ -98,16 +101,6 @@ def quantized():
     model = net()
     keras_smlp.quantize(model)
     return model
-
-
-@contextlib.contextmanager
-def garbage_set_apart():
-    """Speeds up Keras' `quantize`, which collects garbage once a kernel: hides what is loaded."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def folded():

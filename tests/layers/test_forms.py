@@ -6,15 +6,12 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from helpers.nets import draw
 from keras import ops
 
 from keras_smlp.layers import composed, folded, forms, mixing
 
 MAP = (2, 6, 5, 4)
-
-
-def draw(*shape):
-    return np.random.normal(size=shape).astype("float32")
 
 
 def gradient(loss, *arrays):

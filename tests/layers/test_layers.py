@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers.nets import answer
+from helpers.nets import answer, draw
 from keras import ops
 
 import keras_smlp
@@ -26,10 +26,6 @@ from keras_smlp.layers.common import TorchUniform
 
 def numpy(x):
     return ops.convert_to_numpy(x)
-
-
-def draw(*shape):
-    return np.random.normal(size=shape).astype("float32")
 
 
 def erf_gelu(x):

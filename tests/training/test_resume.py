@@ -8,13 +8,9 @@ import time
 import h5py
 import numpy as np
 import pytest
+from helpers.training import Run, begin, begin_preloaded
 
-for package in ("tensorflow", "jsonargparse", "matplotlib", "sklearn", "tensorboardX", "tqdm"):
-    pytest.importorskip(package, reason=f"train.py needs {package}")
-
-from helpers.training import Run, begin  # noqa: E402 - asked for first
-
-from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints  # noqa: E402
+from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints
 
 KILLS = int(os.environ.get("KERAS_SMLP_KILLS", "10"))
 ARGUMENTS = [
@@ -27,8 +23,8 @@ ARGUMENTS = [
     "--optimizer.ema_decay=0.9",
     "--train.checkpoint_steps=2",
 ]
-SHORT = ["--train.epochs=2", "--train.checkpoint_steps=5"]
-LONG = ["--train.epochs=5"]
+SHORT = ("--train.epochs=2", "--train.checkpoint_steps=5")
+LONG = ("--train.epochs=5",)
 
 
 def finish(folder, *arguments):
@@ -36,10 +32,10 @@ def finish(folder, *arguments):
     return Run(folder, *ARGUMENTS, *arguments).out
 
 
-def wait_for(condition, process, seconds=120):
-    """Waits until something is so, or the process has ended."""
+def wait_for(condition, runs, seconds=120):
+    """Waits until something is so, or nothing runs any more."""
     end = time.monotonic() + seconds
-    while not condition() and process.poll() is None:
+    while not condition() and runs():
         assert time.monotonic() < end, "nothing happens"
         time.sleep(0.0005)
 
@@ -82,13 +78,13 @@ def assert_same_end(one, other):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A function from a length to the folder of a run of it that was never interrupted."""
+    """A function from SHORT or LONG to the folder of such a run that was never interrupted."""
     folders = {}
 
     def folder_of(length):
         if length not in folders:
-            folders[length] = tmp_path_factory.mktemp(length)
-            finish(folders[length], *{"short": SHORT, "long": LONG}[length])
+            folders[length] = tmp_path_factory.mktemp("straight")
+            finish(folders[length], *length)
         return folders[length]
 
     return folder_of
@@ -98,12 +94,12 @@ def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path):
     checkpoints = tmp_path / "checkpoints"
     with begin(tmp_path, *ARGUMENTS, *SHORT) as process:
         # in the middle of the first epoch or somewhat later
-        wait_for(lambda: listed(checkpoints) - written(checkpoints), process)
+        wait_for(lambda: listed(checkpoints) - written(checkpoints), lambda: process.poll() is None)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     again = finish(tmp_path, *SHORT)
     assert "going on from" in again and "damaged" not in again
-    assert_same_end(straight("short"), tmp_path)
+    assert_same_end(straight(SHORT), tmp_path)
     # a finished run says its result again
     before = state(tmp_path)[0]
     output = finish(tmp_path, *SHORT)
@@ -115,23 +111,23 @@ def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path):
 def test_kills_at_random_moments_change_nothing(straight, tmp_path):
     rng, checkpoints, writing = random.Random(time.time_ns()), tmp_path / "checkpoints", 0
     for kill in range(KILLS):
-        with begin(tmp_path, *ARGUMENTS, *LONG) as process:
-            before = listed(checkpoints)
-            if kill % 2:  # while a checkpoint is written
-                wait_for(lambda seen=before: written(checkpoints) - seen, process)
-                time.sleep(rng.uniform(0, 0.03))
-            else:  # at any time after the next one
-                wait_for(lambda seen=before: listed(checkpoints) - seen, process)
-                time.sleep(rng.uniform(0, 0.3))
-            process.kill()
+        process, before = begin_preloaded(tmp_path, *ARGUMENTS, *LONG), listed(checkpoints)
+        if kill % 2:  # while a checkpoint is written
+            wait_for(lambda seen=before: written(checkpoints) - seen, process.is_alive)
+            time.sleep(rng.uniform(0, 0.03))
+        else:  # at any time after the next one
+            wait_for(lambda seen=before: listed(checkpoints) - seen, process.is_alive)
+            time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.join()
         writing += bool(written(checkpoints) - before)
-        if process.returncode != -signal.SIGKILL:
+        if process.exitcode != -signal.SIGKILL:
             break  # it was faster, and is done
     assert kill >= min(KILLS, 5) - 1 and writing, (kill, writing)
     # the last kill may have come after the last checkpoint: nothing is left to do then
-    done = state(tmp_path)[0]["epoch"] == state(straight("long"))[0]["epoch"]
+    done = state(tmp_path)[0]["epoch"] == state(straight(LONG))[0]["epoch"]
     assert ("going on from" in finish(tmp_path, *LONG)) != done
-    assert_same_end(straight("long"), tmp_path)
+    assert_same_end(straight(LONG), tmp_path)
 
 
 @pytest.mark.deep
@@ -142,7 +138,7 @@ def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path
     with begin(tmp_path, *arguments) as process:
         # what is started in the background, as tests may be, has Ctrl-C switched off: not here,
         # for train.py sets its own handler
-        wait_for(lambda: (tmp_path / "history.csv").exists(), process)
+        wait_for((tmp_path / "history.csv").exists, lambda: process.poll() is None)
         time.sleep(random.uniform(0, 0.3))
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
@@ -150,7 +146,7 @@ def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path
     assert output.splitlines()[-1] == f"train.py: error: interrupted by {number.name}"
     again = finish(tmp_path, *LONG)
     assert "going on from" in again and "damaged" not in again
-    assert_same_end(straight("long"), tmp_path)
+    assert_same_end(straight(LONG), tmp_path)
 
 
 @pytest.mark.deep

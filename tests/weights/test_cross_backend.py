@@ -47,7 +47,7 @@ def test_each_backend_reads_what_another_wrote(folders):
 
 @pytest.mark.deep
 def test_each_backend_reads_what_the_others_wrote(folders):
-    for backend in BACKENDS:
-        run(backend, ALL, write=[folders[backend]])
-    for backend in BACKENDS:
-        run(backend, ALL, read=[folder for name, folder in folders.items() if name != backend])
+    for i, backend in enumerate(BACKENDS):
+        run(backend, ALL, read=[folders[x] for x in BACKENDS[:i]], write=[folders[backend]])
+    for i, backend in enumerate(BACKENDS[:-1]):
+        run(backend, ALL, read=[folders[x] for x in BACKENDS[i + 1 :]])

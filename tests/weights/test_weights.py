@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import stand_in
-from helpers.nets import answer, build, garbage_set_apart
+from helpers.nets import answer, build
 from keras import ops
 
 import keras_smlp
+from keras_smlp.quantization import quick_collections
 from keras_smlp.weights import architecture, keras_files, loading, official, pth
 from keras_smlp.weights.strict import file_shape
 
@@ -271,7 +272,7 @@ def test_quantized_and_adapted_models_predict_but_take_no_weights(files):
     with pytest.raises(ValueError, match="floating-point variables.*channel_mix.4.2.net.0"):
         keras_smlp.load_official(model, files[".pth"])
     model = build(weights=files[".pth"])
-    with garbage_set_apart():
+    with quick_collections():
         model.quantize("int8")
     assert stand_in.relative(answer(model, x), expected) < 0.1
     for ending in (".pth", ".keras"):
