@@ -21,6 +21,7 @@ EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
 QUICK = "not deep"
 # run again where only one backend is installed
 ALONE = ("test_import.py", "test_parity.py", "test_readme.py")
+ALONE_TESTS = "one_backend or logits_and_stages or one_block_a_stage"
 BEGIN = time.monotonic()
 
 nox.needs_version = ">=2024.10.9"
@@ -33,9 +34,10 @@ def install(session, *extras, versions=("-c", "constraints.txt")):
     session.install("--no-compile", *versions, "-e", f".[{','.join((*extras, 'test'))}]")
 
 
-def pytest(session, backend, marks, *paths, python=("python",), only=None):
+def pytest(session, backend, marks, *paths, python=("python",), only=None, **environment):
     """Runs the tests with these marks on one backend, in two processes."""
     environment = {
+        **environment,
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "2",
         # what JAX compiled, for all processes and sessions
@@ -112,7 +114,9 @@ def one(session, backend):
 @nox.session(venv_backend="none")
 def deep(session):
     """What takes longer; then the network in environments that hold one backend each."""
-    on_every_backend(session, "deep", python=(python_of_quick(session),))
+    # JAX's tests take two thirds of the time so; `alone` compares golden values without it
+    flags = "--xla_backend_optimization_level=0"
+    on_every_backend(session, "deep", python=(python_of_quick(session),), XLA_FLAGS=flags)
     for backend in BACKENDS:
         session.notify(f"alone(backend='{backend}')")
     say_how_long(session)
@@ -142,9 +146,7 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    pytest(session, backend, QUICK, *ALONE)
-    if backend != BACKENDS[0]:  # there they are among the quick tests
-        pytest(session, backend, "", *ALONE, only="one_backend or one_block_a_stage")
+    pytest(session, backend, "", *ALONE, only=ALONE_TESTS)
     say_how_long(session)
 
 

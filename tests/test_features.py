@@ -136,6 +136,7 @@ def test_a_feature_pyramid_trains(net):
 
 
 @pytest.mark.deep
+@pytest.mark.once
 # keras-cv's own: it names the input `images` and does not pass it by name
 @pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match")
 def test_keras_cv_detects_on_it():

@@ -12,8 +12,7 @@ from PIL import Image
 
 import keras_smlp
 
-pytestmark = pytest.mark.quick_once
-
+LONG = (pytest.mark.deep, pytest.mark.once)
 # those that want a file which is not there
 FILES = ("load_official", "save_official", "export")
 PUBLIC = [getattr(keras_smlp, name) for name in dir(keras_smlp) if name not in FILES]
@@ -23,9 +22,10 @@ PUBLIC += [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) i
 LARGE = (keras_smlp.SMLPNetSmall, keras_smlp.SMLPNetBase)
 
 
+@pytest.mark.quick_once
 @pytest.mark.parametrize(
     "thing",
-    [pytest.param(x, marks=pytest.mark.deep if x in LARGE else ()) for x in PUBLIC],
+    [pytest.param(x, marks=LONG if x in LARGE else ()) for x in PUBLIC],
     ids=lambda thing: thing.__name__,
 )
 def test_docstring_example(thing, monkeypatch):
@@ -40,9 +40,10 @@ def test_docstring_example(thing, monkeypatch):
     assert runner.summarize(verbose=False).failed == 0
 
 
+@pytest.mark.once  # on each backend where it is alone
 @pytest.mark.parametrize(
     "depths",
-    [(1, 1, 1, 1), pytest.param((2, 10, 24, 2), marks=[pytest.mark.deep, pytest.mark.once])],
+    [(1, 1, 1, 1), pytest.param((2, 10, 24, 2), marks=pytest.mark.deep)],
     ids=["one_block_a_stage", "small"],
 )
 def test_readme_python_blocks(depths, tmp_path, monkeypatch):
