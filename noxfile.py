@@ -19,9 +19,14 @@ BACKENDS = ("torch", "tensorflow", "jax")  # the first one also runs the tests m
 LONGEST = ("resume", "train", "cross_backend", "parity", "distribution", "benchmark", "exporting")
 EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
 QUICK = "not deep"
+TESTS = Path("tests")
+ALL = sorted(TESTS.rglob("test_*.py"))
 # run again where only one backend is installed
-ALONE = ("test_import.py", "test_parity.py", "test_readme.py")
+ALONE = [TESTS / f"test_{name}.py" for name in ("import", "parity", "readme")]
 ALONE_TESTS = "one_backend or logits_and_stages or one_block_a_stage"
+# on JAX these are compiled as for users, the others without XLA's optimizations: a third faster
+OPTIMIZED = [TESTS / "test_parity.py", *sorted(TESTS.glob("layers/test_*.py"))]
+UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 BEGIN = time.monotonic()
 
 nox.needs_version = ">=2024.10.9"
@@ -34,7 +39,7 @@ def install(session, *extras, versions=("-c", "constraints.txt")):
     session.install("--no-compile", *versions, "-e", f".[{','.join((*extras, 'test'))}]")
 
 
-def pytest(session, backend, marks, *paths, python=("python",), only=None, **environment):
+def pytest(session, backend, marks, files=ALL, python=("python",), only=None, **environment):
     """Runs the tests with these marks on one backend, in two processes."""
     environment = {
         **environment,
@@ -47,19 +52,14 @@ def pytest(session, backend, marks, *paths, python=("python",), only=None, **env
         "PYTHONDONTWRITEBYTECODE": "",  # see `install`
     }
     chosen = [x for x in session.posargs if Path(x.partition("::")[0]).exists()]
-    files = [] if chosen else [y for x in paths or ("tests",) for y in test_files(x)]
-    files.sort(key=lambda path: path.stem.removeprefix("test_") not in LONGEST)
+    files = [] if chosen else files
+    files = sorted(files, key=lambda path: path.stem.removeprefix("test_") not in LONGEST)
     command = [*python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "--durations=10"]
     # 5: none of the chosen tests is for this backend
     codes = [0, 5] if session.posargs else [0]
     command += ["-m", marks, *map(str, files), *session.posargs]
     command += ["-k", only] if only else []
     session.run(*command, env=environment, success_codes=codes)
-
-
-def test_files(path):
-    path = Path("tests", path) if path != "tests" else Path(path)
-    return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
 
 
 def marks_on(backend, marks=""):
@@ -70,7 +70,13 @@ def marks_on(backend, marks=""):
 
 def on_every_backend(session, marks="", **options):
     for backend in BACKENDS:
-        pytest(session, backend, marks_on(backend, marks), **options)
+        options["marks"] = marks_on(backend, marks)
+        if backend != "jax" or session.posargs:
+            pytest(session, backend, **options)
+            continue
+        others = [path for path in ALL if path not in OPTIMIZED]
+        pytest(session, backend, files=OPTIMIZED, **options)
+        pytest(session, backend, files=others, **UNOPTIMIZED, **options)
 
 
 def python_of_quick(session):
@@ -114,9 +120,7 @@ def one(session, backend):
 @nox.session(venv_backend="none")
 def deep(session):
     """What takes longer; then the network in environments that hold one backend each."""
-    # JAX's tests take two thirds of the time so; `alone` compares golden values without it
-    flags = "--xla_backend_optimization_level=0"
-    on_every_backend(session, "deep", python=(python_of_quick(session),), XLA_FLAGS=flags)
+    on_every_backend(session, "deep", python=(python_of_quick(session),))
     for backend in BACKENDS:
         session.notify(f"alone(backend='{backend}')")
     say_how_long(session)
@@ -146,7 +150,7 @@ def alone(session, backend):
         "import importlib.util as u, sys; assert not any(map(u.find_spec, sys.argv[1:])), sys.argv",
         *others,
     )
-    pytest(session, backend, "", *ALONE, only=ALONE_TESTS)
+    pytest(session, backend, "", ALONE, only=ALONE_TESTS)
     say_how_long(session)
 
 
