@@ -7,18 +7,20 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_smlp.arguments import (
+from keras_smlp import naming
+from keras_smlp.checks import (
     check_architecture,
     check_drop_path_rate,
     check_head,
     check_input,
     check_policy,
 )
-from keras_smlp.layers.common import TorchUniform
-from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, batch_norm, dense
+from keras_smlp.layers.initializers import TorchUniform
+from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, dense
+from keras_smlp.layers.normalization import EPSILON, MOMENTUM
 from keras_smlp.layers.patches import PatchConv
-from keras_smlp.portable import PortableModel
 from keras_smlp.preprocessing import normalization
+from keras_smlp.saving import PortableModel
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights import loading
 
@@ -105,36 +107,36 @@ def SMLPNet(
     )
 
     # ---- stem -----------------------------------------------------------------------------------
-    x = normalization()(images) if include_preprocessing else images
-    x = patches(dim, patch_size, x.shape[-1], name="stem", dtype=policy)(x)
+    x = normalization(naming.PREPROCESSING)(images) if include_preprocessing else images
+    x = patches(dim, patch_size, x.shape[-1], name=naming.STEM, dtype=policy)(x)
 
     # ---- stages ---------------------------------------------------------------------------------
     # block k of N drops with rate * k / (N - 1): the first never, the last with the full rate
     rates = [drop_path_rate * k / max(sum(depths) - 1, 1) for k in range(sum(depths))]
     for stage, depth in enumerate(depths, start=1):
         if stage > 1:
-            channels = x.shape[-1]
-            x = patches(2 * channels, 2, channels, name=f"stage{stage}_downsample", dtype=policy)(x)
+            channels, name = x.shape[-1], naming.downsample(stage)
+            x = patches(2 * channels, 2, channels, name=name, dtype=policy)(x)
         for block in range(1, depth + 1):
-            place = f"stage{stage}_block{block}"
             rate = rates.pop(0)
-            x = TokenMixing(rate, name=f"{place}_token_mixing", dtype=policy)(x)
-            x = ChannelMixing(expansion, rate, name=f"{place}_channel_mixing", dtype=policy)(x)
-    x = batch_norm(name="norm", dtype=policy)(x)
+            token_mixing = naming.token_mixing(stage, block)
+            channel_mixing = naming.channel_mixing(stage, block)
+            x = TokenMixing(rate, name=token_mixing, dtype=policy)(x)
+            x = ChannelMixing(expansion, rate, name=channel_mixing, dtype=policy)(x)
+    x = keras.layers.BatchNormalization(
+        momentum=MOMENTUM, epsilon=EPSILON, name=naming.NORM, dtype=policy
+    )(x)
 
     # ---- head -----------------------------------------------------------------------------------
     if include_top or pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype=policy)(x)
+        x = keras.layers.GlobalAveragePooling2D(name=naming.AVG_POOL, dtype=policy)(x)
     elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(name="max_pool", dtype=policy)(x)
+        x = keras.layers.GlobalMaxPooling2D(name=naming.MAX_POOL, dtype=policy)(x)
     if include_top:
         x = classifier(x, classes, classifier_activation, policy)
 
     inputs = images if input_tensor is None else sources(input_tensor)
-    model = PortableModel(inputs, x, name=name)
-    # what is cached serves every later policy
-    published = {"dim": dim, "depths": depths, "expansion": expansion, "patch_size": patch_size}
-    return loading.load(model, source, lambda: SMLPNet(**published, dtype="float32"))
+    return loading.load(PortableModel(inputs, x, name=name), source)
 
 
 def patches(channels, size, fan_in_channels, **kwargs):
@@ -151,7 +153,7 @@ def patches(channels, size, fan_in_channels, **kwargs):
 def classifier(x, classes, activation, policy):
     """The head: a dense layer, in float32 under policies that compute in 16 bits."""
     head = "float32" if policy.compute_dtype in ("float16", "bfloat16") else policy
-    return dense(classes, x.shape[-1], activation=activation, name="predictions", dtype=head)(x)
+    return dense(classes, x.shape[-1], activation=activation, name=naming.HEAD, dtype=head)(x)
 
 
 def sources(tensor):

@@ -1,4 +1,7 @@
-"""What happens to the pixels before the network sees them. MEAN and STD stand here only."""
+"""What happens to a photo before the network sees it: which part of it, and the normalization.
+
+MEAN and STD stand here alone, and so does the geometry of an evaluation, in whole pixels.
+"""
 
 import keras
 
@@ -7,8 +10,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def normalization(name="preprocessing"):
-    """The layer that normalises RGB in [0, 255] (uint8 or float) to the network's input.
+def normalization(name):
+    """The layer that normalizes RGB in [0, 255] (uint8 or float) to the network's input.
 
     `(x / 255 - MEAN) / STD`, computed in float32 whatever the model's dtype policy.
 
@@ -23,12 +26,21 @@ def normalization(name="preprocessing"):
     return keras.layers.Rescaling(scale, offset, name=name, dtype="float32")
 
 
-def takes_pixels(model):
-    """Whether a model takes RGB in [0, 255], not normalised values.
+def shorter_side(size):
+    """Length of an image's shorter side before the central crop to `size`: 256 for 224."""
+    return round(size * 256 / 224)
 
-    True for one that begins with the normalisation, or holds it folded into the stem, which has a
-    bias then; and for any that has no stem, of which nothing is known.
+
+def covering(height, width, cover):
+    """Height and width of an image resized, its aspect kept, so that it just covers `cover`.
+
+    With two equal sides this is torchvision's `Resize` of the shorter side, rounded as there.
     """
-    stems = [layer for layer in model.layers if layer.name == "stem"]
-    begins = any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
-    return begins or all(stem.use_bias for stem in stems)
+    if cover[0] * width >= cover[1] * height:
+        return cover[0], int(cover[0] * width / height)
+    return int(cover[1] * height / width), cover[1]
+
+
+def central(side, size):
+    """First pixel of the central `size` pixels; half to even, as torchvision's `CenterCrop`."""
+    return round((side - size) / 2)

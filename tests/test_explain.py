@@ -7,7 +7,7 @@ from helpers.nets import answer
 from keras import ops
 
 import keras_smlp
-from keras_smlp import explain, figures
+from keras_smlp.analysis import explain, plots
 
 pytestmark = pytest.mark.quick_once
 
@@ -158,8 +158,8 @@ def test_a_model_without_blocks_has_no_kernels():
 def drawn(monkeypatch):
     """The figures that are saved meanwhile."""
     pytest.importorskip("matplotlib", reason="draws the pictures")
-    found, save = [], figures.save
-    monkeypatch.setattr(figures, "save", lambda fig, path: (found.append(fig), save(fig, path)))
+    found, save = [], plots.save
+    monkeypatch.setattr(plots, "save", lambda fig, path: (found.append(fig), save(fig, path)))
     return found
 
 
@@ -170,7 +170,7 @@ def test_kernels_are_drawn_around_zero(drawn, tmp_path):
         for s, depth in ((1, 3), (2, 5))
         for axis, size in (("width", 12 // s), ("height", 8 // s))
     }
-    figures.plot_kernels(tmp_path / "kernels.png", kernels)
+    plots.plot_kernels(tmp_path / "kernels.png", kernels)
     assert [file.name for file in tmp_path.iterdir()] == ["kernels.png"]
     panels = [axes for axes in drawn[0].axes if axes.images]
     titles = [axes.get_title() for axes in panels]
@@ -191,8 +191,8 @@ LAST = [(f"stage2_{axis}", block) for block in (0, 4) for axis in AXES]
 def test_predictions_are_drawn_beside_their_images(drawn, tmp_path, images):
     found = [[("$dog_$", 0.75), ("cat", 0.25)]] + [[("cat", 0.75), ("$dog_$", 0.25)]] * 2
     maps = np.random.default_rng(0).random((3, *SHAPE[:2]), "float32")
-    figures.plot_predictions(tmp_path / "p.png", ["$a_$", "$b_$", "c"], images, found, maps)
-    figures.plot_predictions(tmp_path / "q.png", ["a"], images[:1], found[:1])
+    plots.plot_predictions(tmp_path / "p.png", ["$a_$", "$b_$", "c"], images, found, maps)
+    plots.plot_predictions(tmp_path / "q.png", ["a"], images[:1], found[:1])
     with_maps, without = drawn
     assert (len(with_maps.axes), len(without.axes)) == (9, 2)
     image, overlay, bars = with_maps.axes[3:6]

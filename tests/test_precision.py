@@ -7,7 +7,7 @@ from helpers.nets import SMALL, answer, net, other, pixels, quantized
 from stand_in import relative
 
 import keras_smlp
-from keras_smlp.precision import with_precision
+from keras_smlp.deploy.precision import with_precision
 
 pytestmark = pytest.mark.quick_once
 

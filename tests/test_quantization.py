@@ -21,9 +21,9 @@ from helpers.nets import (
 from stand_in import relative
 
 import keras_smlp
+from keras_smlp.deploy.quantization import PYTHON_FROZEN_OBJECTS
 from keras_smlp.layers import ChannelMixing, SparseMLP, TokenMixing
-from keras_smlp.quantization import SET_APART_BY_PYTHON
-from keras_smlp.structure import dense_layers
+from keras_smlp.naming import dense_layers
 
 pytestmark = pytest.mark.quick_once
 
@@ -96,7 +96,7 @@ def test_collecting_garbage_does_not_look_through_all_that_is_loaded(frozen, mon
         gc.freeze()
     try:
         keras_smlp.quantize(model, "int8")
-        assert (gc.get_freeze_count() > SET_APART_BY_PYTHON) == frozen
+        assert (gc.get_freeze_count() > PYTHON_FROZEN_OBJECTS) == frozen
     finally:
         gc.unfreeze()
     assert looked_through and max(looked_through) < loaded / 5

@@ -120,7 +120,7 @@ def in_keras(path, folder):
     import keras
 
     import keras_smlp
-    from keras_smlp.precision import with_precision
+    from keras_smlp.deploy.precision import with_precision
 
     def quantized(model):
         keras_smlp.quantize(model)
@@ -147,14 +147,14 @@ def in_keras(path, folder):
 
 def is_offered(format, option):
     """Whether a format has the precision that an option asks for."""
-    from keras_smlp.exporting.api import FORMATS
+    from keras_smlp.deploy.export.api import FORMATS
 
     return "--precision" not in option or option[-1] in FORMATS[format].precisions
 
 
 def exported(options, folder, cells, backend, format, option):
     """One export by the tool, in a process of its own, as a row that begins with the cells."""
-    from keras_smlp.exporting import api, runtimes
+    from keras_smlp.deploy.export import api, runtimes
 
     kind = api.FORMATS[format]
     path = Path(tempfile.mkdtemp(dir=folder)) / f"model{kind.ending}"

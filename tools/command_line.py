@@ -1,6 +1,10 @@
 """What the tools' command lines share."""
 
 import argparse
+import json
+from pathlib import Path
+
+VARIANTS = ("tiny", "small", "base")
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,3 +24,86 @@ def positive(text):
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"must be a positive integer. Received: {text!r}")
     return int(text)
+
+
+def open_model(weights, variant=None):
+    """The model that is named on the command line, not compiled.
+
+    Args:
+        weights: String: `imagenet`, or the path of a file.
+        variant: Name of the published network; `None` is small, or whatever a file holds.
+
+    Raises:
+        ValueError: If the file cannot be read, is of another variant, or the official weights
+            cannot be had.
+        FileNotFoundError: If there is no such file.
+    """
+    import keras_smlp
+    from keras_smlp.weights import identify
+
+    if weights == "imagenet":
+        constructor = getattr(keras_smlp, f"SMLPNet{(variant or 'small').capitalize()}")
+        try:
+            return constructor(weights=weights)
+        except RuntimeError as error:  # neither found nor downloaded
+            raise ValueError(f"{weights}: {error}") from error
+    if variant and weights.endswith(".keras"):
+        raise ValueError("--variant must not stand with a .keras file, which says it itself")
+    model = keras_smlp.load_model(weights, compile=False)
+    if variant and identify.infer(weights).variant() != variant:
+        raise ValueError(f"--variant must be that of the file; {weights} holds no {variant}")
+    return model
+
+
+def read_names(weights, path=None):
+    """The names of the classes, in a file that says them.
+
+    Args:
+        weights: What `open_model` takes.
+        path: Path of a JSON list of names. `None` is the `classes.json` beside a `.keras` file, if
+            there is one, as train.py leaves it.
+
+    Returns:
+        A list of strings, or `None` if no file says them.
+
+    Raises:
+        ValueError: If the file is no JSON list of strings.
+        OSError: If it cannot be read.
+    """
+    beside = Path(weights).with_name("classes.json")
+    if not path and weights.endswith(".keras") and beside.is_file():
+        path = beside
+    if not path:
+        return None
+    try:
+        names = json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--classes must be a JSON file; {path}: {error}") from error
+    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
+        raise ValueError(f"--classes must be a JSON list of names, which {path} is not")
+    return names
+
+
+def labels(names, classes):
+    """The WordNet id and the name of each class of a model.
+
+    Args:
+        names: What `read_names` returned.
+        classes: Integer, how many classes the model has.
+
+    Returns:
+        A list of pairs; the id is `None` for what is no class of ImageNet. ImageNet's own for 1000
+        classes that no file names; `None` for any other number of them.
+
+    Raises:
+        ValueError: If there is another number of names.
+    """
+    from keras_smlp import imagenet_classes
+
+    known = imagenet_classes()
+    if names is None:
+        return known if classes == len(known) else None
+    if len(names) != classes:
+        raise ValueError(f"--classes must name the model's {classes} classes, not {len(names)}")
+    known = dict(known)  # a folder of ImageNet's is named by the wnid
+    return [(name, known[name]) if name in known else (None, name) for name in names]

@@ -5,14 +5,14 @@
     python tools/export_model.py imagenet --variant base --format openvino --out base.xml \\
         --fold --precision float16
 
-MODEL is a .keras file, another file of weights (with --variant) or imagenet. What was written is
+MODEL is a .keras file, another file of weights or imagenet. What was written is
 read by its own runtime, if that is installed, and compared with the model on two random images.
 """
 
 import os
 from pathlib import Path
 
-from command_line import Parser
+from command_line import VARIANTS, Parser, labels, open_model, read_names
 
 FORMATS = ("tf_saved_model", "onnx", "openvino", "litert", "torch")
 EXACT = 1e-4  # of the largest probability, in float32
@@ -27,8 +27,8 @@ def main():
     )
     parser.add_argument(
         "--variant",
-        choices=("tiny", "small", "base"),
-        help="the network that other weights are for (default: small)",
+        choices=VARIANTS,
+        help="the published network (default: small); a file says it itself",
     )
     parser.add_argument("--fold", action="store_true", help="merge what is linear first")
     parser.add_argument("--quantize", choices=("int8",), help="the dense layers, to 8 bits")
@@ -58,13 +58,12 @@ def main():
 def export(arguments):
     """One export from top to bottom."""
     import keras_smlp
-    from keras_smlp.opening import labels, open_model, read_names
 
     # ---- model ----------------------------------------------------------------------------------
     if arguments.quantize and arguments.precision != "float32":
         raise ValueError("--precision must not stand with --quantize, around which it is float32")
     names = read_names(arguments.model, arguments.classes)
-    model = open_model(arguments.model, arguments.variant, len(names) if names else None)
+    model = open_model(arguments.model, arguments.variant)
     if len(model.outputs) == 1 and len(model.output_shape) == 2:
         pairs = labels(names, model.output_shape[1])
         names = pairs and [name for _, name in pairs]
@@ -95,11 +94,12 @@ def export(arguments):
 
 def source(arguments):
     """Where the weights come from, and their licence."""
-    from keras_smlp.variants import RELEASE, VARIANTS
+    import keras_smlp
+    from keras_smlp.variants import RELEASE
 
     if arguments.model != "imagenet":
         return arguments.origin or Path(arguments.model).name, arguments.licence
-    variant = VARIANTS[arguments.variant or "small"]
+    variant = keras_smlp.VARIANTS[arguments.variant or "small"]
     origin = arguments.origin or f"{RELEASE}/{variant.checkpoint}"
     return origin, arguments.licence or variant.licence
 
@@ -108,8 +108,8 @@ def reference(model):
     """Two random images, and the probabilities that the model answers with."""
     import numpy as np
 
-    from keras_smlp.exporting.api import endpoint
-    from keras_smlp.preprocessing import takes_pixels
+    from keras_smlp.deploy.export.api import endpoint
+    from keras_smlp.naming import takes_pixels
 
     rng = np.random.default_rng(0)
     shape = (2, *model.input_shape[1:])
@@ -123,7 +123,7 @@ def compare(path, format, images, expected, is_exact):
     """Says how far the file's answers are from the model's; fails where they should be equal."""
     import numpy as np
 
-    from keras_smlp.exporting.runtimes import opened
+    from keras_smlp.deploy.export.runtimes import opened
 
     try:
         found = opened(path, format)(images)["probabilities"]

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import Parser
+from command_line import VARIANTS, Parser
 
 TOLERANCE = 1e-5
 
@@ -23,7 +23,7 @@ def main():
     parser.add_argument("target", metavar="DST", help="file to write")
     parser.add_argument(
         "--variant",
-        choices=("tiny", "small", "base"),
+        choices=VARIANTS,
         help="refuse a source of another width or depth (default: whatever the shapes say)",
     )
     parser.add_argument(
@@ -46,7 +46,7 @@ def port(arguments):
     import numpy as np
 
     import keras_smlp
-    from keras_smlp.weights import architecture, loading, official
+    from keras_smlp.weights import identify, loading, official
 
     source, target = arguments.source, arguments.target
     for path in (source, target):
@@ -54,7 +54,7 @@ def port(arguments):
             raise ValueError(f"{path} must end in one of {loading.ENDINGS}")
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"DST must be another file than SRC, {source}")
-    found = architecture.infer(source, arguments.key)
+    found = identify.infer(source, arguments.key)
     variant = found.variant()
     if arguments.variant not in (None, variant):
         raise ValueError(

@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import Parser, positive
+from command_line import VARIANTS, Parser, labels, open_model, positive, read_names
 
 TOP = 5
 MOST_PLOTTED = 64
@@ -32,8 +32,8 @@ def main():
     )
     parser.add_argument(
         "--variant",
-        choices=("tiny", "small", "base"),
-        help="the network that --weights are for (default: small); a .keras file says it itself",
+        choices=VARIANTS,
+        help="the published network (default: small); a file says it itself",
     )
     parser.add_argument(
         "--classes",
@@ -82,14 +82,14 @@ def predict(arguments):
 
     import numpy as np
 
-    from keras_smlp import explain, figures, images
-    from keras_smlp.classes import likeliest
-    from keras_smlp.opening import labels, read_names
+    from keras_smlp.analysis import explain, plots
+    from keras_smlp.inference import images
+    from keras_smlp.inference.classes import likeliest
 
     # ---- model ----------------------------------------------------------------------------------
     names = read_names(arguments.weights, arguments.classes)
     with contextlib.redirect_stdout(sys.stderr):  # Keras says there that it downloads
-        model = classifier(arguments.weights, arguments.variant, names)
+        model = classifier(arguments.weights, arguments.variant)
     height, width, _ = model.input_shape[1:]
     classes = labels(names, model.output_shape[-1])
     if classes is None:
@@ -103,7 +103,7 @@ def predict(arguments):
     if arguments.explain:
         explain.classifier_layers(model)
     if arguments.kernels:
-        figures.plot_kernels(arguments.kernels, explain.axial_kernels(model))
+        plots.plot_kernels(arguments.kernels, explain.axial_kernels(model))
 
     # ---- photos ---------------------------------------------------------------------------------
     size = min(arguments.batch_size, len(files)) or 1
@@ -134,7 +134,7 @@ def predict(arguments):
         titles, pixels, found = zip(*drawn, strict=True)
         pixels = np.stack(pixels)
         maps = explain.grad_cam(model, pixels) if arguments.explain else None
-        figures.plot_predictions(arguments.plot, titles, pixels, found, maps)
+        plots.plot_predictions(arguments.plot, titles, pixels, found, maps)
     return 1 if damaged else 0
 
 
@@ -162,14 +162,13 @@ def find(photos):
     return list(dict.fromkeys(files))
 
 
-def classifier(weights, variant, names):
+def classifier(weights, variant):
     """The model, which takes RGB in [0, 255] and answers with probabilities."""
     import keras
 
-    from keras_smlp.opening import open_model
-    from keras_smlp.preprocessing import takes_pixels
+    from keras_smlp.naming import takes_pixels
 
-    model = open_model(weights, variant, len(names) if names else None)
+    model = open_model(weights, variant)
     inputs, outputs, last = model.input_shape, model.output_shape, model.layers[-1]
     if len(inputs) != 4 or None in inputs[1:] or inputs[3] != 3 or len(outputs) != 2:
         raise ValueError(

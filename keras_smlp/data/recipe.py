@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from keras_smlp.geometry import shorter_side
-from keras_smlp.ranges import (
+from keras_smlp.data.ranges import (
     ClosedUnitInterval,
     FileName,
     Magnitude,
@@ -16,6 +15,7 @@ from keras_smlp.ranges import (
     Rate,
     Shift,
 )
+from keras_smlp.preprocessing import shorter_side
 
 BUNDLED = ("digits",)
 OWN = ("npz", "folder")

@@ -1,6 +1,9 @@
-"""A layer made of other layers, in which a quantized part survives saving and loading."""
+"""A layer made of other layers: how it calls them, and how a quantized one of them is saved."""
 
 import keras
+from keras import ops
+
+from keras_smlp.layers import backend
 
 
 class Composite(keras.Layer):
@@ -46,6 +49,32 @@ class Composite(keras.Layer):
             policy = keras.dtype_policies.DTypePolicyMap(policy.name, below)
         return {"name": name, "dtype": policy}
 
+    def run(self, part, x, **kwargs):
+        """Calls a part without the cost of `Layer.__call__`, where its policy is this layer's.
+
+        `Layer.__call__` would repeat what that of this layer has done: cast the inputs, open the
+        autocast scope, resolve `training`. On PyTorch this costs more than a small layer's
+        arithmetic. A part with another policy (quantized, or kept in float32) needs it all.
+
+        Args:
+            part: A built part; a `keras.layers.Dense` takes rows `(n, channels)` here.
+            x: Tensor in this layer's compute dtype.
+            **kwargs: Call arguments of the part, `training` among them where it takes one.
+
+        Returns:
+            A tensor in this layer's compute dtype, which may be overwritten, unless it is `x`.
+        """
+        if not self.is_plain(part):
+            y = ops.cast(part(x, **kwargs), self.compute_dtype)
+            return backend.copy_if_inplace(y)  # a hook of the part may hold what it returned
+        if type(part) is keras.layers.Dense:
+            return backend.dense(x, backend.tensor(part.kernel, x), backend.tensor(part.bias, x))
+        return part.call(x, **kwargs)
+
+    def is_plain(self, part):
+        """Whether a part has this layer's policy, so that it computes with its weights as such."""
+        return part.dtype_policy == self.dtype_policy
+
     def other_policies(self):
         """The policies of the parts that have another than the layer, by path."""
         if not self.built:
@@ -53,7 +82,7 @@ class Composite(keras.Layer):
         found = {}
         for name in self.PARTS:
             part = getattr(self, name)
-            if part.dtype_policy != self.dtype_policy:
+            if not self.is_plain(part):
                 found[name] = part.dtype_policy
             if isinstance(part, Composite):
                 found |= {f"{name}/{path}": x for path, x in part.other_policies().items()}

@@ -1,24 +1,18 @@
-"""The depthwise convolution, in the form that each backend runs fast."""
+"""The depthwise convolution."""
 
 import keras
 
-from keras_smlp.layers import forms
-from keras_smlp.layers.common import (
-    TorchUniform,
-    check_map,
-    is_positive_integer,
-    kernel_and_bias,
-    register,
-)
+from keras_smlp.checks import check_map, is_positive_integer
+from keras_smlp.layers import backend
+from keras_smlp.layers.initializers import TorchUniform
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_smlp")
 class DepthwiseConv(keras.Layer):
     """Depthwise 2-D convolution, stride 1, zero-padded to the input's size.
 
     One `kernel_size x kernel_size` filter per channel. The arithmetic is that of
-    `keras.layers.DepthwiseConv2D`; its form is chosen by the backend (`layers/forms.py`), with one
-    set of weights.
+    `keras.layers.DepthwiseConv2D`, implemented for each backend in `layers/backend`.
 
     Args:
         kernel_size: Odd positive integer. Side of the filter. Defaults to `3`.
@@ -69,7 +63,8 @@ class DepthwiseConv(keras.Layer):
             self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
 
     def call(self, x):
-        return forms.depthwise(x, *kernel_and_bias(self, x))
+        kernel, bias = backend.tensor(self.kernel, x), backend.tensor(self.bias, x)
+        return backend.depthwise(x, kernel, bias)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_smlp.layers.common import is_rate, register
+from keras_smlp.checks import is_rate
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_smlp")
 class DropPath(keras.Layer):
     """Stochastic depth: zeroes a residual branch for whole samples while training.
 

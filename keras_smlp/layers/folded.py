@@ -3,14 +3,15 @@
 import keras
 from keras import ops
 
-from keras_smlp.layers import forms
-from keras_smlp.layers.axial import SparseMLP
-from keras_smlp.layers.common import check_map, register, run
+from keras_smlp.checks import check_channels, check_map, check_positive_integer
+from keras_smlp.layers import backend
+from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.depthwise import DepthwiseConv
-from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, check_channels
+from keras_smlp.layers.normalization import LayerNorm
+from keras_smlp.layers.sparse_mlp import SparseMLP
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_smlp")
 class Affine(keras.Layer):
     """One factor and one summand per channel: what batch normalization is at inference.
 
@@ -46,7 +47,7 @@ class Affine(keras.Layer):
 
     def call(self, x):
         y, scale, shift = (ops.cast(z, "float32") for z in (x, self.scale, self.shift))
-        return ops.cast(forms.affine(y, scale, shift), self.compute_dtype)
+        return ops.cast(backend.affine(y, scale, shift), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -56,8 +57,8 @@ class Affine(keras.Layer):
         return super().get_config()
 
 
-@register
-class FoldedTokenMixing(TokenMixing):
+@keras.saving.register_keras_serializable(package="keras_smlp")
+class FoldedTokenMixing(Composite):
     """`TokenMixing` at inference: its second normalization is in the depthwise convolution.
 
     The first one stands before a GELU; it becomes a factor and a summand per channel (`Affine`).
@@ -84,9 +85,6 @@ class FoldedTokenMixing(TokenMixing):
 
     PARTS = ("norm1", "conv", "mix")
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-
     def build(self, input_shape):
         shape = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
@@ -98,16 +96,13 @@ class FoldedTokenMixing(TokenMixing):
 
     def call(self, x, training=None):
         check_inference(training)
-        y = forms.gelu(run(self, self.norm1, x))
-        y = forms.gelu(run(self, self.conv, y))
-        return forms.add(x, run(self, self.mix, y))
-
-    def get_config(self):
-        return without_drop_path(super().get_config())
+        y = backend.gelu(self.run(self.norm1, x))
+        y = backend.gelu(self.run(self.conv, y))
+        return backend.add(x, self.run(self.mix, y))
 
 
-@register
-class FoldedChannelMixing(ChannelMixing):
+@keras.saving.register_keras_serializable(package="keras_smlp")
+class FoldedChannelMixing(Composite):
     """`ChannelMixing` at inference: the normalization's scale and shift are in `dense1`.
 
     Args:
@@ -133,17 +128,32 @@ class FoldedChannelMixing(ChannelMixing):
     (2, 8, 12, 16)
     """
 
-    AFFINE = False
+    PARTS = ("norm", "dense1", "dense2")
 
     def __init__(self, expansion=3, **kwargs):
-        super().__init__(expansion, **kwargs)
+        super().__init__(**kwargs)
+        check_positive_integer("expansion", expansion)
+        self.expansion = expansion
+
+    def build(self, input_shape):
+        channels = check_channels(self, input_shape)
+        hidden = self.expansion * channels
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
+        self.norm = LayerNorm(center=False, scale=False, **self.part("norm"))
+        self.dense1 = keras.layers.Dense(hidden, **self.part("dense1"))
+        self.dense2 = keras.layers.Dense(channels, **self.part("dense2"))
+        self.norm.build(input_shape)
+        self.dense1.build(input_shape)
+        self.dense2.build((*input_shape[:-1], hidden))
 
     def call(self, x, training=None):
         check_inference(training)
-        return super().call(x)
+        y = self.run(self.norm, backend.rows(x))
+        y = backend.gelu(self.run(self.dense1, y))
+        return backend.add(x, backend.as_map(self.run(self.dense2, y), x))
 
     def get_config(self):
-        return without_drop_path(super().get_config())
+        return {**super().get_config(), "expansion": self.expansion}
 
 
 def check_inference(training):
@@ -153,8 +163,3 @@ def check_inference(training):
             "`training` must not be true for a folded network, which is for inference: train the "
             "network that keras_smlp.fold was given."
         )
-
-
-def without_drop_path(config):
-    """The config of a layer that never drops."""
-    return {key: x for key, x in config.items() if key not in ("drop_path_rate", "seed")}

@@ -2,33 +2,17 @@
 
 import keras
 
-from keras_smlp.layers import forms
-from keras_smlp.layers.axial import SparseMLP
-from keras_smlp.layers.common import (
-    TorchUniform,
-    check_map,
-    is_positive_integer,
-    register,
-    run,
-    run_batch_norm,
-    run_dense,
-    run_layer_norm,
-)
+from keras_smlp.checks import check_channels, check_map, check_positive_integer
+from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.depthwise import DepthwiseConv
 from keras_smlp.layers.drop_path import DropPath
-
-# PyTorch's defaults; its momentum of 0.1 is 0.9 in Keras' terms
-EPSILON = 1e-5
-MOMENTUM = 0.9
-
-
-def batch_norm(**kwargs):
-    """Batch normalization with the official network's constants."""
-    return keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)
+from keras_smlp.layers.initializers import TorchUniform
+from keras_smlp.layers.normalization import BatchNorm, LayerNorm
+from keras_smlp.layers.sparse_mlp import SparseMLP
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_smlp")
 class TokenMixing(Composite):
     """Token mixing of an sMLPNet block: `x + drop_path(mix(x))`.
 
@@ -71,26 +55,26 @@ class TokenMixing(Composite):
     def build(self, input_shape):
         shape = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
-        self.norm1 = batch_norm(**self.part("norm1"))
+        self.norm1 = BatchNorm(**self.part("norm1"))
         self.conv = DepthwiseConv(3, **self.part("conv"))
-        self.norm2 = batch_norm(**self.part("norm2"))
+        self.norm2 = BatchNorm(**self.part("norm2"))
         self.mix = SparseMLP(**self.part("mix"))
         for layer in (self.norm1, self.conv, self.norm2, self.mix):
             layer.build(input_shape)
 
     def call(self, x, training=None):
-        y = forms.gelu(run_batch_norm(self, self.norm1, x, training), training)
-        y = run(self, self.conv, y)
-        y = forms.gelu(run_batch_norm(self, self.norm2, y, training), training)
-        y = run(self, self.mix, y)
-        return forms.add(x, run(self, self.drop_path, y, training=training))
+        y = backend.gelu(self.run(self.norm1, x, training=training), training)
+        y = self.run(self.conv, y)
+        y = backend.gelu(self.run(self.norm2, y, training=training), training)
+        y = self.run(self.mix, y)
+        return backend.add(x, self.run(self.drop_path, y, training=training))
 
     def get_config(self):
         path = self.drop_path
         return {**super().get_config(), "drop_path_rate": path.rate, "seed": path.seed}
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_smlp")
 class ChannelMixing(Composite):
     """Channel mixing of an sMLPNet block: `x + drop_path(mlp(layer_norm(x)))`.
 
@@ -126,14 +110,10 @@ class ChannelMixing(Composite):
     """
 
     PARTS = ("norm", "dense1", "dense2", "drop_path")
-    AFFINE = True  # whether the normalization has a scale and a shift
 
     def __init__(self, expansion=3, drop_path_rate=0.0, seed=None, **kwargs):
         super().__init__(**kwargs)
-        if not is_positive_integer(expansion):
-            raise ValueError(
-                f"`expansion` must be a positive integer. Received: expansion={expansion!r}"
-            )
+        check_positive_integer("expansion", expansion)
         self.expansion = expansion
         self.drop_path = DropPath(drop_path_rate, seed, **self.part("drop_path"))
 
@@ -141,9 +121,7 @@ class ChannelMixing(Composite):
         channels = check_channels(self, input_shape)
         hidden = self.expansion * channels
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=EPSILON, center=self.AFFINE, scale=self.AFFINE, **self.part("norm")
-        )
+        self.norm = LayerNorm(**self.part("norm"))
         self.dense1 = dense(hidden, channels, **self.part("dense1"))
         self.dense2 = dense(channels, hidden, **self.part("dense2"))
         self.norm.build(input_shape)
@@ -152,10 +130,10 @@ class ChannelMixing(Composite):
 
     def call(self, x, training=None):
         # as rows: TensorFlow fuses a matrix product with bias and GELU, and XLA is faster on them
-        y = run_layer_norm(self, self.norm, forms.rows(x), training)
-        y = forms.gelu(run_dense(self, self.dense1, y), training)
-        y = forms.as_map(run_dense(self, self.dense2, y), x)
-        return forms.add(x, run(self, self.drop_path, y, training=training))
+        y = self.run(self.norm, backend.rows(x), training=training)
+        y = backend.gelu(self.run(self.dense1, y), training)
+        y = backend.as_map(self.run(self.dense2, y), x)
+        return backend.add(x, self.run(self.drop_path, y, training=training))
 
     def get_config(self):
         path = self.drop_path
@@ -165,16 +143,6 @@ class ChannelMixing(Composite):
             "drop_path_rate": path.rate,
             "seed": path.seed,
         }
-
-
-def check_channels(layer, input_shape):
-    """The channels of an input, which must be known."""
-    if input_shape[-1] is None:
-        raise ValueError(
-            f"`{type(layer).__name__}` needs channels that are known when it is built. "
-            f"Received: input_shape={tuple(input_shape)}"
-        )
-    return input_shape[-1]
 
 
 def dense(units, fan_in, **kwargs):

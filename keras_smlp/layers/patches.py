@@ -3,18 +3,17 @@
 import keras
 from keras import ops
 
-from keras_smlp.layers import forms
-from keras_smlp.layers.common import register
+from keras_smlp.layers import backend
 
 FIXED = ("strides", "padding", "data_format", "dilation_rate", "groups")
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_smlp")
 class PatchConv(keras.layers.Conv2D):
     """A convolution whose windows tile the map, one output position for each patch.
 
-    A `keras.layers.Conv2D` without padding whose strides are its kernel's size; its form is chosen
-    by the backend (`layers/forms.py`). Positions that fill no whole patch are left out.
+    A `keras.layers.Conv2D` without padding whose strides are its kernel's size, implemented
+    for each backend in `layers/backend`. Positions that fill no whole patch are left out.
 
     Args:
         filters: Positive integer. Channels of the output.
@@ -49,7 +48,7 @@ class PatchConv(keras.layers.Conv2D):
         )
 
     def convolution_op(self, inputs, kernel):
-        return forms.patches(inputs, ops.convert_to_tensor(kernel))
+        return backend.patches(inputs, ops.convert_to_tensor(kernel))
 
     def get_config(self):
         return {key: x for key, x in super().get_config().items() if key not in FIXED}

@@ -11,8 +11,7 @@ from typing import Literal
 
 import yaml
 
-from keras_smlp.data.recipe import DataConfig
-from keras_smlp.ranges import (
+from keras_smlp.data.ranges import (
     ClosedUnitInterval,
     FileName,
     NonNegativeInt,
@@ -22,8 +21,9 @@ from keras_smlp.ranges import (
     Rate,
     Seed,
 )
+from keras_smlp.data.recipe import DataConfig
 from keras_smlp.variants import VARIANTS, list_models
-from keras_smlp.weights.endings import KERAS, OFFICIAL
+from keras_smlp.weights import loading
 
 # the batch that base_lr is meant for
 REFERENCE_BATCH = 512
@@ -87,11 +87,11 @@ class ModelConfig:
                 f"model.variant one of {', '.join(published)}"
             )
         if self.weights not in (None, "imagenet") and not (
-            self.weights.endswith(OFFICIAL + KERAS) and Path(self.weights).is_file()
+            self.weights.endswith(loading.ENDINGS) and Path(self.weights).is_file()
         ):
             raise ValueError(
                 f"model.weights: {self.weights!r}, allowed: null, imagenet or the path of a file "
-                f"that ends in one of {', '.join(OFFICIAL + KERAS)}"
+                f"that ends in one of {', '.join(loading.ENDINGS)}"
             )
 
     def architecture(self):

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_smlp.layers.mixing import TokenMixing
+from keras_smlp.layers.composite import Composite
 
 KINDS = ("auto", "none", "data_parallel", "multi_host")
 TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -379,7 +379,8 @@ def batch_norms(model):
     """The BatchNorm layers of a network, those inside the token mixing too."""
     layers = []
     for layer in model.layers:
-        layers += [layer.norm1, layer.norm2] if isinstance(layer, TokenMixing) else [layer]
+        is_composite = isinstance(layer, Composite)
+        layers += [getattr(layer, name) for name in layer.PARTS] if is_composite else [layer]
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 

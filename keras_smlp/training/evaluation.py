@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_smlp.files import replacing
+from keras_smlp.saving import replacing
 
 TOP = 5
 

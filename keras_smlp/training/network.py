@@ -3,10 +3,11 @@
 import keras
 
 import keras_smlp
-from keras_smlp.arguments import check_policy
+from keras_smlp import naming
+from keras_smlp.checks import check_policy
 from keras_smlp.model import classifier
 from keras_smlp.variants import VARIANTS
-from keras_smlp.weights.architecture import infer
+from keras_smlp.weights.identify import infer
 
 
 def build(config, classes, dtype):
@@ -61,9 +62,9 @@ def origin(weights):
 
 def freeze(network, stages):
     """Keeps the stem and the first `stages` stages as they are, their statistics too."""
-    frozen = ("stem", *(f"stage{stage}_" for stage in range(1, stages + 1)))
     for layer in network.layers:
-        if stages and layer.name.startswith(frozen):
+        stage = 1 if layer.name == naming.STEM else naming.stage_of(layer.name)
+        if stage and stage <= stages:
             layer.trainable = False
 
 

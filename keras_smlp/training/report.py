@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from keras_smlp.data.decode import by_pil
-from keras_smlp.files import replacing
 from keras_smlp.preprocessing import MEAN
+from keras_smlp.saving import replacing
 
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 TENSORBOARD = {"": "train", "val_": "validation", "ema_": "validation_ema"}

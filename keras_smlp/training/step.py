@@ -5,8 +5,8 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_smlp.layers.common import is_rate
-from keras_smlp.portable import PortableModel
+from keras_smlp.checks import is_rate
+from keras_smlp.saving import PortableModel
 from keras_smlp.training.distribution import Engine
 
 BACKEND = keras.backend.backend()

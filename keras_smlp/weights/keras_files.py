@@ -8,17 +8,16 @@ its own, and tells what is missing or left over.
 
 import collections
 import io
-import re
 import zipfile
 
 import h5py
 
+from keras_smlp import naming
 from keras_smlp.weights.pth import widen_bfloat16
 
-# the layers that SMLPNet makes; a model built on an `input_tensor` has others before them
-OURS = re.compile(r"stem|stage\d+_.+|norm|predictions")
+ENDINGS = (".weights.h5", ".keras")
 # how the names of the classifier's tensors begin
-CLASSIFIER = "predictions/"
+CLASSIFIER = f"{naming.HEAD}/"
 
 
 def read(path):
@@ -84,7 +83,7 @@ def targets(model):
     """
     found = {}
     for layer in model.layers:
-        if not OURS.fullmatch(layer.name):
+        if not naming.has_weights(layer.name):
             continue
         counts = collections.Counter()
         for variable in layer.weights:

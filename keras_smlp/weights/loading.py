@@ -1,12 +1,13 @@
-"""`weights=`: what may stand there, and where it goes."""
+"""The argument `weights` of a network: what it may be, and how it fills the network."""
 
+import os
 from pathlib import Path
 
 from keras_smlp.variants import VARIANTS, list_models
-from keras_smlp.weights import endings, imagenet, keras_files, official, resizing
+from keras_smlp.weights import download, keras_files, official, resizing
 from keras_smlp.weights.strict import assign
 
-ENDINGS = endings.KERAS + endings.OFFICIAL
+ENDINGS = keras_files.ENDINGS + official.ENDINGS
 
 
 def check(weights, dim, depths, expansion, patch_size, include_top, classes, channels):
@@ -32,7 +33,7 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, cha
     if weights is None:
         return None
     if not isinstance(weights, str) or weights != "imagenet":
-        return check_path(weights)
+        return check_path(weights, "weights")
     published = {(v.dim, v.depths, v.expansion, v.patch_size): v for v in VARIANTS.values()}
     variant = published.get((dim, depths, expansion, patch_size))
     if variant is None or variant.checkpoint is None:
@@ -55,26 +56,25 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, cha
     return variant
 
 
-def check_path(weights):
+def check_path(path, argument):
     """The path of a weights file that exists and has a known ending."""
-    if not isinstance(weights, (str, Path)) or not str(weights).endswith(ENDINGS):
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).endswith(ENDINGS):
+        others = "None, 'imagenet' or " if argument == "weights" else ""
         raise ValueError(
-            "`weights` must be None, 'imagenet' or the path of a file ending in one of "
-            f"{ENDINGS}. Received: weights={weights!r}"
+            f"`{argument}` must be {others}the path of a file ending in one of {ENDINGS}. "
+            f"Received: {argument}={path!r}"
         )
-    if not Path(weights).is_file():
-        raise FileNotFoundError(f"`weights` names no file. Received: weights={str(weights)!r}")
-    return Path(weights)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`{argument}` names no file. Received: {argument}={str(path)!r}")
+    return Path(path)
 
 
-def load(model, source, build=None, key="model"):
+def load(model, source, key="model"):
     """Fills a model from what `check` returned, the axial kernels resampled to its size.
 
     Args:
         model: The built model.
         source: A `Variant`, a path or `None`.
-        build: Function without arguments that returns the whole published model, to convert the
-            download with; read where `source` is a `Variant`.
         key: String. Which entry of a `.pth` training container to take. Defaults to `"model"`.
 
     Returns:
@@ -86,11 +86,11 @@ def load(model, source, build=None, key="model"):
     """
     if source is None:
         return model
-    path = source if isinstance(source, Path) else imagenet.fetch(source, build)
+    path = source if isinstance(source, Path) else download.fetch(source)
     if str(path).endswith(official.ENDINGS):
-        form, tensors = official, official.read(path, key)
+        kind, tensors = official, official.read(path, key)
     else:
-        form, tensors = keras_files, keras_files.read(path)
-    expected = form.targets(model)
-    assign(expected, resizing.fitted(expected, tensors), path, form.CLASSIFIER)
+        kind, tensors = keras_files, keras_files.read(path)
+    expected = kind.targets(model)
+    assign(expected, resizing.fitted(expected, tensors), path, kind.CLASSIFIER)
     return model

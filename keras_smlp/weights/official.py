@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from keras import ops
 
-from keras_smlp.files import replacing
-from keras_smlp.structure import mixings, refuse
+from keras_smlp import naming
+from keras_smlp.naming import mixings, refuse
+from keras_smlp.saving import replacing
 from keras_smlp.weights import pth
-from keras_smlp.weights.endings import OFFICIAL as ENDINGS
 from keras_smlp.weights.strict import assign, file_shape
 
+ENDINGS = (".pth", ".safetensors")
 COUNTER = "num_batches_tracked"
 # how the classifier's keys begin
 CLASSIFIER = "mlp_head."
@@ -73,20 +74,21 @@ def targets(model):
     """
     refuse(model, "folded")
     layers = {layer.name: layer for layer in model.layers}
-    if "norm" not in layers:
+    if naming.NORM not in layers:
         raise ValueError(
             f"`model` must have the network's final normalization. Received: {model.name!r}"
         )
     depths = {stage: len(found) // 2 for stage, found in mixings(model).items()}
     blocks = [(stage, i) for stage, depth in depths.items() for i in range(1, depth + 1)]
-    patches = ["stem"] + [f"stage{stage}_downsample" for stage in depths if stage > 1]
+    patches = [naming.STEM] + [naming.downsample(stage) for stage in depths if stage > 1]
     places = [(f"to_patch_embedding.{i}.", name, PATCHES) for i, name in enumerate(patches)]
-    for part, keys in {"token_mix": TOKEN_MIXING, "channel_mix": CHANNEL_MIXING}.items():
-        for k, (stage, block) in enumerate(blocks):
-            places.append((f"{part}.{k}.", f"stage{stage}_block{block}_{part}ing", keys))
-    places.append(("batch_norm.", "norm", batch_norm("", "")))
-    if "predictions" in layers:
-        places.append((CLASSIFIER, "predictions", HEAD))
+    for k, block in enumerate(blocks):
+        places.append((f"token_mix.{k}.", naming.token_mixing(*block), TOKEN_MIXING))
+    for k, block in enumerate(blocks):
+        places.append((f"channel_mix.{k}.", naming.channel_mixing(*block), CHANNEL_MIXING))
+    places.append(("batch_norm.", naming.NORM, batch_norm("", "")))
+    if naming.HEAD in layers:
+        places.append((CLASSIFIER, naming.HEAD, HEAD))
     return {
         prefix + key: (operator.attrgetter(attribute)(layers[name]), axes)
         for prefix, name, keys in places

@@ -20,7 +20,7 @@ import zipfile
 
 import numpy as np
 
-from keras_smlp.files import replacing
+from keras_smlp.saving import replacing
 from keras_smlp.weights.pickle_machine import (
     ORDERED_DICT,
     STORAGES,

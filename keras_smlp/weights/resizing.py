@@ -5,9 +5,10 @@ import re
 import keras
 import numpy as np
 
-from keras_smlp.arguments import check_input
+from keras_smlp.checks import check_input
 
 METHODS = ("cubic", "linear", "nearest")
+# the path of an axial weight in a TokenMixing
 AXIAL = re.compile(r".*/mix/(width|height)/(kernel|bias)")
 
 

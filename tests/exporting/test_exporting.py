@@ -12,8 +12,8 @@ from helpers.nets import BACKEND, other, quantized, trained_like
 from helpers.processes import python
 
 import keras_smlp
-from keras_smlp.exporting import api, runtimes
-from keras_smlp.preprocessing import takes_pixels
+from keras_smlp.deploy.export import api, runtimes
+from keras_smlp.naming import takes_pixels
 
 pytestmark = pytest.mark.quick_once
 

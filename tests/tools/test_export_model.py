@@ -10,7 +10,7 @@ import pytest
 from helpers.nets import net
 
 import keras_smlp
-from keras_smlp.exporting import api, runtimes
+from keras_smlp.deploy.export import api, runtimes
 
 pytestmark = pytest.mark.quick_once
 

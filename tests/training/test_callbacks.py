@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import training  # noqa: F401 - skips this file where a package is missing
 
-from keras_smlp.portable import PortableModel
+from keras_smlp.saving import PortableModel
 from keras_smlp.training import callbacks
 from keras_smlp.training.callbacks import Interrupted, Signals, Steps
 from keras_smlp.training.evaluation import Score

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("jsonargparse", reason="the configuration needs jsonargparse")
 
-from keras_smlp.portable import PortableModel  # noqa: E402 - asked for first
+from keras_smlp.saving import PortableModel  # noqa: E402 - asked for first
 from keras_smlp.training.checkpoints import STATE, WEIGHTS, Checkpoints  # noqa: E402
 from keras_smlp.training.parsing import parse  # noqa: E402
 from keras_smlp.training.run import Run  # noqa: E402

@@ -14,8 +14,8 @@ from helpers.nets import answer, build
 from keras import ops
 
 import keras_smlp
-from keras_smlp.quantization import quick_collections
-from keras_smlp.weights import architecture, keras_files, loading, official, pth
+from keras_smlp.deploy.quantization import without_garbage_collection
+from keras_smlp.weights import identify, keras_files, loading, official, pth
 from keras_smlp.weights.strict import file_shape
 
 pytestmark = pytest.mark.quick_once
@@ -56,22 +56,22 @@ def test_a_model_without_top_leaves_the_head_out(ending, files, micro):
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_the_architecture_is_read_off_the_shapes(ending, files):
-    found = architecture.infer(files[ending])
-    assert found == architecture.Architecture(16, (1, 2, 3, 1), 3, 4, (64, 64, 3), 10)
+    found = identify.infer(files[ending])
+    assert found == identify.Architecture(16, (1, 2, 3, 1), 3, 4, (64, 64, 3), 10)
     assert found.variant() is None and found.arguments()["classes"] == 10
 
 
 def test_architecture_of_another_network(tmp_path):
     model = keras_smlp.SMLPNet(8, (1, 2), 2, 2, include_top=False, input_shape=(16, 24, 3))
     model.save_weights(tmp_path / "m.weights.h5")
-    found = architecture.infer(tmp_path / "m.weights.h5")
-    assert found == architecture.Architecture(8, (1, 2), 2, 2, (16, 24, 3), None)
+    found = identify.infer(tmp_path / "m.weights.h5")
+    assert found == identify.Architecture(8, (1, 2), 2, 2, (16, 24, 3), None)
     assert_same_weights(
         keras_smlp.SMLPNet(**found.arguments(), weights=tmp_path / "m.weights.h5"), model
     )
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="other.keras holds no sMLPNet"):
-        architecture.infer(tmp_path / "other.keras")
+        identify.infer(tmp_path / "other.keras")
 
 
 def test_names_do_not_depend_on_a_surrounding_layer(files, micro):
@@ -272,7 +272,7 @@ def test_quantized_and_adapted_models_predict_but_take_no_weights(files):
     with pytest.raises(ValueError, match="floating-point variables.*channel_mix.4.2.net.0"):
         keras_smlp.load_official(model, files[".pth"])
     model = build(weights=files[".pth"])
-    with quick_collections():
+    with without_garbage_collection():
         model.quantize("int8")
     assert stand_in.relative(answer(model, x), expected) < 0.1
     for ending in (".pth", ".keras"):

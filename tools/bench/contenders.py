@@ -215,7 +215,7 @@ def exported(job):
 
         return About("CPUExecutionProvider", onnxruntime.__version__), start, None
     if job["backend"] == "ai_edge_litert":
-        from keras_smlp.exporting import runtimes
+        from keras_smlp.deploy.export import runtimes
 
         def start():
             run = runtimes.opened(job["file"], "litert", threads)

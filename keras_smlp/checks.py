@@ -1,0 +1,162 @@
+"""Checks of arguments: one sentence that says what is allowed and what was received."""
+
+import keras
+
+DEFAULT_SHAPE = (224, 224, 3)
+# float64 is none: Keras on PyTorch multiplies matrices in float32 under it, JAX everything
+FLOATS = ("float32", "float16", "bfloat16")
+
+
+def is_positive_integer(value):
+    """Whether it is an integer above zero; `True` is no integer here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_rate(value):
+    """Whether it is a number in [0, 1), as a probability of dropping must be."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def check_positive_integer(name, value):
+    """Refuses an argument that is not a positive integer."""
+    if not is_positive_integer(value):
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+
+
+def check_architecture(dim, depths, expansion, patch_size):
+    """Refuses sizes that are not positive integers; `depths` is a tuple of at least one."""
+    if not isinstance(depths, tuple) or not depths or not all(map(is_positive_integer, depths)):
+        raise ValueError(
+            f"`depths` must be a sequence of positive integers. Received: depths={depths!r}"
+        )
+    for name, value in {"dim": dim, "expansion": expansion, "patch_size": patch_size}.items():
+        check_positive_integer(name, value)
+
+
+def check_head(include_top, pooling, classes, classifier_activation):
+    """Refuses a head that cannot be built."""
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
+    if not include_top:
+        return
+    check_positive_integer("classes", classes)
+    try:
+        keras.activations.get(classifier_activation)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "`classifier_activation` must be None, the name of a Keras activation or a callable. "
+            f"Received: classifier_activation={classifier_activation!r}"
+        ) from error
+
+
+def check_drop_path_rate(rate):
+    """Refuses a rate outside [0, 1)."""
+    if not is_rate(rate):
+        raise ValueError(
+            "`drop_path_rate` must be None or a number in [0, 1). "
+            f"Received: drop_path_rate={rate!r}"
+        )
+
+
+def check_policy(dtype):
+    """The dtype policy of one model: the given one, or the global one."""
+    if dtype is None:
+        return keras.config.dtype_policy()
+    if isinstance(dtype, keras.dtype_policies.DTypePolicyMap):
+        raise ValueError("`dtype` must be one policy for the model. Received: a DTypePolicyMap")
+    if isinstance(dtype, (str, keras.dtype_policies.DTypePolicy)):
+        try:
+            policy = keras.dtype_policies.get(dtype)
+        except (ValueError, TypeError):
+            policy = None
+        if policy and policy.quantization_mode is None and policy.compute_dtype in FLOATS:
+            return policy
+    raise ValueError(
+        "`dtype` must be None or an unquantized dtype policy that computes in one of "
+        f"{FLOATS}, such as 'mixed_bfloat16'. Received: dtype={dtype!r}"
+    )
+
+
+def check_input(input_tensor, input_shape, stride, rgb):
+    """The symbolic images that a network is built on.
+
+    Args:
+        input_tensor: Symbolic tensor or `None`. Taken as it is, if given.
+        input_shape: `(height, width, channels)` or `None` for the published one.
+        stride: What height and width must be multiples of.
+        rgb: Boolean. Whether there must be three channels.
+
+    Returns:
+        A `keras.KerasTensor`, `(batch, height, width, channels)`.
+    """
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "keras_smlp is written for image_data_format 'channels_last'. "
+            f"Received: keras.config.image_data_format()={keras.config.image_data_format()!r}"
+        )
+    if input_tensor is None:
+        shape, name = DEFAULT_SHAPE if input_shape is None else input_shape, "input_shape"
+    elif not isinstance(input_tensor, keras.KerasTensor):
+        raise ValueError(
+            "`input_tensor` must be a symbolic Keras tensor, such as keras.Input(...) returns. "
+            f"Received: input_tensor of type {type(input_tensor).__name__}"
+        )
+    else:
+        shape, name = input_tensor.shape[1:], "input_tensor"
+        if input_shape is not None and (
+            not isinstance(input_shape, (list, tuple)) or tuple(input_shape) != tuple(shape)
+        ):
+            raise ValueError(
+                "`input_shape` must be the shape of `input_tensor` where both are given. "
+                f"Received: input_shape={input_shape!r}, input_tensor.shape={input_tensor.shape}"
+            )
+    if (
+        not isinstance(shape, (list, tuple))
+        or len(shape) != 3
+        or not all(map(is_positive_integer, shape))
+        or any(side % stride for side in shape[:2])
+        or (rgb and shape[2] != 3)
+    ):
+        channels = "3 channels (`include_preprocessing=True` takes RGB)" if rgb else "channels"
+        raise ValueError(
+            f"`{name}` must be (height, width, channels) with a height and a width that are known "
+            f"multiples of {stride}, and {channels}. Received: {name} with the shape {shape!r}"
+        )
+    if input_tensor is not None:
+        return input_tensor
+    return keras.Input(tuple(shape), name="images")
+
+
+def check_map(layer, input_shape, *static):
+    """Refuses an input that is not `(batch, height, width, channels)` with the sizes it needs.
+
+    Args:
+        layer: The layer that is being built, for the message.
+        input_shape: Shape that `build` received.
+        *static: Of `"height"`, `"width"`, `"channels"` the axes whose size must be known.
+
+    Returns:
+        The tuple `(height, width, channels)`.
+    """
+    if len(input_shape) != 4:
+        raise ValueError(
+            f"`{type(layer).__name__}` takes a map (batch, height, width, channels). "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    for axis, name in enumerate(("height", "width", "channels"), start=1):
+        if name in static and input_shape[axis] is None:
+            raise ValueError(
+                f"`{type(layer).__name__}` needs a {name} that is known when it is built. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+    return tuple(input_shape[1:])
+
+
+def check_channels(layer, input_shape):
+    """The channels of an input, which must be known."""
+    if input_shape[-1] is None:
+        raise ValueError(
+            f"`{type(layer).__name__}` needs channels that are known when it is built. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    return input_shape[-1]

@@ -1,0 +1,13 @@
+"""The process that exports for another backend: a job as JSON on its standard input."""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+
+from keras_smlp.deploy.export.api import write
+
+job = json.load(sys.stdin)
+model = keras.models.load_model(job.pop("model"), compile=False)
+write(model, Path(job.pop("path")), **job)

@@ -1,0 +1,319 @@
+"""A model -> what servers and devices run: SavedModel, ONNX, OpenVINO, LiteRT, PyTorch's .pt2.
+
+Each format is written by a backend that writes it well; under another one the same call runs that
+backend in a process of its own, from the saved model.
+"""
+
+import errno
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+
+from keras_smlp import naming
+from keras_smlp.deploy.precision import PRECISIONS, with_precision
+from keras_smlp.naming import takes_pixels
+from keras_smlp.preprocessing import shorter_side
+from keras_smlp.saving import PortableModel
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one format is written.
+
+    Attributes:
+        ending: What the path must end in; empty for a folder.
+        backends: Those that write it; the first one does where none of them runs.
+        packages: What must be installed.
+        extra: The extra that brings them.
+        precisions: What its weights can be stored in.
+        reduces: Whether its own converter stores them so; else the network is rebuilt to compute
+            in that precision.
+    """
+
+    ending: str
+    backends: tuple[str, ...]
+    packages: tuple[str, ...]
+    extra: str
+    precisions: tuple[str, ...] = PRECISIONS
+    reduces: bool = False
+
+
+FORMATS = {
+    "tf_saved_model": Format("", ("tensorflow", "jax"), ("tensorflow",), "tensorflow"),
+    # ONNX Runtime and LiteRT compute nothing in bfloat16
+    "onnx": Format(
+        ".onnx", ("torch",), ("torch", "onnxscript"), "onnx", precisions=("float32", "float16")
+    ),
+    "openvino": Format(
+        ".xml",
+        ("torch",),
+        ("torch", "onnxscript", "openvino"),
+        "openvino",
+        precisions=("float32", "float16"),
+        reduces=True,
+    ),
+    "litert": Format(
+        ".tflite",
+        ("tensorflow",),
+        ("tensorflow",),
+        "tensorflow",
+        precisions=("float32", "float16", "int8"),
+        reduces=True,
+    ),
+    "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
+}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What travels with an exported model, as JSON.
+
+    Attributes:
+        class_names: The name of each class, or `None`.
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
+        input: What the pixels are.
+        preprocessing: How a photo becomes such an image.
+        origin: Where the weights come from, or `None`.
+        licence: Of the weights, or `None`.
+        made_by: The program and its version.
+    """
+
+    class_names: list[str] | None
+    height: int
+    width: int
+    input: str
+    preprocessing: str
+    origin: str | None
+    licence: str | None
+    made_by: str
+
+
+def export(
+    model,
+    path,
+    format="tf_saved_model",
+    features=False,
+    precision="float32",
+    class_names=None,
+    origin=None,
+    licence=None,
+):
+    """Writes a classifier so that neither Keras nor this package is needed to run it.
+
+    All formats take float32 images `(batch, height, width, 3)`, any number of them, RGB in
+    [0, 255] at the model's input size (normalised ones if it was built with
+    `include_preprocessing=False`), and return `probabilities`, `(batch, classes)`. A SavedModel
+    has the endpoints `serve`, `serve_uint8` for uint8 images, and `serve_jpeg`, which takes a
+    string tensor `(batch,)` of JPEG files of any size, and decodes, resizes and crops them as the
+    evaluation does.
+
+    | format | path | written by | precisions | metadata |
+    |---|---|---|---|---|
+    | `"tf_saved_model"` | a folder | TensorFlow, JAX | float32, bfloat16, float16 |
+    `assets.extra/metadata.json` |
+    | `"onnx"` | `.onnx` | PyTorch | float32, float16 | entry `metadata` of its properties |
+    | `"openvino"` | `.xml`, `.bin` beside it | PyTorch, ONNX | float32, float16 | entry `metadata`
+    of its `rt_info` |
+    | `"litert"` | `.tflite` | TensorFlow | float32, float16, int8 | `metadata.json` in the zip at
+    its end |
+    | `"torch"` | `.pt2` | PyTorch | float32, bfloat16, float16 | its extra file `metadata.json` |
+
+    Under another backend a process of its own runs the one that writes the format, which must be
+    installed.
+
+    Inputs and outputs are float32 in every precision. In 16 bits the network between them is
+    stored and computed (OpenVINO and LiteRT only store it so: their converters do it, and their
+    runtimes choose what to compute in). `"int8"` is LiteRT's rounding of kernels, for it does not
+    run what `keras_smlp.quantize` returns; the other formats do.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` made, with its classifier, or one built on it that
+            ends in the classes. If its last layer has no softmax, one is added.
+        path: Path to write; nothing may be there.
+        format: One of the above. Defaults to `"tf_saved_model"`.
+        features: Boolean. Whether to return `features` too, the map's mean over the positions
+            `(batch, channels)` that the classifier takes. Defaults to `False`.
+        precision: One of those above. Defaults to `"float32"`, whatever the model was trained in.
+        class_names: List of strings, one for each class, or `None`.
+        origin: String, where the weights come from, or `None`.
+        licence: String, the licence of the weights, or `None`.
+
+    Returns:
+        The path as a `pathlib.Path`.
+
+    Raises:
+        ValueError: If an argument cannot be, or the model has no classifier.
+        FileExistsError: If there is something at the path.
+        ImportError: If a package is missing; the message names the extra that brings it.
+        RuntimeError: If the process that exports fails.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=2)
+    >>> keras_smlp.export(model, "served", class_names=["cat", "dog"])
+    PosixPath('served')
+    """
+    path = Path(path)
+    check(model, path, format, precision, class_names)
+    model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
+    metadata = json.dumps(asdict(describe(model, class_names, origin, licence)))
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        writes = write if is_written_here(model, format) else elsewhere
+        try:
+            writes(model, made, format, features, precision, metadata)
+        except Exception as error:  # each exporter has its own
+            full = os.strerror(errno.ENOSPC)
+            if full in str(error) or shutil.disk_usage(path.parent).free < 2**16:
+                raise OSError(errno.ENOSPC, full, str(path)) from error
+            raise
+        for file in made.parent.glob(f"{path.stem}.*" if path.suffix else path.name):
+            os.rename(file, path.parent / file.name)
+    return path
+
+
+def check(model, path, format, precision, class_names):
+    """Refuses, before anything is written, what cannot be exported."""
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {tuple(FORMATS)}. Received: format={format!r}")
+    kind = FORMATS[format]
+    if precision not in kind.precisions:
+        raise ValueError(
+            f"`precision` must be one of {kind.precisions} for {format!r}. "
+            f"Received: precision={precision!r}"
+        )
+    if path.suffix != kind.ending:
+        wanted = f"end in {kind.ending}" if kind.ending else "be a folder's, without an ending"
+        raise ValueError(f"`path` must {wanted} for {format!r}. Received: path={str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"`path` must be in a folder that exists. Received: path={str(path)!r}")
+    weights = [path.with_suffix(".bin")] if format == "openvino" else []
+    for file in (path, *weights):
+        if file.exists():
+            raise FileExistsError(f"`path` must not exist yet. Received: path={str(file)!r}")
+    for package in kind.packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"{format!r} needs {package}, which is not installed: "
+                f'pip install -e ".[{kind.extra}]"'
+            )
+    images, classes = ends(model)
+    if len(images) != 4 or None in images[1:] or images[3] != 3 or len(classes) != 2:
+        raise ValueError(
+            "`model` must be a classifier that takes (batch, height, width, 3) and returns (batch, "
+            f"classes). Received: {getattr(model, 'name', model)!r}, from {images} to {classes}"
+        )
+    if format == "litert" and any(x.dtype == "int8" for x in model.weights):
+        raise ValueError(
+            "`model` must not be quantized for 'litert', which does not run Keras' 8-bit layers: "
+            f"give `precision='int8'` instead. Received: {model.name!r}"
+        )
+    if class_names is not None and len(class_names) != classes[1]:
+        raise ValueError(
+            f"`class_names` must have one name for each of the {classes[1]} classes. "
+            f"Received: {len(class_names)}"
+        )
+
+
+def ends(model):
+    """The shapes of a model's one input and one output; empty where it has not one of each."""
+    if not isinstance(model, keras.Model) or not model.built:
+        return (), ()
+    inputs, outputs = getattr(model, "inputs", ()), getattr(model, "outputs", ())
+    one_of_each = len(inputs) == len(outputs) == 1
+    return (inputs[0].shape, outputs[0].shape) if one_of_each else ((), ())
+
+
+def describe(model, class_names, origin, licence):
+    """The metadata of a model."""
+    import keras_smlp
+
+    _, height, width, _ = model.input_shape
+    inside = takes_pixels(model)
+    return Metadata(
+        class_names=None if class_names is None else [str(name) for name in class_names],
+        height=height,
+        width=width,
+        input="RGB in [0, 255]" if inside else "RGB, normalised by ImageNet's mean and deviation",
+        preprocessing=(
+            f"resize, bicubic and antialiased, so that {shorter_side(height)} x "
+            f"{shorter_side(width)} pixels (height x width) are just covered; crop the middle "
+            f"{height} x {width}" + ("" if inside else "; normalise")
+        ),
+        origin=origin,
+        licence=licence,
+        made_by=f"keras_smlp {keras_smlp.__version__}",
+    )
+
+
+def endpoint(model, features):
+    """The model as it is exported: a dict of outputs, probabilities first."""
+    last = model.layers[-1]
+    is_softmax = isinstance(last, keras.layers.Softmax)
+    if is_softmax or getattr(last, "activation", None) is keras.activations.softmax:
+        outputs = {"probabilities": model.output}
+    else:
+        softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
+        outputs = {"probabilities": softmax(model.output)}
+    if features:
+        # a layer, for under 16-bit policies they are not float32
+        features = keras.layers.Identity(name="features", dtype="float32")
+        outputs["features"] = features(model.get_layer(naming.AVG_POOL).output)
+    return PortableModel(model.input, outputs, name=model.name)
+
+
+def is_written_here(model, format):
+    """Whether this process writes a format, in graphs for any device: not PyTorch on a GPU."""
+    backend = keras.backend.backend()
+    if backend == "torch" and any(x.value.device.type != "cpu" for x in model.weights):
+        return False
+    return backend in FORMATS[format].backends
+
+
+def write(model, path, format, features, precision, metadata):
+    """Writes a format that the running backend writes."""
+    if format in ("tf_saved_model", "litert"):
+        from keras_smlp.deploy.export import tensorflow_formats as formats
+    else:
+        from keras_smlp.deploy.export import torch_formats as formats
+    formats.WRITERS[format](endpoint(model, features), path, precision, metadata)
+
+
+def elsewhere(model, path, format, features, precision, metadata):
+    """Writes a format by a process that runs the backend for it."""
+    backend = FORMATS[format].backends[0]
+    saved = path.with_name("model.keras")
+    model.save(saved)
+    job = {
+        "model": str(saved),
+        "path": str(path),
+        "format": format,
+        "features": features,
+        "precision": precision,
+        "metadata": metadata,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_smlp.deploy.export"],
+        input=json.dumps(job),
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "KERAS_TORCH_DEVICE": "cpu",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
+        capture_output=True,
+        text=True,
+    )
+    saved.unlink()
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise RuntimeError(f"Exporting {format!r} on {backend} failed: {lines[-1]}")

@@ -1,0 +1,61 @@
+"""The same network with other numbers: float32, or 16 bits for inference."""
+
+import keras
+import numpy as np
+
+from keras_smlp import naming
+from keras_smlp.naming import body, refuse
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def with_precision(model, precision):
+    """The network with its weights, and its computation, in another precision.
+
+    In 16 bits are the layers from the stem to the last normalization; the normalisation of the
+    pixels (with a stem that it is folded into) and the head stay in float32, as in a network that
+    is built with such a `dtype`.
+
+    Args:
+        model: A model that `keras_smlp.SMLPNet` or `keras_smlp.fold` made, or a functional one on
+            their tensors. It is not changed.
+        precision: `"float32"`, `"bfloat16"` or `"float16"`.
+
+    Returns:
+        A model of the same class, not compiled; `model` itself if nothing in it has to change.
+
+    Raises:
+        ValueError: If the model has no sMLPNet in it, is quantized or has LoRA layers, where
+            something has to change; or `precision` is another.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}"
+        )
+    changed = [layer for layer in model.layers if dtypes(layer) & {"bfloat16", "float16"}]
+    if precision != "float32":
+        changed += [layer for layer in body(model) if not sees_pixels(layer)]
+    if all(dtypes(layer) == {precision} for layer in changed):
+        return model
+    refuse(model, "quantized", "adapted by LoRA")
+    names = {layer.name for layer in changed}
+    config = model.get_config()
+    for layer in config["layers"]:
+        if layer["name"] in names:
+            layer["config"]["dtype"] = precision
+    copy = type(model).from_config(config)
+    for new, old in zip(copy.layers, model.layers, strict=True):
+        new.set_weights([np.asarray(x).astype("float32") for x in old.get_weights()])
+    copy.trainable = model.trainable
+    return copy
+
+
+def sees_pixels(layer):
+    """Whether 16 bits would round raw pixels: before the normalisation, or where it is folded."""
+    before = isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
+    return before or (layer.name == naming.STEM and layer.use_bias)
+
+
+def dtypes(layer):
+    """What a layer computes in, and what its weights are."""
+    return {layer.compute_dtype, layer.variable_dtype}

@@ -1,0 +1,66 @@
+"""Probabilities -> names. ImageNet-1K's stand in `imagenet_classes.txt`, in the network's order."""
+
+import functools
+from importlib import resources
+
+import numpy as np
+from keras import ops
+
+from keras_smlp.checks import is_positive_integer
+
+
+@functools.cache
+def imagenet_classes():
+    """The classes of ImageNet-1K in the order of the published networks' outputs.
+
+    Returns:
+        A tuple of 1000 pairs `(wnid, name)`: WordNet's number of the class and the first of its
+        words there, with underscores for spaces. Two names stand twice, `crane` and `maillot`.
+
+    Example:
+
+    >>> keras_smlp.imagenet_classes()[207]
+    ('n02099601', 'golden_retriever')
+    """
+    text = resources.files(__package__).joinpath("imagenet_classes.txt").read_text("utf-8")
+    return tuple(tuple(line.split()) for line in text.splitlines())
+
+
+def decode_predictions(probabilities, top=5):
+    """The likeliest classes of ImageNet-1K for each image, as in `keras.applications`.
+
+    Args:
+        probabilities: Array or tensor `(n, 1000)`, a row per image.
+        top: Integer from 1 to 1000. Classes per image. Defaults to `5`.
+
+    Returns:
+        A list per image of `top` tuples `(wnid, name, probability)`, the likeliest first; of
+        equally likely ones that with the lower index.
+
+    Raises:
+        ValueError: If the shape or `top` is another.
+
+    Example:
+
+    >>> probabilities = np.eye(1000)[[207]]
+    >>> keras_smlp.decode_predictions(probabilities, top=1)
+    [[('n02099601', 'golden_retriever', 1.0)]]
+    """
+    classes = imagenet_classes()
+    probabilities = ops.convert_to_numpy(probabilities)
+    if probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
+        raise ValueError(
+            f"`probabilities` must be (n, {len(classes)}), for the names are ImageNet-1K's. "
+            f"Received: probabilities of the shape {probabilities.shape}"
+        )
+    if not is_positive_integer(top) or top > len(classes):
+        raise ValueError(f"`top` must be an integer from 1 to {len(classes)}. Received: top={top}")
+    return [
+        [(*classes[k], float(row[k])) for k in likeliest(row, top)]
+        for row in probabilities.astype("float64")
+    ]
+
+
+def likeliest(row, top):
+    """Indices of the `top` largest values, the largest first."""
+    return np.argsort(-row, kind="stable")[:top].tolist()

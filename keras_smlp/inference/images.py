@@ -1,0 +1,207 @@
+"""Photos and arrays -> images of the size that a network takes. PIL is imported where it is used.
+
+The geometry is torchvision's for evaluations: resize (bicubic), central crop.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from keras_smlp import preprocessing
+from keras_smlp.checks import is_positive_integer
+
+
+def load_image(source, size=224, resize_size=None):
+    """Loads a photo as the network's evaluation sees it.
+
+    The file is decoded by PIL to RGB (the EXIF orientation is ignored, as in torchvision), resized
+    with PIL's bicubic filter and cropped in the middle. With the default sizes this is
+    torchvision's `Resize(256)` and `CenterCrop(224)`.
+
+    Args:
+        source: Path (string or `pathlib.Path`) or content (bytes) of any file that PIL reads.
+        size: Positive integer, or a pair `(height, width)` of them. Size of the result.
+            Defaults to `224`.
+        resize_size: Positive integer or pair `(height, width)`, at least `size`. What the image,
+            its aspect kept, just covers before the crop; an integer is the length of its shorter
+            side. Defaults to `round(size * 256 / 224)`.
+
+    Returns:
+        A uint8 array `(height, width, 3)`, RGB in [0, 255].
+
+    Raises:
+        ValueError: If a size is out of range, or the file is empty, damaged, no image, or one of
+            more pixels than PIL's `Image.MAX_IMAGE_PIXELS` (some 89 million).
+        FileNotFoundError: If `source` is a path where no file is.
+
+    Reference:
+        torchvision, `transforms/functional.py`: `resize` and `center_crop`.
+
+    Example:
+
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (640, 480), "red").save(file, "PNG")
+    >>> image = keras_smlp.load_image(file.getvalue())
+    >>> image.shape, image[0, 0].tolist()
+    ((224, 224, 3), [255, 0, 0])
+    """
+    size, cover = check_sizes(size, resize_size)
+    if isinstance(source, bytes):
+        file, name = io.BytesIO(source), f"{len(source)} bytes"
+    elif isinstance(source, (str, Path)):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"`source` names no file. Received: source={str(source)!r}")
+        file, name = open(source, "rb"), repr(str(source))  # noqa: SIM115 - closed below
+    else:
+        raise ValueError(
+            "`source` must be the path of an image file or its content in bytes. "
+            f"Received: source of type {type(source).__name__}"
+        )
+    with file:
+        try:
+            return view(decode(file), size, cover)
+        except Exception as error:  # of PIL's plugins, each raises its own
+            raise ValueError(
+                "`source` must be a whole image that PIL can read and resize. "
+                f"Received: source={name}, {reason(error, file)}"
+            ) from error
+
+
+def decode(file):
+    """The RGB picture in a file, a PIL image; raises what PIL raises."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # raised instead
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(file) as picture:
+            check_pixels(*picture.size, "in the file")
+            return picture.convert("RGB")
+
+
+def check_pixels(width, height, where):
+    """Refuses a picture of more pixels than PIL's limit, of which PIL would only warn."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ValueError(
+            f"{width}x{height} pixels {where}, more than PIL's Image.MAX_IMAGE_PIXELS, {limit}"
+        )
+
+
+def reason(error, file):
+    """What is wrong with a file, without the address in memory that PIL's text may have."""
+    from PIL import UnidentifiedImageError
+
+    if not isinstance(error, UnidentifiedImageError):
+        return " ".join(str(error).split()) or type(error).__name__
+    return "no image" if file.seek(0, io.SEEK_END) else "an empty file"
+
+
+def preprocess_input(images, size=224, resize_size=None):
+    """Resizes and crops images in memory as `load_image` does files.
+
+    The networks of this package normalise the pixels themselves, so nothing else is left to do:
+    an image that already has the asked size is returned as it is (whatever `resize_size`), as by
+    `preprocess_input` in `keras.applications` for the models with their own preprocessing.
+
+    Args:
+        images: Array `(height, width, 3)` or `(n, height, width, 3)`, RGB in [0, 255], uint8,
+            float16, float32 or float64.
+        size: Positive integer, or a pair `(height, width)` of them. Size of the result.
+            Defaults to `224`.
+        resize_size: Positive integer or pair `(height, width)`, at least `size`. What the image,
+            its aspect kept, just covers before the crop; an integer is the length of its shorter
+            side. Defaults to `round(size * 256 / 224)`.
+
+    Returns:
+        An array `(height, width, 3)` or `(n, height, width, 3)` of the same dtype, RGB in [0, 255].
+        Floats are resized channel by channel in float32; what the bicubic filter puts outside
+        [0, 255] is cut off there, as PIL does it for uint8.
+
+    Raises:
+        ValueError: If a size, or the shape, dtype or range of `images`, is none of these.
+
+    Example:
+
+    >>> keras_smlp.preprocess_input(np.zeros((2, 300, 400, 3), "uint8")).shape
+    (2, 224, 224, 3)
+    """
+    size, cover = check_sizes(size, resize_size)
+    images = np.asarray(images)
+    if images.ndim not in (3, 4) or images.shape[-1] != 3 or 0 in images.shape[-3:]:
+        raise ValueError(
+            "`images` must be (height, width, 3) or (n, height, width, 3). "
+            f"Received: images of the shape {images.shape}"
+        )
+    if images.dtype != np.uint8 and images.dtype not in (np.float16, np.float32, np.float64):
+        raise ValueError(
+            "`images` must be uint8, float16, float32 or float64. "
+            f"Received: images of the dtype {images.dtype}"
+        )
+    # also where one is NaN
+    if images.dtype != np.uint8 and images.size and not (images.min() >= 0 and images.max() <= 255):
+        raise ValueError(
+            "`images` must be RGB in [0, 255]. "
+            f"Received: images from {images.min():g} to {images.max():g}"
+        )
+    if images.shape[-3:-1] == size:
+        return images
+    if images.ndim == 3:
+        return resized(images, size, cover)
+    result = np.empty((len(images), *size, 3), images.dtype)
+    for i, image in enumerate(images):
+        result[i] = resized(image, size, cover)
+    return result
+
+
+def resized(image, size, cover):
+    """One image of `preprocess_input`."""
+    from PIL import Image
+
+    if image.dtype == np.uint8:
+        return view(Image.fromarray(image), size, cover)
+    channels = np.moveaxis(image, -1, 0).astype("float32")  # PIL's only floats, one channel each
+    channels = [view(Image.fromarray(channel), size, cover) for channel in channels]
+    return np.clip(np.stack(channels, axis=-1), 0, 255).astype(image.dtype)
+
+
+def view(picture, size, cover):
+    """The middle of a PIL image that was resized to cover `cover`, as an array."""
+    from PIL import Image
+
+    height, width = preprocessing.covering(picture.height, picture.width, cover)
+    check_pixels(width, height, "once resized")
+    top, left = preprocessing.central(height, size[0]), preprocessing.central(width, size[1])
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(picture.crop((left, top, left + size[1], top + size[0])))
+
+
+def check_sizes(size, resize_size):
+    """Both sizes as pairs `(height, width)`, in range."""
+    size = pair("size", size)
+    if resize_size is None:
+        return size, tuple(map(preprocessing.shorter_side, size))
+    cover = pair("resize_size", resize_size)
+    if cover[0] < size[0] or cover[1] < size[1]:
+        raise ValueError(
+            "`resize_size` must be at least `size`. "
+            f"Received: resize_size={resize_size!r}, size={size!r}"
+        )
+    return size, cover
+
+
+def pair(name, value):
+    """A size as a pair `(height, width)`."""
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(sides) != 2 or not all(map(is_positive_integer, sides)):
+        raise ValueError(
+            f"`{name}` must be a positive integer or a pair (height, width) of them. "
+            f"Received: {name}={value!r}"
+        )
+    return sides

@@ -1,0 +1,111 @@
+"""TensorFlow's forms: it runs each elementwise operation as a pass of its own through memory.
+
+In training XLA makes one pass of a GELU or a layer normalization, and one of its derivative; the
+rest stays with TensorFlow's own kernels, which are faster at products. Not at inference: nothing is
+gained there, and exporters cannot look into what XLA compiles.
+"""
+
+import math
+
+import tensorflow as tf
+
+from keras_smlp.layers.backend import reference
+
+
+def compiled(function):
+    """A function that XLA compiles, within whatever graph calls it."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+# ---- GELU ---------------------------------------------------------------------------------------
+def gelu(x, training=False):
+    return compiled_gelu(x) if training else reference.gelu(x)
+
+
+@tf.custom_gradient
+def compiled_gelu(x):
+    return gelu_value(x), lambda upstream: gelu_gradient(x, upstream)
+
+
+@compiled
+def gelu_value(x):
+    wide = widened(x)
+    return tf.cast(wide * distribution(wide), x.dtype)
+
+
+@compiled
+def gelu_gradient(x, upstream):
+    wide = widened(x)
+    density = tf.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
+    return tf.cast(widened(upstream) * (distribution(wide) + wide * density), x.dtype)
+
+
+def distribution(x):
+    """The normal distribution function."""
+    return 0.5 * (1 + tf.math.erf(x * math.sqrt(0.5)))
+
+
+def widened(x):
+    """In float32 at least, as PyTorch computes it for 16 bits."""
+    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
+
+
+# ---- normalization ------------------------------------------------------------------------------
+def layer_norm(layer, x, training=False):
+    if not training or layer.gamma is None:
+        return reference.layer_norm(layer, x)
+    gamma, beta = (widened(tf.convert_to_tensor(v)) for v in (layer.gamma, layer.beta))
+    y = normalized(widened(x), gamma, beta, tf.constant(layer.epsilon, gamma.dtype))
+    return tf.cast(y, layer.compute_dtype)
+
+
+@tf.custom_gradient
+def normalized(x, gamma, beta, epsilon):
+    y, mean, inverse = normalized_value(x, gamma, beta, epsilon)
+    return y, lambda upstream: (*normalized_gradient(x, mean, inverse, gamma, upstream), None)
+
+
+@compiled
+def normalized_value(x, gamma, beta, epsilon):
+    mean = tf.reduce_mean(x, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(x - mean), -1, keepdims=True)
+    inverse = tf.math.rsqrt(variance + epsilon)
+    return (x - mean) * inverse * gamma + beta, mean, inverse
+
+
+@compiled
+def normalized_gradient(x, mean, inverse, gamma, upstream):
+    y, scaled = (x - mean) * inverse, upstream * gamma
+    along = tf.reduce_mean(scaled, -1, keepdims=True)
+    along += y * tf.reduce_mean(scaled * y, -1, keepdims=True)
+    others = tuple(range(x.shape.rank - 1))
+    sums = (tf.reduce_sum(z, others) for z in (upstream * y, upstream))
+    return inverse * (scaled - along), *sums
+
+
+def batch_norm(layer, x, training):
+    if not (training and layer.trainable) or layer.synchronized or x.dtype == tf.float64:
+        # the kernel below knows one device, and not 64 bits
+        return reference.batch_norm(layer, x, training)
+    # the statistics and parameters in float32 whatever the policy, as Keras does it
+    mean, variance, gamma, beta = (
+        tf.cast(tf.convert_to_tensor(v), tf.float32)
+        for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
+    )
+    none = tf.zeros([0])
+    y, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=none, variance=none, epsilon=layer.epsilon
+    )
+    values = tf.cast(tf.size(x) // tf.size(gamma), tf.float32)  # per channel
+    biased = (values - 1) / values  # the variance that Keras tracks
+    rate = 1 - layer.momentum
+    layer.moving_mean.assign(mean * layer.momentum + batch_mean * rate)
+    layer.moving_variance.assign(variance * layer.momentum + batch_variance * (biased * rate))
+    return y
+
+
+# ---- convolution --------------------------------------------------------------------------------
+def patches(x, kernel):
+    # a convolution's derivatives add up in 16 bits on processors without AVX-512
+    in_16_bits = x.dtype in (tf.float16, tf.bfloat16)
+    return (reference.patches_by_product if in_16_bits else reference.patches)(x, kernel)
