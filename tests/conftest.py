@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-import stand_in
 from helpers import nets
 
 from keras_smlp.weights import pth
+from reference import stand_in
 
 # it compiles nothing; noxfile.py's first backend
 QUICKEST = "torch"

@@ -5,12 +5,12 @@ import inspect
 import keras
 import numpy as np
 import pytest
-import stand_in
 from helpers.nets import answer, build, pixels, published
 from keras import ops
 
 import keras_smlp
 from keras_smlp.preprocessing import MEAN, STD
+from reference import stand_in
 
 pytestmark = pytest.mark.quick_once
 

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-import stand_in
 from helpers.nets import answer, build, published
-from stand_in import relative
 
 from keras_smlp.weights import official, pth
+from reference import stand_in
+from reference.stand_in import relative
 
 TOLERANCE = 5e-6
 

@@ -58,6 +58,7 @@ def main():
 def export(arguments):
     """One export from top to bottom."""
     import keras_smlp
+    from keras_smlp.deploy.export.runtimes import size
 
     # ---- model ----------------------------------------------------------------------------------
     if arguments.quantize and arguments.precision != "float32":
@@ -134,14 +135,6 @@ def compare(path, format, images, expected, is_exact):
     print(f"run: probabilities differ by {difference:.1e} of the largest")
     if is_exact and not difference <= EXACT:
         raise RuntimeError(f"{path} answers otherwise than the model, by {difference:.1e}")
-
-
-def size(path):
-    """Bytes of what was written."""
-    files = [*path.rglob("*")] if path.is_dir() else [path]
-    if path.suffix == ".xml":
-        files.append(path.with_suffix(".bin"))
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ pytest.importorskip("PIL", reason="PIL is the reference")
 pytest.importorskip("sklearn", reason="the photographs are bundled with scikit-learn")
 tf = pytest.importorskip("tensorflow", reason="the images are changed by TensorFlow")
 
-from peer import images as peer
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
 from keras_smlp.data import augment
+from reference import images as peer
 
 pytestmark = pytest.mark.once
 

@@ -5,7 +5,8 @@ import io
 import numpy as np
 import pytest
 from helpers.photos import Image, encoded, photo
-from peer import images as peer
+
+from reference import images as peer
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from peer import images as peer
+
+from reference import images as peer
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 

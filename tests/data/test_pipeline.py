@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.photos import encoded, folder, imagenet_archives, photo
-from peer.images import evaluation_view
+
+from reference.images import evaluation_view
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import port_checkpoint
 import pytest
-import stand_in
 from helpers.nets import answer, build
 from helpers.processes import python
+
+from reference import stand_in
 
 pytestmark = pytest.mark.once
 

@@ -9,7 +9,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-import stand_in
 from helpers.nets import answer, build
 from keras import ops
 
@@ -17,6 +16,7 @@ import keras_smlp
 from keras_smlp.deploy.quantization import without_garbage_collection
 from keras_smlp.weights import identify, keras_files, loading, official, pth
 from keras_smlp.weights.strict import file_shape
+from reference import stand_in
 
 pytestmark = pytest.mark.quick_once
 
@@ -309,7 +309,7 @@ def test_what_was_read_is_written_back(ending, checkpoint, tmp_path, micro):
 @pytest.mark.parametrize("ending", official.ENDINGS)
 def test_the_official_network_loads_what_we_write(ending, tmp_path, micro):
     torch = pytest.importorskip("torch", reason="the official network is PyTorch's")
-    from peer.network import OfficialSMLPNet
+    from reference.network import OfficialSMLPNet
 
     path = tmp_path / f"ours{ending}"
     keras_smlp.save_official(micro, path)

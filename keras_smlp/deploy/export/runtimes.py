@@ -85,3 +85,11 @@ OPEN = {
     "litert": litert,
     "torch": exported_program,
 }
+
+
+def size(path):
+    """Bytes of an exported model, of all its files."""
+    files = [*path.rglob("*")] if path.is_dir() else [path]
+    if path.suffix == ".xml":
+        files.append(path.with_suffix(".bin"))
+    return sum(file.stat().st_size for file in files if file.is_file())

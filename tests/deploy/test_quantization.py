@@ -5,7 +5,6 @@ import gc
 import keras
 import numpy as np
 import pytest
-import stand_in
 from helpers.nets import (
     SMALL,
     adapted,
@@ -18,12 +17,13 @@ from helpers.nets import (
     pixels,
     quantized,
 )
-from stand_in import relative
 
 import keras_smlp
 from keras_smlp.deploy.quantization import PYTHON_FROZEN_OBJECTS
 from keras_smlp.layers import ChannelMixing, SparseMLP, TokenMixing
 from keras_smlp.naming import dense_layers
+from reference import stand_in
+from reference.stand_in import relative
 
 pytestmark = pytest.mark.quick_once
 

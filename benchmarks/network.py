@@ -1,14 +1,14 @@
 """Our network against the official one and against the machine, side by side in one run.
 
-python tools/benchmark.py --variant tiny --batch 1 8 --json rows.json --plot rows.png
-python tools/benchmark.py --batch 8 --precision float32 int8 --exports openvino onnx litert
-python tools/benchmark.py --batch 8 --mode training
-python tools/benchmark.py --growth --backends jax
-python tools/benchmark.py --mode data --photos PHOTOS
+python -m benchmarks.network --variant tiny --batch 1 8 --json rows.json --plot rows.png
+python -m benchmarks.network --batch 8 --precision float32 int8 --exports openvino onnx litert
+python -m benchmarks.network --batch 8 --mode training
+python -m benchmarks.network --growth --backends jax
+python -m benchmarks.network --mode data --photos PHOTOS
 
 Ours is the Keras model on each backend by `predict_on_batch` or `train_on_batch`, compiled where
 Keras compiles by default; for inference its folded copy too, and that copy as exported. The peer is
-the official architecture in PyTorch (`tools/peer/network.py`), NCHW, eager, channels-last and
+the official architecture in PyTorch (`reference/network.py`), NCHW, eager, channels-last and
 compiled; mixed precision is autocast there. All have the same weights, take the same normalised
 images and give logits. The limit is the product of two large matrices in PyTorch.
 
@@ -32,12 +32,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-TOOLS = Path(__file__).parent
-sys.path[:0] = [str(TOOLS), str(TOOLS.parent / "tests")]
-
-import stand_in  # noqa: E402 - the paths first
-from bench import cases, growth, tables  # noqa: E402
-from command_line import Parser, positive  # noqa: E402
+from benchmarks import cases, growth, tables
+from reference import stand_in
+from tools.command_line import Parser, positive
 
 STRIDE = 32
 
@@ -166,7 +163,11 @@ def check_packages(options):
 def main():
     options = parse(len(os.sched_getaffinity(0)))
     if options.mode == "data":
-        command = [sys.executable, str(TOOLS / "benchmark_data.py"), options.photos]
+        command = [
+            sys.executable,
+            str(Path(__file__).parents[1] / "benchmark_data.py"),
+            options.photos,
+        ]
         command += [f"--rounds={options.rounds}", f"--threads={options.threads}"]
         sys.exit(subprocess.run(command).returncode)
     choices = (options.variant, options.size, options.batch)

@@ -1,9 +1,9 @@
 """Our pipeline against PIL's, in one run: CPU and wall time per image, training and evaluation.
 
-python tools/benchmark_data.py PHOTOS [--rounds 5] [--threads 2]
+python -m benchmarks.data PHOTOS [--rounds 5] [--threads 2]
 
 PHOTOS is a folder of image files. Ours is `keras_smlp.data` on that many threads; the peer is the
-same recipe in PIL and NumPy (`tools/peer/images.py`) behind a PyTorch DataLoader with that many
+same recipe in PIL and NumPy (`reference/images.py`) behind a PyTorch DataLoader with that many
 workers. The contenders take turns; the first round is not counted, nor is, in each, what comes
 before the second batch: starting an epoch takes our graph some two seconds, which is told apart.
 """
@@ -11,21 +11,19 @@ before the second batch: starting an epoch takes our graph some two seconds, whi
 import argparse
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-import numpy as np  # noqa: E402 - the paths first
+import numpy as np  # noqa: E402 - the backend first
 import torch  # noqa: E402
-from peer import images as peer  # noqa: E402
 
 from keras_smlp.data import pipeline, sources  # noqa: E402
 from keras_smlp.data.decode import BadFiles  # noqa: E402
 from keras_smlp.data.recipe import DataConfig  # noqa: E402
+from reference import images as peer  # noqa: E402
 
 SIZE, BATCH, CLASSES = 224, 64, 1000
 

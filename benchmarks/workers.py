@@ -7,7 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("contenders.py")
+ROOT = Path(__file__).parents[1]
+PROGRAM = ("-m", "benchmarks.contenders")
 BUSY = 0.05  # of a processor, that a contender may use while it waits
 MOMENT = 1.0  # seconds of waiting from which that is judged: threads fall asleep by and by
 
@@ -27,7 +28,7 @@ class Worker:
         self.name = f"{job['contender']} on {job['backend']}, {job['precision']}"
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), json.dumps(job)],
+            [sys.executable, *PROGRAM, json.dumps(job)],
             env=environment(job, options, scratch),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -89,7 +90,7 @@ def write_files(jobs, options, scratch):
         "files": list(dict.fromkeys(map(str, plain + files))),
     }
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), json.dumps(job)],
+        [sys.executable, *PROGRAM, json.dumps(job)],
         env=environment(job, options, scratch),
         capture_output=True,
         text=True,
@@ -101,6 +102,7 @@ def write_files(jobs, options, scratch):
 def environment(job, options, scratch):
     """Of a contender: its backend, its threads, and no compiled code from earlier runs."""
     own = {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "KERAS_BACKEND": job["backend"] if job["kind"] == "ours" else "torch",
         "OMP_NUM_THREADS": str(options.threads),
         "MKL_NUM_THREADS": str(options.threads),

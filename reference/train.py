@@ -1,6 +1,6 @@
 """Trains the official network by the official recipe, with PyTorch, NumPy and PIL alone.
 
-python tools/peer/train.py --config configs/FILE.yaml [--section.key value ...]
+python -m reference.train --config configs/FILE.yaml [--section.key value ...]
 
 reads the configuration of train.py (arrays in memory: `data.name` digits or npz), follows the
 official code's loop, and prints its last line: the accuracy that ours is to be compared with.
@@ -10,20 +10,18 @@ Averages of the weights, accumulation and resume are left out.
 import os
 import sys
 import time
-from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "torch"
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-import numpy as np  # noqa: E402 - the paths first
+import numpy as np  # noqa: E402 - the backend first
 import torch  # noqa: E402
-from peer import images  # noqa: E402
-from peer.network import OfficialSMLPNet  # noqa: E402
 
 from keras_smlp.data import sources  # noqa: E402
 from keras_smlp.data.order import epoch_order  # noqa: E402
 from keras_smlp.training.optimizer import learning_rates  # noqa: E402
 from keras_smlp.training.parsing import parse  # noqa: E402
+from reference import images  # noqa: E402
+from reference.network import OfficialSMLPNet  # noqa: E402
 
 
 class Images(torch.utils.data.Dataset):

@@ -2,7 +2,7 @@
 
 import math
 
-import stand_in
+from reference import stand_in
 
 EXPANSION, PATCH = 3, 4
 NOISE = 0.05  # an exponent within it of 1 is linear

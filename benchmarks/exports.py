@@ -1,7 +1,7 @@
 """A model against its smaller and its exported forms: what they answer, their size, their time.
 
-    python tools/benchmark_exports.py best.keras images.npz
-    python tools/benchmark_exports.py tiny.keras photos.npz --formats onnx --options fold --batch 1
+    python -m benchmarks.exports best.keras images.npz
+    python -m benchmarks.exports tiny.keras photos.npz --formats onnx --options fold --batch 1
 
 Every backend exports every format (tools/export_model.py); then the running backend exports each
 once per option. Each file is run in its own runtime on the validation images of the .npz file (as
@@ -20,13 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import Parser
-from export_model import size
+from tools.command_line import Parser
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would take the others' cores
 
-TOOL = Path(__file__).with_name("export_model.py")
+TOOL = Path(__file__).parents[1] / "tools" / "export_model.py"
 BACKENDS = ("tensorflow", "jax", "torch")
 OPTIONS = {
     "as it is": [],
@@ -120,6 +119,7 @@ def in_keras(path, folder):
     import keras
 
     import keras_smlp
+    from keras_smlp.deploy.export import runtimes
     from keras_smlp.deploy.precision import with_precision
 
     def quantized(model):
@@ -140,7 +140,12 @@ def in_keras(path, folder):
         form.save(file)
         cells = f"Keras on {keras.backend.backend()} | {name}"
         rows.append(
-            Row(cells, f"{size(file) / 1e6:.2f}", "", lambda x, form=form: form.predict_on_batch(x))
+            Row(
+                cells,
+                f"{runtimes.size(file) / 1e6:.2f}",
+                "",
+                lambda x, form=form: form.predict_on_batch(x),
+            )
         )
     return rows
 
@@ -168,7 +173,7 @@ def exported(options, folder, cells, backend, format, option):
     if done.returncode:
         return Row(cells, "-", done.stderr.strip().splitlines()[-1], None)
     run = runtimes.opened(path, format, options.threads)
-    return Row(cells, f"{size(path) / 1e6:.2f}", how, lambda x: run(x)["probabilities"])
+    return Row(cells, f"{runtimes.size(path) / 1e6:.2f}", how, lambda x: run(x)["probabilities"])
 
 
 def measured(rows, images, labels, expected, options):

@@ -16,7 +16,7 @@ if keras.backend.backend() != "torch":
 @pytest.mark.deep
 def test_the_peer_trains(tmp_path):
     config = ROOT / "configs" / "smoke.yaml"
-    done = python(ROOT / "tools" / "peer" / "train.py", "--config", config, cwd=tmp_path)
+    done = python("-m", "reference.train", "--config", config, cwd=tmp_path)
     lines = done.stdout.splitlines()
     assert len(lines) == 3 and lines[0].startswith("epoch 1/2: loss 2.3")
     assert re.fullmatch(r"\* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3} loss 2\.\d{3}", lines[2])
@@ -25,8 +25,7 @@ def test_the_peer_trains(tmp_path):
 @pytest.mark.deep
 def test_the_pipelines_are_compared(tmp_path):
     photos = folder(tmp_path / "photos")
-    tool = ROOT / "tools" / "benchmark_data.py"
-    done = python(tool, photos, "--rounds=1", "--images=192", cwd=tmp_path)
+    done = python("-m", "benchmarks.data", photos, "--rounds=1", "--images=192", cwd=tmp_path)
     lines = done.stdout.splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
     assert [row[:2] for row in rows] == [

@@ -1,6 +1,6 @@
 """The accuracy of a trained model at other input sizes, for each way to resample its axial kernels.
 
-python tools/benchmark_sizes.py best.keras images.npz --sizes 40x40 48x48 40x48
+python -m benchmarks.sizes best.keras images.npz --sizes 40x40 48x48 40x48
 
 The validation images of the .npz file (as train.py's `data.name: npz` has them) are resized by PIL,
 bicubic, to each size (height x width); prints a table of top-1 accuracies in percent.

@@ -1,6 +1,6 @@
-"""One contender of tools/benchmark.py, in a process of its own.
+"""One contender of benchmarks/network.py, in a process of its own.
 
-python tools/bench/contenders.py JOB
+python benchmarks/contenders.py JOB
 
 JOB is JSON, made by `cases.py`. The process gets the contender warm and says so with a line of
 JSON on stdout; then, for each line on stdin (seconds), it runs for that long and answers with a
@@ -19,12 +19,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-# in place of this folder
-sys.path[:1] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
+import numpy as np
 
-import numpy as np  # noqa: E402 - the paths first
-import stand_in  # noqa: E402
+from reference import stand_in
 
 RATE, DECAY, SMOOTHING = 1e-3, 0.05, 0.1
 WARM_CALLS = 3
@@ -148,8 +145,9 @@ def peer(job):
     """The official network; float32 answers first, compared with the golden logits."""
     version, name, memory = prepare_torch(job["threads"])
     import torch
-    from peer.network import OfficialSMLPNet
     from torch.nn.functional import cross_entropy
+
+    from reference.network import OfficialSMLPNet
 
     device = "cpu" if name == "cpu" else "cuda"
     dim, depths, side, classes = stand_in.VARIANTS[job["variant"]]

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 from helpers.photos import Image, encoded, photo
-from peer import images as peer
 
 import keras_smlp
+from reference import images as peer
 
 pytestmark = pytest.mark.once
 

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from helpers.nets import SMALL, answer, net, other, pixels, quantized
-from stand_in import relative
 
 import keras_smlp
 from keras_smlp.deploy.precision import with_precision
+from reference.stand_in import relative
 
 pytestmark = pytest.mark.quick_once
 

@@ -3,14 +3,14 @@
 import keras
 import numpy as np
 import pytest
-import stand_in
 from helpers import nets
 from helpers.nets import SMALL, answer, build, net, pixels
-from stand_in import relative
 
 import keras_smlp
 from keras_smlp.layers import Affine
 from keras_smlp.layers.composite import Composite
+from reference import stand_in
+from reference.stand_in import relative
 
 pytestmark = pytest.mark.quick_once
 

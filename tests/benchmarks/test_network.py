@@ -7,9 +7,10 @@ import sys
 
 import keras
 import pytest
-import stand_in
-from bench import growth
-from helpers.processes import ROOT
+from helpers.processes import environment
+
+from benchmarks import growth
+from reference import stand_in
 
 pytestmark = pytest.mark.quick_once
 
@@ -18,8 +19,8 @@ KEYS = "contender backend variant mode batch precision ms_per_image ratio_to_pee
 
 
 def run(*arguments):
-    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.network", *map(str, arguments)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True)
 
 
 def measured(tmp_path, *arguments):
@@ -102,8 +103,9 @@ def test_growth_varies_one_thing_at_a_time(tmp_path):
 
 def test_multiply_adds_are_those_of_the_peer():
     torch = pytest.importorskip("torch", reason="it counts")
-    from peer.network import OfficialSMLPNet
     from torch.utils.flop_counter import FlopCounterMode
+
+    from reference.network import OfficialSMLPNet
 
     for variant in ("micro", "tiny"):
         dim, depths, side, classes = stand_in.VARIANTS[variant]
@@ -178,4 +180,4 @@ def test_a_contender_that_fails_is_named(tmp_path):
     done = run(*options, "--exports", f"float32:{broken}")
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("benchmark.py: error: exported, broken.onnx on onnxruntime, float32: ")
+    assert line.startswith("network.py: error: exported, broken.onnx on onnxruntime, float32: ")

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import growth
-from bench.workers import Worker, write_files
+from benchmarks import growth
+from benchmarks.workers import Worker, write_files
 
 
 @dataclass(frozen=True)
