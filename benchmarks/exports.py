@@ -119,7 +119,6 @@ def in_keras(path, folder):
     import keras
 
     import keras_smlp
-    from keras_smlp.deploy.export import runtimes
     from keras_smlp.deploy.precision import with_precision
 
     def quantized(model):
@@ -142,12 +141,19 @@ def in_keras(path, folder):
         rows.append(
             Row(
                 cells,
-                f"{runtimes.size(file) / 1e6:.2f}",
+                megabytes(file),
                 "",
                 lambda x, form=form: form.predict_on_batch(x),
             )
         )
     return rows
+
+
+def megabytes(path):
+    """The size of an exported model, for a table."""
+    from keras_smlp.deploy.export.runtimes import size
+
+    return f"{size(path) / 1e6:.2f}"
 
 
 def is_offered(format, option):
@@ -173,7 +179,7 @@ def exported(options, folder, cells, backend, format, option):
     if done.returncode:
         return Row(cells, "-", done.stderr.strip().splitlines()[-1], None)
     run = runtimes.opened(path, format, options.threads)
-    return Row(cells, f"{runtimes.size(path) / 1e6:.2f}", how, lambda x: run(x)["probabilities"])
+    return Row(cells, megabytes(path), how, lambda x: run(x)["probabilities"])
 
 
 def measured(rows, images, labels, expected, options):

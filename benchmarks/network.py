@@ -163,11 +163,7 @@ def check_packages(options):
 def main():
     options = parse(len(os.sched_getaffinity(0)))
     if options.mode == "data":
-        command = [
-            sys.executable,
-            str(Path(__file__).parents[1] / "benchmark_data.py"),
-            options.photos,
-        ]
+        command = [sys.executable, "-m", "benchmarks.data", options.photos]
         command += [f"--rounds={options.rounds}", f"--threads={options.threads}"]
         sys.exit(subprocess.run(command).returncode)
     choices = (options.variant, options.size, options.batch)

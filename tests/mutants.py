@@ -24,7 +24,8 @@ from cosmic_ray.plugins import get_operator
 ROOT = Path(__file__).parents[1]
 SEED = 20261126
 # a folder below keras_smlp (its own files first): how many mutants
-SPREAD = {"layers": 12, "": 10, "weights": 12, "data": 9, "training": 11, "exporting": 6}
+SPREAD = {"layers": 12, "": 6, "weights": 12, "inference": 3, "analysis": 2, "deploy": 6}
+SPREAD |= {"data": 9, "training": 10}
 BACKENDS = ("torch", "tensorflow", "jax")
 CONFIG = """[cosmic-ray]
 module-path = "keras_smlp"
