@@ -1,12 +1,15 @@
-"""A file's bytes or an array -> a square uint8 RGB image, as PIL and torchvision make it.
+"""A file's bytes or an array -> a uint8 RGB image of one size, as PIL and torchvision make it.
 
-JPEG and plain PNG are decoded by TensorFlow, of a JPEG only the window that is needed; whatever it
+A crop (`CenterCrop`, `RandomCrop`) says which window of an image is needed, and how that window is
+resized. JPEG and common PNG are decoded by TensorFlow, of a JPEG only the window; whatever it
 refuses (CMYK, palettes, damage) goes to PIL, whose word is final.
 """
 
 import io
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -53,71 +56,37 @@ class BadFiles:
             )
 
 
+# ---- files --------------------------------------------------------------------------------------
 def by_pil(content):
     """Decodes any file that PIL knows to uint8 RGB `(height, width, 3)`; raises what PIL raises."""
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def plainly(content, window_of):
-    """The image of a file that TensorFlow decodes itself; an error for any other file.
+def fast_decode(content, crop, draws=None):
+    """The crop of a file that TensorFlow decodes itself; an error for any other file.
 
     Args:
         content: String tensor, the file's bytes.
-        window_of: Function of `(read, height, width)`, see `random_crop` and `center_crop`, that
-            returns the image.
+        crop: `CenterCrop` or `RandomCrop`.
+        draws: What a `RandomCrop` is drawn by, float32 `(TRIES, 4)`, uniform in `[0, 1)`.
 
     Returns:
-        The image of `window_of`.
+        A uint8 tensor `(height, width, 3)` of the crop's size.
     """
-    with tf.control_dependencies([tf.debugging.Assert(is_plain(content), ["not plain"])]):
+    with tf.control_dependencies(
+        [tf.debugging.Assert(is_common(content), ["neither JPEG nor PNG"])]
+    ):
         is_jpeg = tf.strings.substr(content, 0, 1) == b"\xff"
-    return tf.cond(is_jpeg, lambda: jpeg(content, window_of), lambda: png(content, window_of))
+    return tf.cond(
+        is_jpeg,
+        lambda: decode_jpeg(content, crop, draws),
+        lambda: crop_pixels(tf.io.decode_png(content, channels=3), crop, draws),
+    )
 
 
-def decoded(content, name, window_of, bad):
-    """One image of any file, or grey and `False` if it cannot be decoded.
-
-    Args:
-        content: String tensor, the file's bytes.
-        name: String tensor, what to call the file.
-        window_of: As for `plainly`.
-        bad: `BadFiles` that the file is noted in.
-
-    Returns:
-        The image of `window_of` and a boolean tensor.
-    """
-
-    def slow(content):
-        pixels, good = tf.numpy_function(
-            pixels_or_nothing, [content, name], (tf.uint8, tf.bool), stateful=False
-        )
-        pixels.set_shape((None, None, 3))
-        good.set_shape(())
-        return window_of(slicer(pixels), *tf.unstack(tf.shape(pixels)[:2])), good
-
-    def pixels_or_nothing(content, name):
-        try:
-            pixels = by_pil(content)
-        except UnidentifiedImageError:  # its text has an address in memory
-            bad.add(name.decode(), "not an image" if content else "empty")
-        except Exception as error:  # whatever it is, PIL cannot read this file
-            bad.add(name.decode(), " ".join(str(error).split()) or type(error).__name__)
-        else:
-            return pixels, True
-        return np.full((8, 8, 3), 128, "uint8"), False
-
-    file = tf.data.Dataset.from_tensors(content)
-    return first_of(file.map(lambda content: (plainly(content, window_of), True)), file.map(slow))
-
-
-def first_of(attempt, fallback):
-    """The element of a dataset, or where an error prevents it, that of another: tf.data's `try`."""
-    return attempt.ignore_errors().concatenate(fallback).take(1).get_single_element()
-
-
-def is_plain(content):
-    """Whether a file looks like a whole JPEG or an 8-bit grey or RGB PNG."""
+def is_common(content):
+    """Whether a file looks like a whole JPEG or an 8-bit gray or RGB PNG."""
     ends = tf.strings.substr(content, 0, 3) + tf.strings.substr(content, -2, 2)
     header = tf.strings.substr(content, 0, 8) + tf.strings.substr(content, 24, 2)
     signature = b"\x89PNG\r\n\x1a\n\x08"
@@ -125,83 +94,179 @@ def is_plain(content):
     return (ends == b"\xff\xd8\xff\xff\xd9") | is_png
 
 
-def jpeg(content, window_of):
+def decode_jpeg(content, crop, draws):
+    """The crop of a JPEG file, of which only the window is decoded."""
     shape = tf.io.extract_jpeg_shape(content)
     # PIL has its own way with CMYK
     with tf.control_dependencies([tf.debugging.Assert(shape[2] != 4, [shape])]):
-        height, width = shape[0], shape[1]
+        window = crop.window(shape[0], shape[1], draws, is_jpeg=True)
 
-    def read(top, left, height, width, ratio=1):
+    def read(ratio):
+        box = tf.stack([window.top, window.left, window.height, window.width])
         return tf.io.decode_and_crop_jpeg(
-            content,
-            tf.stack([top, left, height, width]),
-            channels=3,
-            ratio=ratio,
-            dct_method="INTEGER_ACCURATE",
+            content, box, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
         )
 
-    return window_of(read, height, width)
+    if window.is_half is None:
+        return resize(read(1), window, crop.size)
+    pixels = tf.cond(window.is_half, lambda: read(2), lambda: read(1))
+    return resize(pixels, window, crop.size)
 
 
-def png(content, window_of):
-    pixels = tf.io.decode_png(content, channels=3)
-    return window_of(slicer(pixels), *tf.unstack(tf.shape(pixels)[:2]))
-
-
-def slicer(pixels):
-    """The `read` of an image in memory."""
-
-    def read(top, left, height, width, ratio=1):
-        return pixels[top : top + height, left : left + width][::ratio, ::ratio]
-
-    return read
-
-
-# ---- windows ------------------------------------------------------------------------------------
-
-
-def random_crop(size, draws, scale, ratio, scaled_decoding=False):
-    """A random part of an image, resized to a square: bicubic and antialiased, as PIL does it.
-
-    Up to ten windows of random area and aspect are tried; if none fits, the central one.
+def decode_with_fallback(content, name, bad, crop, draws=None):
+    """The crop of any file, by PIL where TensorFlow cannot decode it.
 
     Args:
-        size: Positive integer. Side in pixels of the result.
-        draws: float32 tensor `(10, 4)`, uniform in `[0, 1)`.
+        content: String tensor, the file's bytes.
+        name: String tensor, what to call the file.
+        bad: `BadFiles` that the file is noted in.
+        crop: As for `fast_decode`.
+        draws: As for `fast_decode`.
+
+    Returns:
+        The image, and a boolean tensor: if it is false, the file cannot be decoded, and the image
+        is gray.
+    """
+
+    def pixels_or_gray(content, name):
+        try:
+            return by_pil(content), True
+        except UnidentifiedImageError:  # its text has an address in memory
+            bad.add(name.decode(), "not an image" if content else "empty")
+        except Exception as error:  # whatever it is, PIL cannot read this file
+            bad.add(name.decode(), " ".join(str(error).split()) or type(error).__name__)
+        return np.full((8, 8, 3), 128, "uint8"), False
+
+    def slow(content):
+        pixels, is_good = tf.numpy_function(
+            pixels_or_gray, [content, name], (tf.uint8, tf.bool), stateful=False
+        )
+        pixels.set_shape((None, None, 3))
+        is_good.set_shape(())
+        return crop_pixels(pixels, crop, draws), is_good
+
+    file = tf.data.Dataset.from_tensors(content)
+    return first_of(
+        file.map(lambda content: (fast_decode(content, crop, draws), True)), file.map(slow)
+    )
+
+
+def first_of(attempt, fallback):
+    """The element of a dataset, or where an error prevents it, that of another: tf.data's `try`."""
+    return attempt.ignore_errors().concatenate(fallback).take(1).get_single_element()
+
+
+def crop_pixels(pixels, crop, draws=None):
+    """The crop of a decoded image, uint8 `(height, width, 3)`."""
+    window = crop.window(*tf.unstack(tf.shape(pixels)[:2]), draws)
+    rows = pixels[window.top : window.top + window.height]
+    return resize(rows[:, window.left : window.left + window.width], window, crop.size)
+
+
+# ---- crops --------------------------------------------------------------------------------------
+class Window(NamedTuple):
+    """The part of an image that is decoded, and how it becomes the result.
+
+    Attributes:
+        top: int32 scalar, like the next three: in pixels of the image as it is decoded.
+        left: See `top`.
+        height: See `top`.
+        width: See `top`.
+        scale: float32 `(2,)`. Pixels of the result for one of the window, along both axes.
+        translation: float32 `(2,)`. Where in the result the window begins.
+        is_half: Boolean scalar. Whether a JPEG is decoded at half its size; `None` for never.
+    """
+
+    top: tf.Tensor
+    left: tf.Tensor
+    height: tf.Tensor
+    width: tf.Tensor
+    scale: tf.Tensor
+    translation: tf.Tensor
+    is_half: tf.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The middle of an image whose shorter side was resized: what an evaluation sees.
+
+    As torchvision's `Resize(cover, bicubic)` and `CenterCrop(size)`, in one step: only what will be
+    seen is decoded and computed.
+
+    Attributes:
+        size: Pair of positive integers. Height and width in pixels of the result.
+        cover: Pair of positive integers, at least `size`. What the resized image just covers; if
+            they are equal, its shorter side.
+    """
+
+    size: tuple[int, int]
+    cover: tuple[int, int]
+
+    def window(self, height, width, draws=None, is_jpeg=False):
+        """The `Window` of an image of this height and width."""
+        by_height = self.cover[0] * width >= self.cover[1] * height
+        rows = tf.where(by_height, self.cover[0], self.cover[1] * height // width)
+        columns = tf.where(by_height, self.cover[0] * width // height, self.cover[1])
+        top, height, *vertical = self.along(height, rows, self.size[0])
+        left, width, *horizontal = self.along(width, columns, self.size[1])
+        return Window(
+            top, left, height, width, *map(tf.stack, zip(vertical, horizontal, strict=True))
+        )
+
+    @staticmethod
+    def along(side, resized, size):
+        """First pixel and number of pixels to read, scale and translation along one axis."""
+        scale = tf.cast(resized, "float32") / tf.cast(side, "float32")
+        # torchvision rounds half to even
+        first = tf.round(tf.cast(resized - size, "float32") / 2)
+        support = 2 * tf.maximum(1 / scale, 1) + 1  # of the bicubic filter, in source pixels
+        begin = tf.cast(tf.floor(first / scale - support), "int32")
+        end = tf.cast(tf.math.ceil((first + size) / scale + support), "int32")
+        begin, end = tf.maximum(begin, 0), tf.minimum(end, side)
+        return begin, end - begin, scale, tf.cast(begin, "float32") * scale - first
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A random part of an image, resized to a square.
+
+    Up to ten windows of random area and aspect are tried; if none fits, it is the central one.
+
+    Attributes:
+        size: Pair of equal positive integers. Height and width in pixels of the result.
         scale: Pair of floats in `(0, 1]`. Smallest and largest part of the image's area.
         ratio: Pair of positive floats. Smallest and largest width over height.
         scaled_decoding: Boolean. Whether a JPEG whose window is at least twice as large as the
-            result is decoded at half its size, which is faster and not what PIL does. Defaults to
-            `False`.
-
-    Returns:
-        A function for `decoded`.
+            result is decoded at half its size, which is faster and not what PIL does.
 
     Reference:
         timm 0.3.2, `RandomResizedCropAndInterpolation`.
     """
 
-    def window_of(read, height, width):
-        top, left, h, w = random_window(height, width, draws, scale, ratio)
-        if not scaled_decoding:
-            return resize(read(top, left, h, w), size, h, w)
-        halve = tf.minimum(h, w) >= 2 * size
-        return tf.cond(
-            halve,
-            lambda: halved(read, top, left, h, w),
-            lambda: resize(read(top, left, h, w), size, h, w),
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    scaled_decoding: bool = False
+
+    def window(self, height, width, draws, is_jpeg=False):
+        """The `Window` of an image of this height and width."""
+        top, left, h, w = random_window(height, width, draws, self.scale, self.ratio)
+        scale = self.size[0] / tf.cast(tf.stack([h, w]), "float32")
+        whole = Window(top, left, h, w, scale, tf.zeros(2))
+        if not (self.scaled_decoding and is_jpeg):
+            return whole
+        # in pixels twice as large, whose borders may fall within one
+        begun_before = tf.cast(tf.stack([top, left]) % 2, "float32") / 2
+        half = Window(
+            top // 2, left // 2, (h + 1) // 2, (w + 1) // 2, 2 * scale, -2 * scale * begun_before
         )
-
-    def halved(read, top, left, h, w):
-        # the window in pixels twice as large, whose borders may fall within one
-        half = read(top // 2, left // 2, (h + 1) // 2, (w + 1) // 2, 2)
-        return resize(half, size, h / 2, w / 2, top % 2 / 2, left % 2 / 2)
-
-    return window_of
+        is_half = tf.minimum(h, w) >= 2 * self.size[0]
+        pairs = zip(half[:-1], whole[:-1], strict=True)
+        return Window(*(tf.where(is_half, a, b) for a, b in pairs), is_half)
 
 
 def random_window(height, width, draws, scale, ratio):
-    """`(top, left, height, width)` of a random crop; arguments as for `random_crop`."""
+    """`(top, left, height, width)` of a random crop; arguments as for `RandomCrop`."""
     full = tf.cast(tf.stack([height, width]), "float32")
     w, h = sides(draws, full[0] * full[1], scale, ratio)
     fits = (h <= height) & (w <= width) & (h > 0) & (w > 0)
@@ -220,66 +285,18 @@ def random_window(height, width, draws, scale, ratio):
     return tf.cond(tf.reduce_any(fits), first, central)
 
 
-def center_crop(size, resize_size):
-    """The middle of an image whose shorter side was resized: the evaluation's view.
-
-    As torchvision's `Resize(resize_size, bicubic)` and `CenterCrop(size)`, in one step: only what
-    will be seen is decoded and computed.
-
-    Args:
-        size: Positive integer, side in pixels of the result, or a pair: height and width.
-        resize_size: Positive integer, at least `size`. Length of the shorter side before cropping;
-            or a pair that the resized image just covers.
-
-    Returns:
-        A function for `decoded`.
-    """
-
-    size, covered = (x if isinstance(x, tuple) else (x, x) for x in (size, resize_size))
-
-    def window_of(read, height, width):
-        by_height = covered[0] * width >= covered[1] * height
-        resized = (
-            tf.where(by_height, covered[0], covered[1] * height // width),
-            tf.where(by_height, covered[0] * width // height, covered[1]),
-        )
-        windows = [axis(*sides) for sides in zip((height, width), resized, size, strict=True)]
-        (top, h, *rows), (left, w, *columns) = windows
-        pixels = read(top, left, h, w)
-        return sample(pixels, size, *zip(rows, columns, strict=True))
-
-    def axis(side, resized, size):
-        """First pixel and number of pixels to read, scale and translation along one axis."""
-        scale = tf.cast(resized, "float32") / tf.cast(side, "float32")
-        # torchvision rounds half to even
-        first = tf.round(tf.cast(resized - size, "float32") / 2)
-        support = 2 * tf.maximum(1 / scale, 1) + 1  # of the bicubic filter, in source pixels
-        begin = tf.cast(tf.floor(first / scale - support), "int32")
-        end = tf.cast(tf.math.ceil((first + size) / scale + support), "int32")
-        begin, end = tf.maximum(begin, 0), tf.minimum(end, side)
-        return begin, end - begin, scale, tf.cast(begin, "float32") * scale - first
-
-    return window_of
-
-
-def resize(pixels, size, height, width, top=0.0, left=0.0):
-    """The whole of a window of this height and width, at (top, left) of the pixels, as a square."""
-    scale = size / tf.cast(tf.stack([height, width]), "float32")
-    return sample(pixels, (size, size), scale, -scale * tf.cast(tf.stack([top, left]), "float32"))
-
-
-def sample(pixels, size, scale, translation):
-    """Bicubic (a = -0.5, as PIL), antialiased, to uint8."""
+def resize(pixels, window, size):
+    """The pixels of a window as the result, uint8: bicubic (a = -0.5, as PIL) and antialiased."""
     for axis in range(2):  # the rows, then, of the image on its side, the columns
         length, across = tf.shape(pixels)[0], tf.shape(pixels)[1]
         # as if a row were one pixel of many channels: some four times as fast, and equal
         lines = tf.raw_ops.ScaleAndTranslate(
             images=tf.reshape(pixels, (1, length, 1, 3 * across)),
             size=(size[axis], 1),
-            scale=tf.stack([scale[axis], 1.0]),
-            translation=tf.stack([translation[axis], 0.0]),
+            scale=tf.stack([window.scale[axis], 1.0]),
+            translation=tf.stack([window.translation[axis], 0.0]),
             kernel_type="keyscubic",
             antialias=True,
         )
         pixels = tf.transpose(tf.reshape(lines, (size[axis], across, 3)), (1, 0, 2))
-    return tf.saturate_cast(tf.round(pixels), "uint8")
+    return tf.ensure_shape(tf.saturate_cast(tf.round(pixels), "uint8"), (*size, 3))

@@ -1,8 +1,11 @@
 """A source -> batches by tf.data, for every backend.
 
-What stands at which place of which epoch, and what happens to it, is a function of the seed, the
-epoch and the place alone: not of the number of threads, processes or of what was read before.
+Training: read -> crop and decode -> shift, flip, RandAugment, erase -> mix a group. Which image
+stands at which place of an epoch, and what happens to it, depends on the seed, the epoch and the
+place alone: not on the number of threads or processes, nor on what was read before.
 """
+
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,13 +19,51 @@ if keras.backend.backend() != "tensorflow":
     # tf.data runs on the processor; the accelerator's memory belongs to JAX or PyTorch
     tf.config.set_visible_devices([], "GPU")
 
-ATTEMPTS = 20
+ATTEMPTS = 20  # files tried in place of a damaged one
 CHUNK = 16
 CACHE_BYTES = 2**28
-# what each draw of an image is for; a group's draws have their own
+# what the draws of a place are for
 CROP, AUGMENT, ERASE, MIX = range(4)
 
 
+# ---- draws --------------------------------------------------------------------------------------
+class Draws(NamedTuple):
+    """What is drawn for one photo.
+
+    Attributes:
+        crop: float32 `(TRIES, 4)`, uniform in `[0, 1)`, for `decode.RandomCrop`.
+        flip: float32 scalar, uniform.
+        shift: float32 `(2,)`, uniform.
+        augment: int64 `(2,)`. Seed of RandAugment.
+        erase: int64 `(2,)`. Seed of random erasing.
+    """
+
+    crop: tf.Tensor
+    flip: tf.Tensor
+    shift: tf.Tensor
+    augment: tf.Tensor
+    erase: tf.Tensor
+
+
+def draw(seed, epoch, place):
+    """The `Draws` of the photo at one place of an epoch."""
+    uniform = tf.random.stateless_uniform((decode.TRIES + 1, 4), seed_of(seed, epoch, place, CROP))
+    return Draws(
+        crop=uniform[:-1],
+        flip=uniform[-1, 0],
+        shift=uniform[-1, 2:],
+        augment=seed_of(seed, epoch, place, AUGMENT),
+        erase=seed_of(seed, epoch, place, ERASE),
+    )
+
+
+def seed_of(seed, epoch, place, purpose):
+    """The seed of TensorFlow's stateless generators for one purpose at one place."""
+    # 2**40 places of four purposes and two draws each; epochs up to 2**20
+    return tf.stack([tf.constant(seed, "int64"), epoch * 2**43 + place * 8 + purpose * 2])
+
+
+# ---- training -----------------------------------------------------------------------------------
 def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, processes=1):
     """The training batches of any epoch, or of a part of one.
 
@@ -43,111 +84,51 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
         A function of the epoch (from 0) and a range of its steps, within `range(len(split) //
         batch_size)`, that returns a `tf.data.Dataset` of a pair for each step: images
         `(batch_size // processes, size, size, 3)`, RGB in [0, 255], float32 or, with
-        `recipe.whole_numbers`, uint8; and float32 targets `(batch_size // processes, classes)`.
+        `recipe.stays_uint8`, uint8; and float32 targets `(batch_size // processes, classes)`.
     """
-    count, share, fetch = len(split), batch_size // processes, reader(split)
-    chunk = chunk_size(share)
-    threads = recipe.threads or tf.data.AUTOTUNE
-    kind = "uint8" if recipe.whole_numbers else "float32"
-    integer = tf.TensorSpec((), "int64")
+    share = batch_size // processes
+    chunk, threads = chunk_size(share), recipe.threads or tf.data.AUTOTUNE
+    dtype = "uint8" if recipe.stays_uint8 else "float32"
+    read, crop = reader(split), training_crop(recipe, size)
+    by_keras_cv = recipe.augment == "keras_cv"
+    group = recipe.group_size if recipe.mixes and not by_keras_cv else share
+    if by_keras_cv:
+        from keras_smlp.data.keras_cv_policy import batch_policy
 
-    def seed_of(epoch, place, purpose):
-        # 2**40 places of four purposes and two draws each; epochs up to 2**20
-        return tf.stack([tf.constant(seed, "int64"), epoch * 2**43 + place * 8 + purpose * 2])
+        policy = batch_policy(recipe, classes)
 
-    def draws_of(epoch, place):
-        return tf.random.stateless_uniform((decode.TRIES + 1, 4), seed_of(epoch, place, CROP))
-
-    def view(draws):
-        if recipe.crop == "center":
-            return decode.center_crop(size, recipe.shorter_side(size))
-        return decode.random_crop(
-            size, draws[:-1], recipe.crop_scale, recipe.crop_ratio, recipe.scaled_decoding
-        )
-
-    def pictures(epoch, places, indices):
-        """The pictures at some places and their labels."""
-        contents, labels, _ = fetch(indices)
-
-        def plain(place, content, label):
-            return shaped(plain_picture(content, view(draws_of(epoch, place)))), label
-
-        def careful(place, index):
-            """If a picture cannot be decoded, one of those that follow it."""
-
-            def attempt(tried, image, label, good):
-                found = fetch(((index + tried) % count)[None])
-                content, label, name = (tensor[0] for tensor in found)
-                image, good = decode.decoded(content, name, view(draws_of(epoch, place)), bad)
-                return tried + 1, shaped(image), label, good
-
-            nothing = tf.zeros((size, size, 3), "uint8"), tf.constant(0), tf.constant(False)
-            _, image, label, _ = tf.while_loop(
-                lambda tried, image, label, good: ~good & (tried < ATTEMPTS),
-                attempt,
-                (tf.constant(0, "int64"), *nothing),
-            )
-            return image, label
-
-        return chunked((places, contents, labels), plain, (places, indices), careful, split)
-
-    def shaped(image):
-        return tf.ensure_shape(image, (size, size, 3))
-
-    def augmented(epoch, place, image):
-        draws = draws_of(epoch, place)
-        if recipe.max_shift:
-            image = mixing.shift(image, draws[-1, 2:], recipe.max_shift)
-        if recipe.flip:
-            image = mixing.flip(image, draws[-1, 0], recipe.flip)
-        if recipe.augment == "rand_augment":
-            image = augment.rand_augment(
-                image,
-                seed_of(epoch, place, AUGMENT),
-                recipe.magnitude,
-                recipe.magnitude_std,
-                recipe.operations,
-            )
-        image = tf.cast(image, kind)
-        if recipe.erase:
-            image = mixing.erase(image, seed_of(epoch, place, ERASE), recipe.erase)
-        return image
+    integer, integers = tf.TensorSpec((), "int64"), tf.TensorSpec((chunk,), "int64")
 
     # traced once for all epochs
-    @tf.function(input_signature=(integer, *[tf.TensorSpec((chunk,), "int64")] * 2))
+    @tf.function(input_signature=(integer, integers, integers))
     def load(epoch, places, indices):
-        images, labels = pictures(epoch, places, indices)
-        images = mapped(lambda *row: augmented(epoch, *row), (places, images))
+        draws = each(lambda place: draw(seed, epoch, place), places).get_single_element()
+        images, labels = decoded(split, read, crop, indices, draws, bad)
+        images = each(lambda image, draws: augmented(image, draws, recipe, dtype), images, draws)
         return images.get_single_element(), labels, places
 
-    def mixed(epoch, images, labels, places):
+    images = tf.TensorSpec((group, size, size, 3), dtype)
+    labels, places = tf.TensorSpec((group,), "int32"), tf.TensorSpec((group,), "int64")
+
+    @tf.function(input_signature=(integer, images, labels, places))
+    def mix(epoch, images, labels, places):
+        if by_keras_cv:
+            return policy(images, labels)
         targets = mixing.smooth_targets(labels, classes, recipe.label_smoothing)
         if not recipe.mixes:
             return images, targets
-        seed = seed_of(epoch, places[0], MIX)
-        return mixing.mix(images, targets, seed, recipe.mixup, recipe.cutmix)
-
-    group = recipe.group_size if recipe.mixes else share
-    if recipe.augment == "keras_cv":
-        from keras_smlp.data.keras_cv_policy import batch_policy
-
-        policy, group = batch_policy(recipe, classes), share
-
-        def mixed(epoch, images, labels, places):
-            return policy(images, labels)
-
-    shapes = ((group, size, size, 3), kind), ((group,), "int32"), ((group,), "int64")
-    mixed = tf.function(mixed, input_signature=(integer, *(tf.TensorSpec(*s) for s in shapes)))
+        group_seed = seed_of(seed, epoch, places[0], MIX)
+        return mixing.mix(images, targets, group_seed, recipe.mixup, recipe.cutmix)
 
     def batches(epoch, steps):
-        order = epoch_order(count, seed, epoch, batch_size, recipe.group_size, recipe.repeats)
+        order = epoch_order(len(split), seed, epoch, batch_size, recipe.group_size, recipe.repeats)
         places, epoch = part(steps, batch_size, rank, processes), tf.constant(epoch, "int64")
         return (
             tf.data.Dataset.from_tensor_slices((places, order[places]))
             .batch(chunk, drop_remainder=True)
-            .map(lambda *places: load(epoch, *places), num_parallel_calls=threads)
+            .map(lambda *rows: load(epoch, *rows), num_parallel_calls=threads)
             .rebatch(group, drop_remainder=True)
-            .map(lambda *group: mixed(epoch, *group), num_parallel_calls=threads)
+            .map(lambda *rows: mix(epoch, *rows), num_parallel_calls=threads)
             .rebatch(share, drop_remainder=True)
             .prefetch(2)
         )
@@ -155,6 +136,60 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     return batches
 
 
+def training_crop(recipe, size):
+    """What a training image shows of its photo."""
+    if recipe.crop == "center":
+        return evaluation_crop(recipe, size)
+    return decode.RandomCrop(
+        (size, size), recipe.crop_scale, recipe.crop_ratio, recipe.scaled_decoding
+    )
+
+
+def decoded(split, read, crop, indices, draws, bad):
+    """The cropped images and the labels of a chunk; a damaged image is replaced by a later one."""
+    contents, labels, _ = read(indices)
+    if isinstance(split, Arrays):
+        crops = each(lambda x, draws: decode.crop_pixels(x, crop, draws.crop), contents, draws)
+        return crops.get_single_element(), labels
+
+    def fast(content, label, draws):
+        return decode.fast_decode(content, crop, draws.crop), label
+
+    def with_replacement(index, draws):
+        def attempt(tried, image, label, is_good):
+            content, label, name = (x[0] for x in read(((index + tried) % len(split))[None]))
+            image, is_good = decode.decode_with_fallback(content, name, bad, crop, draws.crop)
+            return tried + 1, image, label, is_good
+
+        nothing = tf.zeros((*crop.size, 3), "uint8"), tf.constant(0), tf.constant(False)
+        _, image, label, _ = tf.while_loop(
+            lambda tried, image, label, is_good: ~is_good & (tried < ATTEMPTS),
+            attempt,
+            (tf.constant(0, "int64"), *nothing),
+        )
+        return image, label
+
+    # if one of them is an error, all of them the slow way
+    return decode.first_of(
+        each(fast, contents, labels, draws), each(with_replacement, indices, draws)
+    )
+
+
+def augmented(image, draws, recipe, dtype):
+    """A decoded image after all that is done to it alone."""
+    if recipe.max_shift:
+        image = mixing.shift(image, draws.shift, recipe.max_shift)
+    if recipe.flip:
+        image = mixing.flip(image, draws.flip, recipe.flip)
+    if recipe.augment == "rand_augment":
+        image = augment.rand_augment(
+            image, draws.augment, recipe.magnitude, recipe.magnitude_std, recipe.operations
+        )
+    image = tf.cast(image, dtype)
+    return mixing.erase(image, draws.erase, recipe.erase) if recipe.erase else image
+
+
+# ---- evaluation ---------------------------------------------------------------------------------
 def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1):
     """Every image of a split once, in its order.
 
@@ -176,23 +211,18 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     indices = np.arange(rank, len(split), processes)
     padded = np.full(-len(indices) // batch_size * -batch_size, -1)
     padded[: len(indices)] = indices
-    view, fetch = decode.center_crop(size, recipe.shorter_side(size)), reader(split)
+    read, crop = reader(split), evaluation_crop(recipe, size)
 
     def load(indices):
-        contents, labels, names = fetch(tf.maximum(indices, 0))
-
-        def plain(index, content, label, name):
-            return shaped(plain_picture(content, view)), label, index, name
-
-        def careful(index, content, label, name):
-            image, good = decode.decoded(content, name, view, bad)
-            return shaped(image), label, tf.where(good, index, -1), name
-
-        tensors = indices, contents, labels, names
-        return chunked(tensors, plain, tensors, careful, split)
-
-    def shaped(image):
-        return tf.ensure_shape(image, (size, size, 3))
+        contents, labels, names = read(tf.maximum(indices, 0))
+        if isinstance(split, Arrays):
+            images = each(lambda pixels: decode.crop_pixels(pixels, crop), contents)
+            return images.get_single_element(), labels, indices, names
+        images, is_good = decode.first_of(
+            each(lambda content: (decode.fast_decode(content, crop), True), contents),
+            each(lambda *file: decode.decode_with_fallback(*file, bad, crop), contents, names),
+        )
+        return images, labels, tf.where(is_good, indices, -1), names
 
     dataset = tf.data.Dataset.from_tensor_slices(padded)
     dataset = dataset.batch(chunk_size(batch_size), drop_remainder=True)
@@ -203,21 +233,21 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     return dataset.prefetch(2)
 
 
+def evaluation_crop(recipe, size):
+    """What an evaluation shows of a photo."""
+    side = recipe.shorter_side(size)
+    return decode.CenterCrop((size, size), (side, side))
+
+
+# ---- both ---------------------------------------------------------------------------------------
 def chunk_size(count):
     """How many images one thread makes at a time: what `count` can be divided by."""
     return max(n for n in range(1, CHUNK + 1) if count % n == 0)
 
 
-def chunked(tensors, plain, other_tensors, careful, split):
-    """Maps the rows of tensors: `plain`, and if one of them is an error, all of them `careful`."""
-    if isinstance(split, Arrays):  # nothing to decode, nothing to go wrong
-        return mapped(plain, tensors).get_single_element()
-    return decode.first_of(mapped(plain, tensors), mapped(careful, other_tensors))
-
-
-def mapped(function, tensors):
+def each(function, *tensors):
     """A dataset of one element: what the function makes of the rows of tensors, together."""
-    [count] = tensors[0].shape
+    [count] = tf.nest.flatten(tensors)[0].shape[:1]
     rows = tf.data.Dataset.from_tensor_slices(tensors)
     return rows.map(function).batch(count, drop_remainder=True)
 
@@ -246,10 +276,3 @@ def reader(split):
         return found
 
     return fetch
-
-
-def plain_picture(content, view):
-    """The view of pixels, or of a file that TensorFlow decodes itself."""
-    if content.dtype == tf.string:
-        return decode.plainly(content, view)
-    return view(decode.slicer(content), *content.shape[:2])

@@ -100,7 +100,7 @@ class DataConfig:
         return self.mixup > 0 or self.cutmix > 0
 
     @property
-    def whole_numbers(self):
+    def stays_uint8(self):
         """Whether training images are whole numbers in [0, 255] to the end."""
         return self.augment != "keras_cv" and not self.erase and not self.mixup
 

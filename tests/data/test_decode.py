@@ -17,10 +17,14 @@ pytestmark = pytest.mark.once
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
-def view(content, window_of, bad=None):
+def center(size, resize_size):
+    return decode.CenterCrop((size, size), (resize_size, resize_size))
+
+
+def view(content, crop, draws=None, bad=None):
     """The image of a file, and whether it could be decoded."""
-    bad = decode.BadFiles() if bad is None else bad
-    image, good = decode.decoded(tf.constant(content), tf.constant("a file"), window_of, bad)
+    bad, content = decode.BadFiles() if bad is None else bad, tf.constant(content)
+    image, good = decode.decode_with_fallback(content, tf.constant("a file"), bad, crop, draws)
     return image.numpy(), bool(good)
 
 
@@ -36,29 +40,29 @@ def close_to_pil(ours, theirs):
 @pytest.mark.parametrize("size", [None, (427, 640), (256, 256), (300, 257), (180, 90), (999, 301)])
 def test_the_evaluation_view_is_pils(name, size):
     content = encoded(photo(name, size), quality=90)
-    image, good = view(content, decode.center_crop(224, 256))
+    image, good = view(content, center(224, 256))
     assert good and image.shape == (224, 224, 3) and image.dtype == np.uint8
     close_to_pil(image, peer.evaluation_view(content, 224, 256))
 
 
 def test_the_view_is_the_same_eagerly_and_of_pixels_in_memory():
     content = encoded(photo("flower"), "PNG")
-    whole = decode.center_crop(96, 110)
+    whole = center(96, 110)
     files = tf.data.Dataset.from_tensors(content)
     inside, good = next(
         files.map(
-            lambda file: decode.decoded(file, tf.constant(""), whole, decode.BadFiles())
+            lambda file: decode.decode_with_fallback(file, "", decode.BadFiles(), whole)
         ).as_numpy_iterator()
     )
     assert good
     np.testing.assert_array_equal(inside, view(content, whole)[0])
     pixels = np.asarray(photo("flower"))
-    np.testing.assert_array_equal(inside, whole(decode.slicer(pixels), *pixels.shape[:2]))
+    np.testing.assert_array_equal(inside, decode.crop_pixels(pixels, whole))
 
 
 def test_enlarging_is_pils():
     small = photo("china", (40, 30))
-    image, _ = view(encoded(small, "PNG"), decode.center_crop(32, 64))
+    image, _ = view(encoded(small, "PNG"), center(32, 64))
     close_to_pil(image, peer.evaluation_view(encoded(small, "PNG"), 32, 64))
 
 
@@ -78,7 +82,7 @@ def pil_crop(content, box, size):
 def test_a_random_crop_is_pils_of_the_same_box(seed):
     content = encoded(photo("china"), quality=95)
     draws = tf.random.stateless_uniform((10, 4), [seed, 0])
-    image, _ = view(content, decode.random_crop(96, draws, SCALE, RATIO))
+    image, _ = view(content, decode.RandomCrop((96, 96), SCALE, RATIO), draws)
     box = [int(x) for x in decode.random_window(427, 640, draws, SCALE, RATIO)]
     close_to_pil(image, pil_crop(content, box, 96))
 
@@ -89,8 +93,8 @@ def test_scaled_decoding_changes_little_and_only_where_it_may(seeds):
     changes = []
     for seed in range(seeds):
         draws = tf.random.stateless_uniform((10, 4), [seed, 0])
-        exact, _ = view(content, decode.random_crop(96, draws, SCALE, RATIO))
-        halved, _ = view(content, decode.random_crop(96, draws, SCALE, RATIO, True))
+        exact, _ = view(content, decode.RandomCrop((96, 96), SCALE, RATIO), draws)
+        halved, _ = view(content, decode.RandomCrop((96, 96), SCALE, RATIO, True), draws)
         box = [int(x) for x in decode.random_window(427, 640, draws, SCALE, RATIO)]
         if min(box[2:]) < 192:
             np.testing.assert_array_equal(halved, exact)
@@ -98,6 +102,16 @@ def test_scaled_decoding_changes_little_and_only_where_it_may(seeds):
             changes.append(np.abs(halved.astype(int) - exact).mean())
     # nothing is shifted: a quarter of a pixel moves these images by more
     assert len(changes) >= 3 and 0 < max(changes) < 4
+
+
+def test_scaled_decoding_is_for_jpeg_alone():
+    content, draws = encoded(photo("china"), "PNG"), tf.random.stateless_uniform((10, 4), [1, 0])
+    assert min(decode.random_window(427, 640, draws, SCALE, RATIO)[2:]) >= 64
+    exact, halved = (
+        view(content, decode.RandomCrop((32, 32), SCALE, RATIO, scaled), draws)[0]
+        for scaled in (False, True)
+    )
+    np.testing.assert_array_equal(halved, exact)
 
 
 @pytest.mark.parametrize("sides", [(375, 500), (500, 375), (100, 900)])
@@ -162,11 +176,12 @@ BAD = {
 @pytest.mark.parametrize("kind", GOOD)
 def test_what_pil_decodes_is_decoded_as_pil_does_it(kind):
     bad = decode.BadFiles()
-    image, good = view(GOOD[kind], decode.center_crop(32, 36), bad)
+    image, good = view(GOOD[kind], center(32, 36), bad=bad)
     assert good and not bad.names
     close_to_pil(image, peer.evaluation_view(GOOD[kind], 32, 36))
     draws = tf.random.stateless_uniform((10, 4), [1, 2])
-    assert view(GOOD[kind], decode.random_crop(32, draws, SCALE, RATIO))[0].shape == (32, 32, 3)
+    random = decode.RandomCrop((32, 32), SCALE, RATIO)
+    assert view(GOOD[kind], random, draws)[0].shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -175,8 +190,8 @@ def test_what_pil_refuses_is_noted(kind):
         peer.evaluation_view(BAD[kind], 32, 36)
     bad = decode.BadFiles()
     draws = tf.random.stateless_uniform((10, 4), [1, 2])
-    for window_of in (decode.center_crop(32, 36), decode.random_crop(32, draws, SCALE, RATIO)):
-        image, good = view(BAD[kind], window_of, bad)
+    for crop in (center(32, 36), decode.RandomCrop((32, 32), SCALE, RATIO)):
+        image, good = view(BAD[kind], crop, draws, bad)
         assert not good and image.shape == (32, 32, 3)
     assert list(bad.names) == ["a file"] and "0x" not in bad.names["a file"]
 

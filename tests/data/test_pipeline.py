@@ -116,7 +116,7 @@ def test_copies_of_repeated_augmentation_differ_and_are_mixed_apart(digits):
 
 
 @WITH_RAND_AUGMENT
-def test_whole_numbers_leave_as_uint8(files, augment):
+def test_unmixed_images_leave_as_uint8(files, augment):
     for values, whole in (
         ({"erase": 0.0, "mixup": 0.0}, True),
         ({"erase": 0.0}, False),
@@ -124,7 +124,7 @@ def test_whole_numbers_leave_as_uint8(files, augment):
     ):
         config = recipe(**values, augment=augment)
         images, _ = run(files.train, config, steps=range(1))
-        assert config.whole_numbers == whole == (images.dtype == np.uint8)
+        assert config.stays_uint8 == whole == (images.dtype == np.uint8)
 
 
 def test_a_group_shares_its_lambda_and_another_group_does_not(digits):

@@ -68,9 +68,8 @@ def test_the_view_is_that_of_the_data_pipeline(size):
     from keras_smlp.data import decode
 
     content = encoded(photo("flower", size), quality=90)
-    theirs, good = decode.decoded(
-        tf.constant(content), tf.constant(""), decode.center_crop(96, 110), decode.BadFiles()
-    )
+    crop, bad = decode.CenterCrop((96, 96), (110, 110)), decode.BadFiles()
+    theirs, good = decode.decode_with_fallback(tf.constant(content), tf.constant(""), bad, crop)
     difference = np.abs(keras_smlp.load_image(content, 96).astype(int) - theirs.numpy())
     assert bool(good) and difference.mean() <= 0.5
 

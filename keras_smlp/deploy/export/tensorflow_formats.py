@@ -37,7 +37,7 @@ def tf_saved_model(model, path, precision, metadata):
 def jpeg_endpoint(serve, height, width):
     """The function of JPEG files, a string tensor `(batch,)`, that sees the evaluation's view."""
     size = (height, width)
-    view = decode.center_crop(size, tuple(map(shorter_side, size)))
+    crop = decode.CenterCrop(size, tuple(map(shorter_side, size)))
 
     def picture(content):
         is_jpeg = tf.strings.substr(content, 0, tf.minimum(3, tf.strings.length(content)))
@@ -47,7 +47,7 @@ def jpeg_endpoint(serve, height, width):
         check = tf.debugging.Assert(is_jpeg == b"\xff\xd8\xff", data)
         with tf.control_dependencies([check]):
             content = tf.identity(content)
-        return tf.ensure_shape(decode.jpeg(content, view), (*size, 3))
+        return decode.decode_jpeg(content, crop, None)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpeg")], autograph=False)
     def serve_jpeg(jpeg):
