@@ -180,7 +180,9 @@ def versions(session, which):
 
 @nox.session
 def lint(session):
-    """ruff: the rules and the format."""
-    session.install("-c", "constraints.txt", "ruff")
+    """The rules and the format; what imports what, and that its picture is up to date."""
+    session.install("-c", "constraints.txt", "ruff", "import-linter")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+    session.run("python", "tools/draw_architecture.py", "--check")

@@ -1,1 +1,1 @@
-"""Sources -> batches. TensorFlow is imported only here, in `pipeline`."""
+"""Image files to batches by tf.data: decode, augment, mix. May import preprocessing and checks."""

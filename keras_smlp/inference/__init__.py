@@ -1,0 +1,1 @@
+"""Photos in, names of classes out: loads any file of ours. May import model and what is below."""

@@ -1,1 +1,1 @@
-"""What train.py is made of: its configuration and its callbacks."""
+"""One training run: configuration, step, engines, checkpoints. May import everything below it."""

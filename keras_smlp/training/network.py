@@ -2,10 +2,10 @@
 
 import keras
 
-import keras_smlp
 from keras_smlp import naming
 from keras_smlp.checks import check_policy
-from keras_smlp.model import classifier
+from keras_smlp.model import SMLPNet, classifier
+from keras_smlp.saving import PortableModel
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights.identify import infer
 
@@ -39,12 +39,12 @@ def build(config, classes, dtype):
     }
     found, trained_at = origin(config.weights)
     if found in (None, classes) and not config.new_head:
-        network = keras_smlp.SMLPNet(**arguments, classes=classes, classifier_activation=None)
+        network = SMLPNet(**arguments, classes=classes, classifier_activation=None)
         found = None
     else:
-        body = keras_smlp.SMLPNet(**arguments, include_top=False, pooling="avg")
+        body = SMLPNet(**arguments, include_top=False, pooling="avg")
         logits = classifier(body.output, classes, None, check_policy(dtype))
-        network = keras_smlp.PortableModel(body.input, logits, name=body.name)
+        network = PortableModel(body.input, logits, name=body.name)
     freeze(network, config.freeze)
     return network, found, None if trained_at == input_shape else trained_at
 
@@ -71,4 +71,4 @@ def freeze(network, stages):
 def with_probabilities(network):
     """The model that is saved: the network's own layers, and probabilities instead of logits."""
     softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
-    return keras_smlp.PortableModel(network.input, softmax(network.output), name=network.name)
+    return PortableModel(network.input, softmax(network.output), name=network.name)

@@ -1,0 +1,1 @@
+"""Export formats, each written by the backend that writes it well."""
