@@ -16,7 +16,7 @@ import nox
 
 BACKENDS = ("torch", "tensorflow", "jax")  # the first one also runs the tests marked `once`
 # started first: at the end one of them would leave a processor idle
-LONGEST = ("resume", "train", "cross_backend", "parity", "distribution", "network", "export")
+LONGEST = ("resume", "train", "cross_backend", "parity", "engines", "network", "export")
 EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
 QUICK = "not deep"
 TESTS = Path("tests")

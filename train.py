@@ -39,7 +39,7 @@ def train(config):
     import keras
 
     from keras_smlp.data import decode, pipeline, sources
-    from keras_smlp.training import distribution, evaluation, network, optimizer, report
+    from keras_smlp.training import engines, evaluation, network, optimizer, report
     from keras_smlp.training.callbacks import Progress, Signals, Steps
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
@@ -51,7 +51,7 @@ def train(config):
 
     # ---- devices --------------------------------------------------------------------------------
     with failing():
-        engine = distribution.start(**dataclasses.asdict(config.distribution))
+        engine = engines.start(**dataclasses.asdict(config.distribution))
         engine.check_batch(batch_size)
         config.check_groups(engine.processes)
     say = print if engine.is_main else lambda *_: None

@@ -41,7 +41,7 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
         forward: Function from uint8 images to logits `(n, classes)`, NumPy both
             (`Engine.forward`).
         batches: `tf.data.Dataset` of `pipeline.validation_batches`, this process's part.
-        engine: The `distribution.Engine`.
+        engine: The `engines.Engine`.
         class_names: The name of each class.
         real_labels: Several labels per image, see `read_real`; images without any are left
             out. Then the loss is that of the original label. Defaults to `None`: the label.

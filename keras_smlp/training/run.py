@@ -11,8 +11,20 @@ from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints, differences
 
 # may differ between a run and what goes on with it: nothing of the training depends on them
-FREE = ("output_dir", "data.dir", "data.manual_dir", "data.threads", "data.max_bad_fraction")
-FREE_SECTIONS = ("eval.", "distribution.", "train.resume", "train.checkpoint_", "train.keep_")
+MAY_CHANGE_ON_RESUME = (
+    "output_dir",
+    "data.dir",
+    "data.manual_dir",
+    "data.threads",
+    "data.max_bad_fraction",
+)
+SECTIONS_MAY_CHANGE_ON_RESUME = (
+    "eval.",
+    "distribution.",
+    "train.resume",
+    "train.checkpoint_",
+    "train.keep_",
+)
 
 
 class Run:
@@ -29,7 +41,7 @@ class Run:
     Args:
         config: The `config.Config`.
         folder: Path of the folder for checkpoints.
-        engine: The `distribution.Engine`.
+        engine: The `engines.Engine`.
     """
 
     def __init__(self, config, folder, engine):
@@ -73,7 +85,7 @@ class Run:
         changed = [
             f"{key}: {old} -> {new}"
             for key, old, new in differences(state["config"], self.config.to_dict())
-            if key not in FREE and not key.startswith(FREE_SECTIONS)
+            if key not in MAY_CHANGE_ON_RESUME and not key.startswith(SECTIONS_MAY_CHANGE_ON_RESUME)
         ]
         if changed:
             raise ValueError(

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_smlp.checks import is_rate
 from keras_smlp.saving import PortableModel
-from keras_smlp.training.distribution import Engine
+from keras_smlp.training.engines import Engine
 
 BACKEND = keras.backend.backend()
 
@@ -50,7 +50,7 @@ class TrainingModel(PortableModel):
         inputs: Symbolic tensor, or a list or dict of them.
         outputs: Symbolic tensor, or a list or dict of them.
         ema_decay: Float in `[0, 1)`. Decay of the averages per update. Defaults to `None`: none.
-        engine: What `keras_smlp.training.distribution.start` returned. The model must be built and
+        engine: What `keras_smlp.training.engines.start` returned. The model must be built and
             compiled in its `scope()`. Defaults to one process on one device.
         **kwargs: Keyword arguments of a functional `keras.Model`.
 

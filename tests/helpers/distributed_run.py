@@ -1,4 +1,4 @@
-"""One process of test_distribution.py: a short training under an engine.
+"""One process of test_engines.py: a short training under an engine.
 
 `python -m helpers.distributed_run FOLDER BATCH_NORM KIND [COORDINATOR PROCESSES RANK]`. The main
 process leaves in FOLDER what the training and the evaluation gave.
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from helpers import nets
-from keras_smlp.training import distribution
+from keras_smlp.training import engines
 from keras_smlp.training.step import TrainingModel
 
 STEPS, BATCH, VALIDATION = 10, 8, 10
@@ -98,7 +98,7 @@ def evaluate(engine, model):
 
 def main(folder, batch_norm, kind, coordinator=None, processes=None, rank=None):
     number = {"processes": processes and int(processes), "rank": rank and int(rank)}
-    engine = distribution.start(kind, coordinator, **number, batch_norm=batch_norm)
+    engine = engines.start(kind, coordinator, **number, batch_norm=batch_norm)
     network, model = training_model(engine, batch_norm == "local")
     engine.check_batch(BATCH)
     check_same(engine, model)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import nets, processes
 
-from keras_smlp.training import distribution
+from keras_smlp.training import engines
 
 BACKEND = keras.backend.backend()
 # XLA's expensive passes take most of the time otherwise
@@ -122,8 +122,8 @@ def test_torch_in_several_processes_is_torch_in_one(folders):
 
 
 def test_one_device_is_no_distribution():
-    engine = distribution.start()
-    assert type(engine) is distribution.Engine and engine.is_main
+    engine = engines.start()
+    assert type(engine) is engines.Engine and engine.is_main
     assert (engine.devices, engine.processes, engine.rank) == (1, 1, 0)
     assert engine.describe() == "one device: BatchNorm over the whole batch."
     engine.check_batch(7)
@@ -134,7 +134,7 @@ def test_one_device_is_no_distribution():
 
 
 def test_a_batch_divides_by_the_devices():
-    engine = distribution.Engine()
+    engine = engines.Engine()
     engine.devices = 4
     engine.check_batch(12)
     message = "^train.batch_size: 10, allowed: a multiple of 4, the number of devices$"
@@ -153,7 +153,7 @@ def test_a_batch_divides_by_the_devices():
 )
 def test_what_would_be_ignored_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        distribution.start(**arguments)
+        engines.start(**arguments)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="PyTorch joins the processes of torchrun")
@@ -161,30 +161,30 @@ def test_torchrun_is_for_torch(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(ValueError, match="kind: auto in one of 2 processes of `torchrun`, allowed"):
-        distribution.start()
+        engines.start()
 
 
 def test_each_backend_refuses_what_it_cannot(monkeypatch):
     other = {"jax": "local", "torch": "global"}.get(BACKEND)
     if other:
         with pytest.raises(ValueError, match=f"batch_norm: {other}, allowed: auto, .* {BACKEND}"):
-            distribution.start(batch_norm=other)
+            engines.start(batch_norm=other)
     if BACKEND == "tensorflow":
         with pytest.raises(ValueError, match="kind: multi_host, allowed: .*KERAS_BACKEND=jax"):
-            distribution.start("multi_host")
+            engines.start("multi_host")
         import tensorflow as tf
 
         strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-        engine = distribution.TensorFlowEngine(strategy, "global")
+        engine = engines.tensorflow.TensorFlowEngine(strategy, "global")
         with pytest.raises(ValueError, match="optimizer.accumulation: 2, allowed: 1 with"):
             engine.check_optimizer(keras.optimizers.SGD(gradient_accumulation_steps=2))
     if BACKEND == "torch":
         with pytest.raises(ValueError, match="kind: multi_host, allowed: .*torchrun"):
-            distribution.start("multi_host")
+            engines.start("multi_host")
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(ValueError, match="WORLD_SIZE: 2 without RANK, allowed: by torchrun"):
-            distribution.start()
-        for name in distribution.TORCHRUN:
+            engines.start()
+        for name in engines.torch.TORCHRUN:
             monkeypatch.setenv(name, "0")
         with pytest.raises(ValueError, match="kind: none in one of 2 processes, allowed: auto"):
-            distribution.start("none")
+            engines.start("none")
