@@ -157,7 +157,7 @@ def train(config):
             with run.saved_if_interrupted(model):
                 results.judge("val", evaluate(signals), row)
                 if config.optimizer.ema_decay is not None:
-                    with model.averaged():
+                    with model.ema_swapped_in():
                         results.judge("ema", evaluate(signals), row)
             run.finish_epoch(row)
             results.write()
@@ -167,13 +167,13 @@ def train(config):
 
     # ---- evaluate -------------------------------------------------------------------------------
     engine.barrier()
-    classifier.load_weights(results.best)
+    classifier.load_weights(results.best_path)
     score = evaluate(Signals())
     results.end(score, time.monotonic() - began)
-    say(f"{results.best}, of epoch {run.best['epoch']}, on {score.images} images:")
+    say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
     say(score)
     predict = shlex.join(["python", os.path.relpath(ROOT / "tools" / "predict.py")])
-    files = shlex.join([str(results.example), "--weights", str(results.best)])
+    files = shlex.join([str(results.example), "--weights", str(results.best_path)])
     say(f"Use it: KERAS_BACKEND={keras.backend.backend()} {predict} {files} --top 1")
 
 

@@ -16,7 +16,7 @@ FILL = [124.0, 116.0, 104.0]
 GREY = [19595 / 65536, 38470 / 65536, 7471 / 65536]
 
 # Results are truncated: weights whose sum is a hair under 1 must not darken a flat area
-HAIR = 1e-3
+TRUNCATION_EPSILON = 1e-3
 
 
 @tf.autograph.experimental.do_not_convert  # there is nothing to convert, which takes seconds
@@ -219,7 +219,9 @@ def rotate(image, magnitude, sign):
     for i, weight in enumerate(down):
         total += tf.cast(tf.gather_nd(table, place + i * stride // 4), "float32") * weight
     total *= tf.matmul(tf.concat(across, axis=0), tf.repeat(tf.eye(4), 3, axis=1), transpose_a=True)
-    return tf.reshape(to_uint8(tf.matmul(total, tf.tile(tf.eye(3), [4, 1])) + HAIR), image.shape)
+    return tf.reshape(
+        to_uint8(tf.matmul(total, tf.tile(tf.eye(3), [4, 1])) + TRUNCATION_EPSILON), image.shape
+    )
 
 
 def spread(values, axis):
@@ -249,7 +251,7 @@ def slide(image, offsets, axis):
     place = spread(tf.range(size, dtype="float32") - (size - 1) / 2, axis) + spread(moved, 1 - axis)
     inside = tf.clip_by_value((size + 1) / 2 - tf.abs(place), 0, 1)
     fill = tf.constant([[FILL] * width])
-    return to_uint8((total - fill) * inside + (fill + HAIR))
+    return to_uint8((total - fill) * inside + (fill + TRUNCATION_EPSILON))
 
 
 def shear_x(image, magnitude, sign):

@@ -38,7 +38,7 @@ class Results:
     def __init__(self, folder, saved_model, class_names, run):
         self.folder, self.saved_model, self.run = Path(folder), saved_model, run
         self.class_names = class_names
-        self.best = self.folder / "best.keras"
+        self.best_path = self.folder / "best.keras"
         self.classes = self.folder / "classes.json"
         self.example = self.folder / "example.png"
 
@@ -67,7 +67,7 @@ class Results:
         """
         found = {"loss": score.loss, "accuracy": score.top1 / 100, "top5": score.top5 / 100}
         row.update({f"{name}_{key}": value for key, value in found.items()})
-        best = self.run.best
+        best = self.run.best_score
         # of two equally accurate ones, that of the lower loss
         is_best = not best or (score.top1, -score.loss) > (best["top1"], -best["loss"])
         path = self.folder / ("ema.keras" if name == "ema" else "last.keras")
@@ -75,10 +75,10 @@ class Results:
             with self.run.engine.saving():
                 self.saved_model.save(path)
             if is_best:
-                with replacing(self.best) as temporary:
+                with replacing(self.best_path) as temporary:
                     shutil.copyfile(path, temporary)
         if is_best:
-            self.run.best = {
+            self.run.best_score = {
                 "epoch": row["epoch"],
                 "weights": name,
                 "top1": score.top1,
@@ -96,7 +96,7 @@ class Results:
         """Writes the summary: what was run, on what, and what came out."""
         if not self.run.engine.is_main:
             return
-        best, rows, last = self.run.best, self.run.rows, self.run.rows[-1]
+        best, rows, last = self.run.best_score, self.run.rows, self.run.rows[-1]
         average = " (averaged weights)" if best["weights"] == "ema" else ""
         facts = {
             "result": f"`{score}` on {score.images} images",

@@ -35,7 +35,7 @@ class Run:
         step: Steps of it that are done.
         means: Means of the training metrics over these steps.
         rows: The history, a dict per epoch.
-        best: The best evaluation: `epoch`, `weights` (`val` or `ema`), `top1`, `loss`; `None`
+        best_score: The best evaluation: `epoch`, `weights` (`val` or `ema`), `top1`, `loss`; `None`
             before the first.
 
     Args:
@@ -48,7 +48,7 @@ class Run:
         self.config, self.engine = config, engine
         self.checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
         self.epoch, self.step, self.means = 0, 0, {}
-        self.rows, self.best = [], None
+        self.rows, self.best_score = [], None
         self.path = self.saved = None
 
     def resume(self, model, say):
@@ -93,8 +93,9 @@ class Run:
                 " allowed: the same one, or another output_dir"
             )
         model.load_weights(path / WEIGHTS)
-        for name in ("epoch", "step", "means", "rows", "best"):
+        for name in ("epoch", "step", "means", "rows"):
             setattr(self, name, state[name])
+        self.best_score = state["best"]
         self.path, self.saved = path, (self.epoch, self.step)
         say(f"going on from {path}")
 
@@ -130,7 +131,7 @@ class Run:
             "step": self.step,
             "means": self.means,
             "rows": self.rows,
-            "best": self.best,
+            "best": self.best_score,
             "config": self.config.to_dict(),
             "versions": {
                 "python": platform.python_version(),

@@ -69,7 +69,7 @@ class TrainingModel(PortableModel):
         self.averages = None
         if ema_decay is not None:
             self.averages = Averages(self.averaged_variables)
-            self.start()
+            self.reset_ema()
 
     @property
     def averaged_variables(self):
@@ -77,30 +77,30 @@ class TrainingModel(PortableModel):
         weights = [weight for layer in self.layers for weight in layer.weights]
         return [weight for weight in weights if keras.backend.is_float_dtype(weight.dtype)]
 
-    def start(self):
+    def reset_ema(self):
         """Sets the averages to the weights; again where weights are loaded after construction."""
-        for average, variable in self.pairs():
+        for average, variable in self.ema_pairs():
             # JAX hands both to one program, which may not have one buffer twice
             average.assign(ops.copy(variable))
 
-    def pairs(self):
+    def ema_pairs(self):
         """(average, variable) for each averaged variable; none without averages."""
         if self.averages is None:
             return []
         return list(zip(self.averages.weights, self.averaged_variables, strict=True))
 
     @contextlib.contextmanager
-    def averaged(self):
+    def ema_swapped_in(self):
         """Inside the block the network has the averages for weights; then its own again, exactly.
 
         Raises:
             ValueError: If the model has no averages.
         """
         if self.averages is None:
-            raise ValueError("`averaged()` needs a model with an `ema_decay`. Received: None")
+            raise ValueError("`ema_swapped_in()` needs a model with an `ema_decay`. Received: None")
         if BACKEND == "jax":
             self.jax_state_sync()  # within an epoch, `fit` holds the values
-        pairs = self.pairs()
+        pairs = self.ema_pairs()
         own = [ops.copy(variable) for _, variable in pairs]
         try:
             for average, variable in pairs:
@@ -181,7 +181,7 @@ class TrainingModel(PortableModel):
             updated = ops.not_equal(self.optimizer.iterations, updates_before)
         if BACKEND == "torch" and not updated:
             return
-        for average, variable in self.pairs():
+        for average, variable in self.ema_pairs():
             if BACKEND == "torch":
                 # one operation in place: there is no compiler to fuse those below
                 value = variable.value.detach().to(average.value.dtype)

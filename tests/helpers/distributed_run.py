@@ -28,7 +28,7 @@ def training_model(engine, local):
         )
         if BACKEND == "torch" and not local:
             # the reference would compute them over the whole batch
-            for layer in distribution.batch_norms(network):
+            for layer in engines.batch_norms(network):
                 layer.trainable = False
         model = TrainingModel(network.input, network.output, ema_decay=0.9, engine=engine)
         model.compile(
@@ -108,7 +108,7 @@ def main(folder, batch_norm, kind, coordinator=None, processes=None, rank=None):
     # of its own part (PyTorch), or of the whole batch
     means = engine.sum(losses.each()) / engine.processes
     assert np.array_equal(engine.gather(np.array([engine.rank])), np.arange(engine.processes))
-    with model.averaged():
+    with model.ema_swapped_in():
         rows = evaluate(engine, model)
         if engine.is_main:
             with engine.saving():

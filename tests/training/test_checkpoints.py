@@ -40,7 +40,7 @@ def saved(folder, model, place=(1, 5)):
     run = Run(config(), folder, MAIN)
     run.epoch, run.step = place
     run.means, run.rows = {"loss": 0.5}, [{"epoch": 1, "loss": 0.75}]
-    run.best = {"epoch": 1, "weights": "val", "top1": 50.0, "loss": 1.0}
+    run.best_score = {"epoch": 1, "weights": "val", "top1": 50.0, "loss": 1.0}
     run.checkpoint(model)
     return run
 

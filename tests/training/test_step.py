@@ -60,7 +60,7 @@ class Weights(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
         self.after.append(values(self.model.averaged_variables))
-        with self.model.averaged():
+        with self.model.ema_swapped_in():
             pass
         assert_equal(self.after[-1], values(self.model.averaged_variables))
 
@@ -120,7 +120,7 @@ def test_the_step_is_keras_own_with_averages_and_without(trained):
         for weight, expected in pairs:
             np.testing.assert_allclose(weight, expected, atol=1e-5)
     assert plain.averages is None
-    with pytest.raises(ValueError, match="ema_decay"), plain.averaged():
+    with pytest.raises(ValueError, match="ema_decay"), plain.ema_swapped_in():
         pass
 
 
@@ -137,12 +137,12 @@ def test_a_resumed_training_is_bit_equal(accumulated, tmp_path):
 def test_the_averaged_model_is_the_averages_and_then_itself_again(trained):
     model = trained[0]
     before, x = state(model), nets.to_train_on(BATCHES * BATCH)[0][:BATCH]
-    with model.averaged():
+    with model.ema_swapped_in():
         assert_equal(values(model.averaged_variables), values(model.averages.weights))
         averaged = model.predict_on_batch(x)
     assert_equal(before, state(model))
     assert np.abs(averaged - model.predict_on_batch(x)).max() > 1e-3
-    with pytest.raises(KeyError), model.averaged():
+    with pytest.raises(KeyError), model.ema_swapped_in():
         raise KeyError
     assert_equal(before, state(model))
 
@@ -151,7 +151,7 @@ def test_loaded_weights_can_be_the_start_of_the_averages():
     model, other = training_model(), training_model(seed=2, ema_decay=None)
     for variable, value in zip(model.averaged_variables, values(other.weights), strict=True):
         variable.assign(value)
-    model.start()
+    model.reset_ema()
     assert_equal(values(other.weights), values(model.averages.weights))
 
 
