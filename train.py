@@ -11,7 +11,6 @@ import os
 import shlex
 import sys
 import time
-import types
 from pathlib import Path
 
 ROOT = Path(__file__).parent
@@ -31,11 +30,6 @@ TRAIN_EXTRA = (
 
 def train(config):
     """One run, or one evaluation, from top to bottom."""
-    # TensorFlow reports the processor's features otherwise
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    # PyTorch's threads wait for work in a busy loop otherwise, and starve tf.data's: on two
-    # processors with other work a step takes ten times as long
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import keras
 
     from keras_smlp.data import decode, pipeline, sources
@@ -178,27 +172,16 @@ def train(config):
 
 
 def read_config(argv):
-    """Reads the configuration and makes its `output_dir`.
+    """Reads the configuration and makes its `output_dir`."""
+    from keras_smlp.training.parsing import parse
 
-    All before `keras_smlp/__init__.py` is run, for that one imports Keras.
-    """
-    bare = types.ModuleType("keras_smlp")
-    bare.__path__ = [str(ROOT / "keras_smlp")]
-    package = sys.modules.setdefault("keras_smlp", bare)
+    with failing():
+        config = parse(argv)
     try:
-        from keras_smlp.training.parsing import parse
-
-        with failing():
-            config = parse(argv)
-        try:
-            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            fail(f"output_dir: {error}, allowed: a folder that can be written to")
-        return config
-    finally:
-        if package is bare:
-            for name in [name for name in sys.modules if name.split(".")[0] == "keras_smlp"]:
-                del sys.modules[name]
+        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"output_dir: {error}, allowed: a folder that can be written to")
+    return config
 
 
 @contextlib.contextmanager
@@ -221,6 +204,11 @@ def main(argv):
     backend = os.environ.get("KERAS_BACKEND") or None
     if backend not in (None, *BACKENDS):
         fail(f"KERAS_BACKEND: {backend}, allowed: {', '.join(BACKENDS)}")
+    # TensorFlow reports the processor's features otherwise
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # PyTorch's threads wait for work in a busy loop otherwise, and starve tf.data's: on two
+    # processors with other work a step takes ten times as long
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         train(read_config(argv))
         return

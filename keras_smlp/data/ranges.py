@@ -1,4 +1,4 @@
-"""Numbers with a range, for the typed configuration. Nothing heavy may be imported here."""
+"""Numbers with a range, for the typed configuration."""
 
 from jsonargparse.typing import (
     ClosedUnitInterval,

@@ -1,4 +1,4 @@
-"""The images of a run and what is done to them: typed. Nothing heavy may be imported here."""
+"""The images of a run and what is done to them: the typed section `data` of a configuration."""
 
 from dataclasses import dataclass
 from typing import Literal

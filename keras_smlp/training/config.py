@@ -1,7 +1,4 @@
-"""The configuration of train.py: typed; what belongs together is checked together.
-
-Nothing heavy may be imported here: a wrong value is reported before Keras loads.
-"""
+"""The configuration of train.py: typed; what belongs together is checked together."""
 
 import dataclasses
 import json

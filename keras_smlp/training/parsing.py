@@ -1,6 +1,6 @@
 """Reads the configuration of train.py from YAML and the command line; errors are one line.
 
-Nothing heavy may be imported here. The library is jsonargparse (why: docs/dependencies.md).
+The library is jsonargparse (why: docs/dependencies.md).
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Files that version 0.1.0 wrote before its folders were rearranged: they load as they did.
 
 `files_of_0_1_0` holds networks of 8 channels with drawn weights as they are, folded, in 8 bits, as
-a pyramid, and compiled and trained; weights alone; what each of them answered; and a checkpoint of a
-run of train.py, in the middle of its first epoch.
+a pyramid, and compiled and trained; weights alone; what each of them answered; and a checkpoint in
+the middle of the first epoch of a run of train.py.
 """
 
 import shutil
