@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gc
 import os
+import re
 import shlex
 import sys
 import time
@@ -26,6 +27,17 @@ TRAIN_EXTRA = (
     "tqdm",
     "yaml",
 )
+# what the package calls an argument -> the key of the configuration
+KEYS = {
+    "path": "data.dir",
+    "name": "data.name",
+    "max_fraction": "data.max_bad_fraction",
+    "real_labels": "eval.real_labels",
+    "batch_size": "train.batch_size",
+    "gradient_accumulation_steps": "optimizer.accumulation",
+}
+KEYS |= {name: f"distribution.{name}" for name in ("kind", "coordinator", "processes", "rank")}
+KEYS |= {"batch_norm": "distribution.batch_norm"}
 
 
 def train(config):
@@ -190,7 +202,8 @@ def failing(errors=(ValueError, OSError), prefix="", code=2):
     try:
         yield
     except errors as error:
-        fail(f"{prefix}{error}", code)
+        message = re.sub(r"`(\w+)`", lambda name: KEYS.get(name[1], name[0]), str(error))
+        fail(prefix + message, code)
 
 
 def fail(message, code=2):

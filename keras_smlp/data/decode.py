@@ -51,7 +51,7 @@ class BadFiles:
         if len(self) > max_fraction * self.count:
             names = ", ".join(f"{name} ({reason})" for name, reason in self.names.items())
             raise ValueError(
-                f"data.max_bad_fraction: {len(self)} of {self.count} files cannot be decoded, "
+                f"`max_fraction`: {len(self)} of {self.count} files cannot be decoded, "
                 f"allowed: at most {max_fraction:g} of them; they are {names}"
             )
 

@@ -94,7 +94,7 @@ def npz(path):
     `class_names` is optional.
     """
     if not Path(path).is_file():
-        raise ValueError(f"data.dir: {path} is no file, allowed: the path of an .npz file")
+        raise ValueError(f"`path`: {path} is no file, allowed: the path of an .npz file")
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     splits = []
@@ -102,19 +102,19 @@ def npz(path):
         images, labels = (arrays.get(f"{split}_{part}") for part in ("images", "labels"))
         if images is None or labels is None:
             raise ValueError(
-                f"data.dir: {path} holds {', '.join(arrays)}, allowed: a file with {split}_images "
+                f"`path`: {path} holds {', '.join(arrays)}, allowed: a file with {split}_images "
                 f"and {split}_labels"
             )
         if images.ndim == 3:
             images = images[..., None]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise ValueError(
-                f"data.dir: {split}_images of {path} are {images.dtype} {images.shape}, allowed: "
+                f"`path`: {split}_images of {path} are {images.dtype} {images.shape}, allowed: "
                 "uint8 (n, height, width, 1 or 3)"
             )
         if not (labels.shape == images.shape[:1] and labels.dtype.kind in "iu" and len(labels)):
             raise ValueError(
-                f"data.dir: {split}_labels of {path} are {labels.dtype} {labels.shape}, allowed: "
+                f"`path`: {split}_labels of {path} are {labels.dtype} {labels.shape}, allowed: "
                 f"integers ({len(images)},), at least one"
             )
         images = np.broadcast_to(images, (*images.shape[:3], 3))
@@ -130,7 +130,7 @@ def checked(source, path):
     for split in (source.train, source.validation):
         if split.labels.min() < 0 or split.labels.max() >= len(source.class_names):
             raise ValueError(
-                f"data.dir: {path} has labels from {split.labels.min()} to {split.labels.max()}, "
+                f"`path`: {path} has labels from {split.labels.min()} to {split.labels.max()}, "
                 f"allowed: 0 to {len(source.class_names) - 1}, one for each class name"
             )
     return source
@@ -145,12 +145,12 @@ def folder(path):
     train = path / "train"
     validation = next((path / n for n in ("val", "validation") if (path / n).is_dir()), None)
     if not train.is_dir() or validation is None:
-        raise ValueError(f"data.dir: {path}, allowed: a folder that holds train/ and val/")
+        raise ValueError(f"`path`: {path}, allowed: a folder that holds train/ and val/")
     names = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
     unknown = {entry.name for entry in validation.iterdir() if entry.is_dir()} - set(names)
     if unknown:
         raise ValueError(
-            f"data.dir: {validation} has the classes {', '.join(sorted(unknown))}, allowed: those "
+            f"`path`: {validation} has the classes {', '.join(sorted(unknown))}, allowed: those "
             f"of {train}"
         )
     return Source(names, images_below(train, names), images_below(validation, names))
@@ -167,7 +167,7 @@ def images_below(path, names):
         labels += [label] * len(found)
     if not files:
         raise ValueError(
-            f"data.dir: {path} has no images, allowed: <class>/<image> ending in one of "
+            f"`path`: {path} has no images, allowed: <class>/<image> ending in one of "
             f"{', '.join(ENDINGS)}"
         )
     labels = np.array(labels, "int32")
@@ -201,25 +201,25 @@ def tfds(name, data_dir=None, manual_dir=None):
         builder = tensorflow_datasets.builder(name, data_dir=data_dir)
     except ValueError as error:
         raise ValueError(
-            f"data.name: {name}, allowed: digits, npz, folder or a set of TensorFlow Datasets "
+            f"`name`: {name}, allowed: digits, npz, folder or a set of TensorFlow Datasets "
             f"({str(error).splitlines()[0]})"
         ) from error
     features = builder.info.features or {}
     if not {"image", "label"} <= set(features):
         raise ValueError(
-            f"data.name: {name} has {', '.join(features)}, allowed: a set with image and label"
+            f"`name`: {name} has {', '.join(features)}, allowed: a set with image and label"
         )
     if not builder.is_prepared():
         config = tensorflow_datasets.download.DownloadConfig(manual_dir=manual_dir)
         try:
             builder.download_and_prepare(download_config=config)
         except Exception as error:  # no network, files that must be fetched by hand: TFDS says it
-            raise ValueError(f"data.name: {name} could not be prepared: {error}") from error
+            raise ValueError(f"`name`: {name} could not be prepared: {error}") from error
     splits = builder.info.splits
     validation = next((n for n in ("validation", "test") if n in splits), None)
     if "train" not in splits or validation is None:
         raise ValueError(
-            f"data.name: {name} has the splits {', '.join(splits)}, allowed: a set with train and "
+            f"`name`: {name} has the splits {', '.join(splits)}, allowed: a set with train and "
             "validation or test"
         )
     return Source(
@@ -305,7 +305,7 @@ def load(name, path=None, manual_dir=None):
 
     Raises:
         ValueError: If there is no such data set, or its files are not as they should be: one line
-            that begins with the key of the configuration.
+            that begins with the argument.
     """
     if name == "digits":
         return digits()

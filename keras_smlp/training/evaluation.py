@@ -118,8 +118,8 @@ def read_real(path):
         if all(isinstance(k, int) for found in labels.values() for k in found):
             return labels
     except (ValueError, OSError, AttributeError, TypeError) as error:
-        raise ValueError(f"eval.real_labels: {path} ({error}), allowed: ReaL's JSON") from error
-    raise ValueError(f"eval.real_labels: {path}, allowed: lists of class indices")
+        raise ValueError(f"`real_labels`: {path} ({error}), allowed: ReaL's JSON") from error
+    raise ValueError(f"`real_labels`: {path}, allowed: lists of class indices")
 
 
 def labels_of(name, real_labels):
@@ -128,5 +128,5 @@ def labels_of(name, real_labels):
     number = re.search(r"(\d{8})\.\w+$", name)
     key = name if name in real_labels else str(int(number[1])) if number else name
     if key not in real_labels:
-        raise ValueError(f"eval.real_labels: nothing for {name}, allowed: labels for every image")
+        raise ValueError(f"`real_labels`: nothing for {name}, allowed: labels for every image")
     return real_labels[key]

@@ -205,5 +205,5 @@ def test_bad_files_are_named_once_in_the_log(tmp_path):
         bad.add(name, "truncated")
     assert log.read_text() == "a: truncated\nb: truncated\n"
     bad.check(0.2)
-    with pytest.raises(ValueError, match=r"^data.max_bad_fraction: 2 of 10 files .* a \(truncated"):
+    with pytest.raises(ValueError, match=r"^`max_fraction`: 2 of 10 files .* a \(truncated"):
         bad.check(0.1)

@@ -78,12 +78,12 @@ def test_grey_arrays_and_class_names(tmp_path):
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, changed, message):
-    with pytest.raises(ValueError, match=rf"^data.dir: .*{message}"):
+    with pytest.raises(ValueError, match=rf"^`path`: .*{message}"):
         sources.load("npz", arrays(tmp_path, **changed))
 
 
 def test_no_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="^data.dir: .* is no file"):
+    with pytest.raises(ValueError, match="^`path`: .* is no file"):
         sources.load("npz", tmp_path / "nothing.npz")
 
 
@@ -175,7 +175,7 @@ def test_imagenet_is_prepared_from_the_archives(tmp_path):
 )
 def test_sets_that_cannot_be_had_are_refused(tmp_path, name, message):
     pytest.importorskip("tensorflow_datasets", reason="the data set is prepared by TFDS")
-    with pytest.raises(ValueError, match=f"^data.name: {name}.*{message}"):
+    with pytest.raises(ValueError, match=f"^`name`: {name}.*{message}"):
         sources.load(name, tmp_path, tmp_path / "manual")
 
 

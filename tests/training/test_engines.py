@@ -137,7 +137,7 @@ def test_a_batch_divides_by_the_devices():
     engine = engines.Engine()
     engine.devices = 4
     engine.check_batch(12)
-    message = "^train.batch_size: 10, allowed: a multiple of 4, the number of devices$"
+    message = "^`batch_size`: 10, allowed: a multiple of 4, the number of devices$"
     with pytest.raises(ValueError, match=message):
         engine.check_batch(10)
 
@@ -145,10 +145,10 @@ def test_a_batch_divides_by_the_devices():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "mirrored"}, "distribution.kind: mirrored, allowed: auto, none, data_parallel"),
-        ({"kind": "data_parallel"}, "distribution.kind: data_parallel, allowed: auto, none"),
-        ({"rank": 1}, "distribution.rank: 1, allowed: null"),
-        ({"batch_norm": "group"}, "distribution.batch_norm: group, allowed: auto"),
+        ({"kind": "mirrored"}, "`kind`: mirrored, allowed: auto, none, data_parallel"),
+        ({"kind": "data_parallel"}, "`kind`: data_parallel, allowed: auto, none"),
+        ({"rank": 1}, "`rank`: 1, allowed: None"),
+        ({"batch_norm": "group"}, "`batch_norm`: group, allowed: auto"),
     ],
 )
 def test_what_would_be_ignored_is_refused(arguments, message):
@@ -160,31 +160,31 @@ def test_what_would_be_ignored_is_refused(arguments, message):
 def test_torchrun_is_for_torch(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with pytest.raises(ValueError, match="kind: auto in one of 2 processes of `torchrun`, allowed"):
+    with pytest.raises(ValueError, match="`kind`: auto in one of 2 processes of `torchrun`, allowed"):
         engines.start()
 
 
 def test_each_backend_refuses_what_it_cannot(monkeypatch):
     other = {"jax": "local", "torch": "global"}.get(BACKEND)
     if other:
-        with pytest.raises(ValueError, match=f"batch_norm: {other}, allowed: auto, .* {BACKEND}"):
+        with pytest.raises(ValueError, match=f"`batch_norm`: {other}, allowed: auto, .* {BACKEND}"):
             engines.start(batch_norm=other)
     if BACKEND == "tensorflow":
-        with pytest.raises(ValueError, match="kind: multi_host, allowed: .*KERAS_BACKEND=jax"):
+        with pytest.raises(ValueError, match="`kind`: multi_host, allowed: .*KERAS_BACKEND=jax"):
             engines.start("multi_host")
         import tensorflow as tf
 
         strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
         engine = engines.tensorflow.TensorFlowEngine(strategy, "global")
-        with pytest.raises(ValueError, match="optimizer.accumulation: 2, allowed: 1 with"):
+        with pytest.raises(ValueError, match="`gradient_accumulation_steps`: 2, allowed: 1 with"):
             engine.check_optimizer(keras.optimizers.SGD(gradient_accumulation_steps=2))
     if BACKEND == "torch":
-        with pytest.raises(ValueError, match="kind: multi_host, allowed: .*torchrun"):
+        with pytest.raises(ValueError, match="`kind`: multi_host, allowed: .*torchrun"):
             engines.start("multi_host")
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(ValueError, match="WORLD_SIZE: 2 without RANK, allowed: by torchrun"):
             engines.start()
         for name in engines.torch.TORCHRUN:
             monkeypatch.setenv(name, "0")
-        with pytest.raises(ValueError, match="kind: none in one of 2 processes, allowed: auto"):
+        with pytest.raises(ValueError, match="`kind`: none in one of 2 processes, allowed: auto"):
             engines.start("none")

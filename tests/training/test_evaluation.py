@@ -87,7 +87,7 @@ def test_several_labels_per_image(tmp_path, form):
 @pytest.mark.parametrize("content", ["no json", "3", '[["cat"]]', "[1, 2]"])
 def test_other_files_of_labels_are_refused(tmp_path, content):
     (tmp_path / "real.json").write_text(content)
-    with pytest.raises(ValueError, match="^eval.real_labels: "):
+    with pytest.raises(ValueError, match="^`real_labels`: "):
         evaluation.read_real(tmp_path / "real.json")
 
 

@@ -45,16 +45,14 @@ def start(kind="auto", coordinator=None, processes=None, rank=None, batch_norm="
     """
     backend = keras.backend.backend()
     if kind not in KINDS:
-        raise ValueError(f"distribution.kind: {kind}, allowed: {', '.join(KINDS)}")
+        raise ValueError(f"`kind`: {kind}, allowed: {', '.join(KINDS)}")
     if batch_norm not in ("auto", *BATCH_NORM[backend]):
         allowed = ", ".join(("auto", *BATCH_NORM[backend]))
-        raise ValueError(
-            f"distribution.batch_norm: {batch_norm}, allowed: {allowed} on the {backend} backend"
-        )
+        raise ValueError(f"`batch_norm`: {batch_norm}, allowed: {allowed} on the {backend} backend")
     started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if backend != "torch" and started > 1:
         raise ValueError(
-            f"distribution.kind: {kind} in one of {started} processes of `torchrun`, allowed: with "
+            f"`kind`: {kind} in one of {started} processes of `torchrun`, allowed: with "
             "KERAS_BACKEND=torch alone"
         )
     batch_norm = BATCH_NORM[backend][0] if batch_norm == "auto" else batch_norm
@@ -62,8 +60,7 @@ def start(kind="auto", coordinator=None, processes=None, rank=None, batch_norm="
     for name, value in address.items():
         if value is not None and (kind != "multi_host" or backend != "jax"):
             raise ValueError(
-                f"distribution.{name}: {value}, allowed: null (only JAX with distribution.kind "
-                "multi_host reads it)"
+                f"`{name}`: {value}, allowed: None (only JAX with `kind` multi_host reads it)"
             )
     if backend == "jax":
         return jax.start(kind, coordinator, processes, rank)

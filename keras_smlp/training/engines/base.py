@@ -37,7 +37,7 @@ class Engine:
         """Raises `ValueError` unless the batch of all processes divides by the devices."""
         if batch_size % self.devices:
             raise ValueError(
-                f"train.batch_size: {batch_size}, allowed: a multiple of {self.devices}, the "
+                f"`batch_size`: {batch_size}, allowed: a multiple of {self.devices}, the "
                 "number of devices"
             )
 
@@ -95,7 +95,7 @@ class Engine:
 def several(kind, devices):
     """Whether to distribute over the devices of this process."""
     if kind == "data_parallel" and devices == 1:
-        raise ValueError("distribution.kind: data_parallel, allowed: auto, none with one device")
+        raise ValueError("`kind`: data_parallel, allowed: auto, none with one device")
     return kind != "none" and devices > 1
 
 

@@ -18,7 +18,7 @@ def start(kind, coordinator, processes, rank):
             keras.distribution.initialize(coordinator, processes, rank)
         except (ValueError, RuntimeError) as error:
             raise ValueError(
-                f"distribution.kind: multi_host with coordinator {coordinator}, processes "
+                f"`kind`: multi_host with coordinator {coordinator}, processes "
                 f"{processes}, rank {rank}, allowed: what JAX can start ({error})"
             ) from error
         return JaxEngine()

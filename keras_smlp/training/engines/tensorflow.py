@@ -16,7 +16,7 @@ def start(kind, batch_norm):
     import tensorflow as tf
 
     if kind == "multi_host":
-        raise ValueError(f"distribution.kind: multi_host, allowed: {NO_MULTI_HOST}")
+        raise ValueError(f"`kind`: multi_host, allowed: {NO_MULTI_HOST}")
     if kind != "none" and tf.config.list_physical_devices("TPU"):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
         tf.config.experimental_connect_to_cluster(resolver)
@@ -49,7 +49,7 @@ class TensorFlowEngine(Engine):
         steps = getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps
         if steps:
             raise ValueError(
-                f"optimizer.accumulation: {steps}, allowed: 1 with {self.name} (Keras "
+                f"`gradient_accumulation_steps`: {steps}, allowed: 1 with {self.name} (Keras "
                 "accumulates on TensorFlow on one device only)"
             )
 

@@ -17,13 +17,11 @@ def start(kind):
         if missing:
             raise ValueError(f"WORLD_SIZE: {processes} without {missing[0]}, allowed: by torchrun")
         if kind == "none":
-            raise ValueError(
-                f"distribution.kind: none in one of {processes} processes, allowed: auto"
-            )
+            raise ValueError(f"`kind`: none in one of {processes} processes, allowed: auto")
         return TorchEngine()
     if kind in ("data_parallel", "multi_host"):
         raise ValueError(
-            f"distribution.kind: {kind}, allowed: auto, none without several processes; "
+            f"`kind`: {kind}, allowed: auto, none without several processes; "
             f"start them with `torchrun --nproc-per-node {max(gpus, 2)}`"
         )
     engine = Engine()
