@@ -3,7 +3,8 @@
 x -> stem -> stage 1 -> [downsample -> stage i]... -> norm -> mean over positions -> head
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from os import PathLike
 
 import keras
 
@@ -26,22 +27,22 @@ from keras_smlp.weights import loading
 
 
 def SMLPNet(
-    dim,
-    depths,
-    expansion=3,
-    patch_size=4,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    include_preprocessing=True,
-    drop_path_rate=None,
-    name="smlpnet",
-    dtype=None,
-):
+    dim: int,
+    depths: Sequence[int],
+    expansion: int = 3,
+    patch_size: int = 4,
+    include_top: bool = True,
+    weights: str | PathLike | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    include_preprocessing: bool = True,
+    drop_path_rate: float | None = None,
+    name: str = "smlpnet",
+    dtype: str | keras.DTypePolicy | None = None,
+) -> keras.Model:
     """An sMLPNet of any width and depth.
 
     Args:
@@ -166,18 +167,18 @@ def named(constructor_name, variant):
     """The constructor of one published variant, with the arguments of `keras.applications`."""
 
     def constructor(
-        include_top=True,
-        weights=None,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        include_preprocessing=True,
-        drop_path_rate=None,
-        name=f"smlpnet_{variant.name}",
-        dtype=None,
-    ):
+        include_top: bool = True,
+        weights: str | PathLike | None = None,
+        input_tensor: keras.KerasTensor | None = None,
+        input_shape: tuple[int, int, int] | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: str | Callable | None = "softmax",
+        include_preprocessing: bool = True,
+        drop_path_rate: float | None = None,
+        name: str = f"smlpnet_{variant.name}",
+        dtype: str | keras.DTypePolicy | None = None,
+    ) -> keras.Model:
         return SMLPNet(
             variant.dim,
             variant.depths,

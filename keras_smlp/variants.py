@@ -51,7 +51,7 @@ VARIANTS = types.MappingProxyType(
 )
 
 
-def list_models(pretrained=False):
+def list_models(pretrained: bool = False) -> list[str]:
     """Names of the published variants, smallest first.
 
     Args:

@@ -1,8 +1,11 @@
 """What a trained network looks at, and what it has learned: Grad-CAM and the axial kernels."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_smlp import naming
 from keras_smlp.naming import mixings
@@ -10,7 +13,9 @@ from keras_smlp.naming import mixings
 BATCH_SIZE = 32
 
 
-def grad_cam(model, images, class_index=None):
+def grad_cam(
+    model: keras.Model, images: ArrayLike, class_index: int | Sequence[int] | None = None
+) -> np.ndarray:
     """Where in an image a class is seen: Grad-CAM of the last map.
 
     Between the map `f` of the layer `norm` and the logits there are only a mean over the positions
@@ -110,7 +115,7 @@ def enlarged(values, size):
     return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def axial_kernels(model):
+def axial_kernels(model: keras.Model) -> dict[str, np.ndarray]:
     """The matrices that the network has learned to mix the columns and the rows of each stage with.
 
     Args:

@@ -1,10 +1,12 @@
 """What the network computes on its way: maps for other heads, and every block's output."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_smlp import naming
 from keras_smlp.naming import mixings
@@ -48,7 +50,7 @@ class FeatureExtractor(PortableModel):
         }
 
 
-def feature_extractor(model, levels=None):
+def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -> FeatureExtractor:
     """A model of the stages' outputs, over the same layers.
 
     A level is named after its stride: `"P2"` has one position for 4 x 4 pixels, `"P5"` one for
@@ -99,7 +101,7 @@ def stage_ends(model):
     return {f"P{first + stage - 1}": layers[-1] for stage, layers in found.items()}
 
 
-def intermediate(model, x):
+def intermediate(model: keras.Model, x: ArrayLike) -> dict[str, np.ndarray]:
     """What each token mixing, channel mixing and stage of a network gives for one batch.
 
     Args:

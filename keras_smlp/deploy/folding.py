@@ -17,7 +17,7 @@ from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
 from keras_smlp.naming import mixings, refuse
 
 
-def fold(model):
+def fold(model: keras.Model) -> keras.Model:
     """A copy of a network for inference, with the same outputs and fewer operations.
 
     Merged is what is linear once the statistics of batch normalization are fixed: the normalisation

@@ -10,7 +10,7 @@ from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.naming import body, dense_layers, has_lora, refuse
 
 
-def enable_lora(model, rank, alpha=None):
+def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> list[str]:
     """Freezes a network but for its head, and adds trainable low-rank products to its kernels.
 
     `fuse`, `dense1` and `dense2` of each block compute with `kernel + alpha / rank * A @ B`, where
@@ -56,7 +56,7 @@ def enable_lora(model, rank, alpha=None):
     return list(adapted)
 
 
-def merge_lora(model):
+def merge_lora(model: keras.Model) -> keras.Model:
     """A copy of a network in which the low-rank products are added to the kernels.
 
     Args:

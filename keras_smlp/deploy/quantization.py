@@ -3,13 +3,15 @@
 import contextlib
 import gc
 
+import keras
+
 from keras_smlp.naming import dense_layers, refuse
 
 MODES = ("int8",)
 PYTHON_FROZEN_OBJECTS = 1000  # at most: Python 3.12 itself freezes some hundreds
 
 
-def quantize(model, mode="int8"):
+def quantize(model: keras.Model, mode: str = "int8") -> list[str]:
     """Quantizes the dense layers of a network in place: `fuse`, `dense1`, `dense2` and the head.
 
     They hold most of the weights. Kernels become 8-bit integers with one factor per output; the

@@ -5,12 +5,13 @@ from importlib import resources
 
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_smlp.checks import is_positive_integer
 
 
 @functools.cache
-def imagenet_classes():
+def imagenet_classes() -> tuple[tuple[str, str], ...]:
     """The classes of ImageNet-1K in the order of the published networks' outputs.
 
     Returns:
@@ -26,7 +27,9 @@ def imagenet_classes():
     return tuple(tuple(line.split()) for line in text.splitlines())
 
 
-def decode_predictions(probabilities, top=5):
+def decode_predictions(
+    probabilities: ArrayLike, top: int = 5
+) -> list[list[tuple[str, str, float]]]:
     """The likeliest classes of ImageNet-1K for each image, as in `keras.applications`.
 
     Args:

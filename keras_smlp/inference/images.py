@@ -8,12 +8,18 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_smlp import preprocessing
 from keras_smlp.checks import is_positive_integer
 
+# one side of a square, or height and width
+Size = int | tuple[int, int]
 
-def load_image(source, size=224, resize_size=None):
+
+def load_image(
+    source: str | Path | bytes, size: Size = 224, resize_size: Size | None = None
+) -> np.ndarray:
     """Loads a photo as the network's evaluation sees it.
 
     The file is decoded by PIL to RGB (the EXIF orientation is ignored, as in torchvision), resized
@@ -103,7 +109,9 @@ def reason(error, file):
     return "no image" if file.seek(0, io.SEEK_END) else "an empty file"
 
 
-def preprocess_input(images, size=224, resize_size=None):
+def preprocess_input(
+    images: ArrayLike, size: Size = 224, resize_size: Size | None = None
+) -> np.ndarray:
     """Resizes and crops images in memory as `load_image` does files.
 
     The networks of this package normalise the pixels themselves, so nothing else is left to do:

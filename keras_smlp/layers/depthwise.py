@@ -40,7 +40,7 @@ class DepthwiseConv(keras.Layer):
     (2, 8, 12, 16)
     """
 
-    def __init__(self, kernel_size=3, use_bias=False, **kwargs):
+    def __init__(self, kernel_size: int = 3, use_bias: bool = False, **kwargs):
         super().__init__(**kwargs)
         if not is_positive_integer(kernel_size) or kernel_size % 2 == 0:
             raise ValueError(

@@ -130,7 +130,7 @@ class FoldedChannelMixing(Composite):
 
     PARTS = ("norm", "dense1", "dense2")
 
-    def __init__(self, expansion=3, **kwargs):
+    def __init__(self, expansion: int = 3, **kwargs):
         super().__init__(**kwargs)
         check_positive_integer("expansion", expansion)
         self.expansion = expansion

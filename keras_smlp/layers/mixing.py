@@ -48,7 +48,7 @@ class TokenMixing(Composite):
 
     PARTS = ("norm1", "conv", "norm2", "mix", "drop_path")
 
-    def __init__(self, drop_path_rate=0.0, seed=None, **kwargs):
+    def __init__(self, drop_path_rate: float = 0.0, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.drop_path = DropPath(drop_path_rate, seed, **self.part("drop_path"))
 
@@ -111,7 +111,13 @@ class ChannelMixing(Composite):
 
     PARTS = ("norm", "dense1", "dense2", "drop_path")
 
-    def __init__(self, expansion=3, drop_path_rate=0.0, seed=None, **kwargs):
+    def __init__(
+        self,
+        expansion: int = 3,
+        drop_path_rate: float = 0.0,
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_positive_integer("expansion", expansion)
         self.expansion = expansion

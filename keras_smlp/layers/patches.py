@@ -40,7 +40,7 @@ class PatchConv(keras.layers.Conv2D):
     (2, 2, 3, 32)
     """
 
-    def __init__(self, filters, kernel_size, **kwargs):
+    def __init__(self, filters: int, kernel_size: int, **kwargs):
         if fixed := [key for key in FIXED if key in kwargs]:
             raise ValueError(f"`PatchConv` has fixed {FIXED}. Received: {fixed}")
         super().__init__(

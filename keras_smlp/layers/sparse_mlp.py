@@ -49,7 +49,12 @@ class AxialLinear(keras.Layer):
     """
 
     def __init__(
-        self, axis, use_bias=True, kernel_initializer=None, bias_initializer=None, **kwargs
+        self,
+        axis: str,
+        use_bias: bool = True,
+        kernel_initializer: str | keras.Initializer | None = None,
+        bias_initializer: str | keras.Initializer | None = None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         if axis not in AXES:

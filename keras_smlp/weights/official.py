@@ -1,8 +1,10 @@
 """The official file <-> Keras: the key map as data, and both directions over it."""
 
 import operator
+from os import PathLike
 from pathlib import Path
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -138,7 +140,7 @@ def read_safetensors(path):
     return tensors
 
 
-def load_official(model, path, key="model"):
+def load_official(model: keras.Model, path: str | PathLike, key: str = "model") -> keras.Model:
     """Fills a model from an official checkpoint, strictly.
 
     Every key of the file is used and every variable of the network filled, or nothing is changed.
@@ -168,7 +170,7 @@ def load_official(model, path, key="model"):
 
 
 # ---- writing ------------------------------------------------------------------------------------
-def save_official(model, path):
+def save_official(model: keras.Model, path: str | PathLike) -> None:
     """Writes a model's weights as a checkpoint that the official code loads with `strict=True`.
 
     Args:

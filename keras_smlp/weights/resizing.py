@@ -12,7 +12,9 @@ METHODS = ("cubic", "linear", "nearest")
 AXIAL = re.compile(r".*/mix/(width|height)/(kernel|bias)")
 
 
-def resize_weights(model, input_shape, method="cubic"):
+def resize_weights(
+    model: keras.Model, input_shape: tuple[int, int, int], method: str = "cubic"
+) -> keras.Model:
     """A model for images of another size, with the weights of a trained one.
 
     Only the axial kernels depend on the input size. A kernel maps `m` positions along an axis to

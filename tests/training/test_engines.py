@@ -160,7 +160,9 @@ def test_what_would_be_ignored_is_refused(arguments, message):
 def test_torchrun_is_for_torch(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with pytest.raises(ValueError, match="`kind`: auto in one of 2 processes of `torchrun`, allowed"):
+    with pytest.raises(
+        ValueError, match="`kind`: auto in one of 2 processes of `torchrun`, allowed"
+    ):
         engines.start()
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,15 +99,15 @@ class Metadata:
 
 
 def export(
-    model,
-    path,
-    format="tf_saved_model",
-    features=False,
-    precision="float32",
-    class_names=None,
-    origin=None,
-    licence=None,
-):
+    model: keras.Model,
+    path: str | os.PathLike,
+    format: str = "tf_saved_model",
+    features: bool = False,
+    precision: str = "float32",
+    class_names: Sequence[str] | None = None,
+    origin: str | None = None,
+    licence: str | None = None,
+) -> Path:
     """Writes a classifier so that neither Keras nor this package is needed to run it.
 
     All formats take float32 images `(batch, height, width, 3)`, any number of them, RGB in
