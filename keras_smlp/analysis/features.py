@@ -129,7 +129,7 @@ def intermediate(model: keras.Model, x: ArrayLike) -> dict[str, np.ndarray]:
     outputs = {layer.name: layer.output for layers in found.values() for layer in layers}
     maps = PortableModel(model.input, outputs).predict_on_batch(x)
     maps = {name: as_float32(maps[name]) for name in outputs}
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for stage, layers in found.items():
         arrays |= {layer.name: maps[layer.name] for layer in layers}
         arrays[f"stage{stage}"] = maps[layers[-1].name]

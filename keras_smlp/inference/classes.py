@@ -50,17 +50,17 @@ def decode_predictions(
     [[('n02099601', 'golden_retriever', 1.0)]]
     """
     classes = imagenet_classes()
-    probabilities = ops.convert_to_numpy(probabilities)
-    if probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
+    rows = ops.convert_to_numpy(probabilities)
+    if rows.ndim != 2 or rows.shape[1] != len(classes):
         raise ValueError(
             f"`probabilities` must be (n, {len(classes)}), for the names are ImageNet-1K's. "
-            f"Received: probabilities of the shape {probabilities.shape}"
+            f"Received: probabilities of the shape {rows.shape}"
         )
     if not is_positive_integer(top) or top > len(classes):
         raise ValueError(f"`top` must be an integer from 1 to {len(classes)}. Received: top={top}")
     return [
         [(*classes[k], float(row[k])) for k in likeliest(row, top)]
-        for row in probabilities.astype("float64")
+        for row in rows.astype("float64")
     ]
 
 

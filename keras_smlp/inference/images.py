@@ -6,6 +6,7 @@ The geometry is torchvision's for evaluations: resize (bicubic), central crop.
 import io
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,7 +56,8 @@ def load_image(
     >>> image.shape, image[0, 0].tolist()
     ((224, 224, 3), [255, 0, 0])
     """
-    size, cover = check_sizes(size, resize_size)
+    sides, cover = check_sizes(size, resize_size)
+    file: BinaryIO
     if isinstance(source, bytes):
         file, name = io.BytesIO(source), f"{len(source)} bytes"
     elif isinstance(source, (str, Path)):
@@ -69,7 +71,7 @@ def load_image(
         )
     with file:
         try:
-            return view(decode(file), size, cover)
+            return view(decode(file), sides, cover)
         except Exception as error:  # of PIL's plugins, each raises its own
             raise ValueError(
                 "`source` must be a whole image that PIL can read and resize. "
@@ -140,31 +142,31 @@ def preprocess_input(
     >>> keras_smlp.preprocess_input(np.zeros((2, 300, 400, 3), "uint8")).shape
     (2, 224, 224, 3)
     """
-    size, cover = check_sizes(size, resize_size)
-    images = np.asarray(images)
-    if images.ndim not in (3, 4) or images.shape[-1] != 3 or 0 in images.shape[-3:]:
+    sides, cover = check_sizes(size, resize_size)
+    array = np.asarray(images)
+    if array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape[-3:]:
         raise ValueError(
             "`images` must be (height, width, 3) or (n, height, width, 3). "
-            f"Received: images of the shape {images.shape}"
+            f"Received: images of the shape {array.shape}"
         )
-    if images.dtype != np.uint8 and images.dtype not in (np.float16, np.float32, np.float64):
+    if array.dtype != np.uint8 and array.dtype not in (np.float16, np.float32, np.float64):
         raise ValueError(
             "`images` must be uint8, float16, float32 or float64. "
-            f"Received: images of the dtype {images.dtype}"
+            f"Received: images of the dtype {array.dtype}"
         )
     # also where one is NaN
-    if images.dtype != np.uint8 and images.size and not (images.min() >= 0 and images.max() <= 255):
+    if array.dtype != np.uint8 and array.size and not (array.min() >= 0 and array.max() <= 255):
         raise ValueError(
             "`images` must be RGB in [0, 255]. "
-            f"Received: images from {images.min():g} to {images.max():g}"
+            f"Received: images from {array.min():g} to {array.max():g}"
         )
-    if images.shape[-3:-1] == size:
-        return images
-    if images.ndim == 3:
-        return resized(images, size, cover)
-    result = np.empty((len(images), *size, 3), images.dtype)
-    for i, image in enumerate(images):
-        result[i] = resized(image, size, cover)
+    if array.shape[-3:-1] == sides:
+        return array
+    if array.ndim == 3:
+        return resized(array, sides, cover)
+    result = np.empty((len(array), *sides, 3), array.dtype)
+    for i, image in enumerate(array):
+        result[i] = resized(image, sides, cover)
     return result
 
 

@@ -35,7 +35,7 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     >>> keras_smlp.load_model("mine.weights.h5").output_shape
     (None, 3)
     """
-    path = loading.check_path(path, "path")
-    if path.suffix == ".keras":
-        return keras.saving.load_model(path, compile=compile)
-    return loading.load(SMLPNet(**identify.infer(path, key).arguments()), path, key)
+    file = loading.check_path(path, "path")
+    if file.suffix == ".keras":
+        return keras.saving.load_model(file, compile=compile)
+    return loading.load(SMLPNet(**identify.infer(file, key).arguments()), file, key)

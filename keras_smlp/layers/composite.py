@@ -21,7 +21,7 @@ class Composite(keras.Layer):
         ValueError: If a key of the map names no part.
     """
 
-    PARTS = ()
+    PARTS: tuple[str, ...] = ()
 
     def __init__(self, dtype=None, **kwargs):
         policy, others = keras.dtype_policies.get(dtype), {}

@@ -1,5 +1,7 @@
 """The depthwise convolution."""
 
+from typing import Any
+
 import keras
 
 from keras_smlp.checks import check_map, is_positive_integer
@@ -40,7 +42,7 @@ class DepthwiseConv(keras.Layer):
     (2, 8, 12, 16)
     """
 
-    def __init__(self, kernel_size: int = 3, use_bias: bool = False, **kwargs):
+    def __init__(self, kernel_size: int = 3, use_bias: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         if not is_positive_integer(kernel_size) or kernel_size % 2 == 0:
             raise ValueError(

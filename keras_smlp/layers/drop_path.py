@@ -1,5 +1,7 @@
 """Stochastic depth."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -44,7 +46,7 @@ class DropPath(keras.Layer):
     (4, 8, 8, 3)
     """
 
-    def __init__(self, rate: float, seed: int | None = None, **kwargs):
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         if not is_rate(rate):
             raise ValueError(f"`rate` must be a number in [0, 1). Received: rate={rate!r}")

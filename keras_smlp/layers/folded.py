@@ -1,5 +1,7 @@
 """The blocks of a folded network: what is linear at inference is merged, see `keras_smlp.fold`."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -130,7 +132,7 @@ class FoldedChannelMixing(Composite):
 
     PARTS = ("norm", "dense1", "dense2")
 
-    def __init__(self, expansion: int = 3, **kwargs):
+    def __init__(self, expansion: int = 3, **kwargs: Any):
         super().__init__(**kwargs)
         check_positive_integer("expansion", expansion)
         self.expansion = expansion

@@ -1,5 +1,7 @@
 """The two halves of an sMLPNet block: token mixing and channel mixing, each with its residual."""
 
+from typing import Any
+
 import keras
 
 from keras_smlp.checks import check_channels, check_map, check_positive_integer
@@ -48,7 +50,7 @@ class TokenMixing(Composite):
 
     PARTS = ("norm1", "conv", "norm2", "mix", "drop_path")
 
-    def __init__(self, drop_path_rate: float = 0.0, seed: int | None = None, **kwargs):
+    def __init__(self, drop_path_rate: float = 0.0, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.drop_path = DropPath(drop_path_rate, seed, **self.part("drop_path"))
 
@@ -116,7 +118,7 @@ class ChannelMixing(Composite):
         expansion: int = 3,
         drop_path_rate: float = 0.0,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_positive_integer("expansion", expansion)

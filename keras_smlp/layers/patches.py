@@ -1,5 +1,7 @@
 """The convolutions whose windows tile the map: the stem and the downsampling between stages."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -40,7 +42,7 @@ class PatchConv(keras.layers.Conv2D):
     (2, 2, 3, 32)
     """
 
-    def __init__(self, filters: int, kernel_size: int, **kwargs):
+    def __init__(self, filters: int, kernel_size: int, **kwargs: Any):
         if fixed := [key for key in FIXED if key in kwargs]:
             raise ValueError(f"`PatchConv` has fixed {FIXED}. Received: {fixed}")
         super().__init__(

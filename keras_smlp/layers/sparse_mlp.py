@@ -1,5 +1,7 @@
 """The paper's sparse MLP: linear maps along one spatial axis, and their fusion."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -54,7 +56,7 @@ class AxialLinear(keras.Layer):
         use_bias: bool = True,
         kernel_initializer: str | keras.Initializer | None = None,
         bias_initializer: str | keras.Initializer | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if axis not in AXES:

@@ -44,7 +44,7 @@ class ModelConfig:
         freeze: Fine-tuning: how many stages, from the stem on, are kept as they are.
     """
 
-    variant: Literal[tuple(VARIANTS)] | None = None
+    variant: Literal[tuple(VARIANTS)] | None = None  # type: ignore[valid-type]
     dim: PositiveInt | None = None
     depths: tuple[PositiveInt, ...] | None = None
     expansion: PositiveInt = 3

@@ -267,7 +267,8 @@ def _check(name, tensor):
     args = tensor.value
     if len(args) not in (6, 7) or not is_kind(args[0], "storage"):
         raise Refused(f"is damaged: {who} is not made of a storage and five or six values.")
-    storage, offset, sizes, strides = args[0].value, *args[1:4]
+    storage = args[0].value
+    offset, sizes, strides = args[1:4]
     if type(storage) is not tuple or len(storage) != 5 or storage[0] != "storage":
         raise Refused(f"is damaged: {who} has a storage that is not described as one.")
     _, kind, key, _, length = storage
