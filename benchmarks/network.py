@@ -186,7 +186,7 @@ def main():
             try:
                 found.append(cases.run(options, *case, Path(scratch)))
             except RuntimeError as error:
-                sys.exit(f"benchmark.py: error: {error}")
+                sys.exit(f"network.py: error: {error}")
             print(*tables.table(found[-1]), sep="\n", flush=True)
     rows = list(itertools.chain.from_iterable(found))
     if options.growth:

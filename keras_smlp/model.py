@@ -116,8 +116,8 @@ def SMLPNet(
     rates = [drop_path_rate * k / max(sum(depths) - 1, 1) for k in range(sum(depths))]
     for stage, depth in enumerate(depths, start=1):
         if stage > 1:
-            channels, name = x.shape[-1], naming.downsample(stage)
-            x = patches(2 * channels, 2, channels, name=name, dtype=policy)(x)
+            channels, downsample = x.shape[-1], naming.downsample(stage)
+            x = patches(2 * channels, 2, channels, name=downsample, dtype=policy)(x)
         for block in range(1, depth + 1):
             rate = rates.pop(0)
             token_mixing = naming.token_mixing(stage, block)

@@ -26,12 +26,13 @@ def positive(text):
     return int(text)
 
 
-def open_model(weights, variant=None):
+def open_model(weights, variant, option):
     """The model that is named on the command line, not compiled.
 
     Args:
         weights: String: `imagenet`, or the path of a file.
         variant: Name of the published network; `None` is small, or whatever a file holds.
+        option: What the command line calls `weights`, for messages.
 
     Raises:
         ValueError: If the file cannot be read, is of another variant, or the official weights
@@ -49,7 +50,10 @@ def open_model(weights, variant=None):
             raise ValueError(f"{weights}: {error}") from error
     if variant and weights.endswith(".keras"):
         raise ValueError("--variant must not stand with a .keras file, which says it itself")
-    model = keras_smlp.load_model(weights, compile=False)
+    try:
+        model = keras_smlp.load_model(weights, compile=False)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(str(error).replace("`path`", option)) from error
     if variant and identify.infer(weights).variant() != variant:
         raise ValueError(f"--variant must be that of the file; {weights} holds no {variant}")
     return model

@@ -64,7 +64,7 @@ def export(arguments):
     if arguments.quantize and arguments.precision != "float32":
         raise ValueError("--precision must not stand with --quantize, around which it is float32")
     names = read_names(arguments.model, arguments.classes)
-    model = open_model(arguments.model, arguments.variant)
+    model = open_model(arguments.model, arguments.variant, "MODEL")
     if len(model.outputs) == 1 and len(model.output_shape) == 2:
         pairs = labels(names, model.output_shape[1])
         names = pairs and [name for _, name in pairs]

@@ -168,7 +168,7 @@ def classifier(weights, variant):
 
     from keras_smlp.naming import takes_pixels
 
-    model = open_model(weights, variant)
+    model = open_model(weights, variant, "--weights")
     inputs, outputs, last = model.input_shape, model.output_shape, model.layers[-1]
     if len(inputs) != 4 or None in inputs[1:] or inputs[3] != 3 or len(outputs) != 2:
         raise ValueError(

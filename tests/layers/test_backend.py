@@ -90,7 +90,7 @@ def test_which_implementations_a_backend_has_of_its_own():
         "jax": {"fuse", "axial", "gelu", "layer_norm", "depthwise", "patches"},
         "torch": {*whole, "affine", "layer_norm", "batch_norm", "depthwise"},
     }
-    names = [name for name in dir(reference) if getattr(backend, name, None) and name != "keras"]
+    names = set(vars(backend)) & {name for name in vars(reference) if not name.startswith("_")}
     own = {name for name in names if getattr(backend, name) is not getattr(reference, name)}
     assert own == expected[keras.backend.backend()]
 

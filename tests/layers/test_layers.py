@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from helpers.nets import answer, draw
 from keras import ops
-from keras_smlp.layers.common import TorchUniform
 
 import keras_smlp
 from keras_smlp.layers import (
@@ -22,6 +21,7 @@ from keras_smlp.layers import (
     SparseMLP,
     TokenMixing,
 )
+from keras_smlp.layers.initializers import TorchUniform
 
 
 def numpy(x):

@@ -88,7 +88,7 @@ def test_imagenets_weights_bring_names_origin_and_licence(here, run_tool, asked,
     monkeypatch.setattr(keras_smlp, "SMLPNetBase", constructor)
     arguments = ("--variant", "base", "--format", "onnx", "--out", "m.onnx")
     assert not run_tool(export_model, "imagenet", *arguments)
-    assert built == {"weights": "imagenet", "classes": 1000}
+    assert built == {"weights": "imagenet"}
     assert asked["class_names"][:2] == ["tench", "goldfish"] and asked["licence"] == "MIT"
     assert asked["origin"].endswith("/smlp_b.pth")
 
@@ -147,10 +147,10 @@ def test_wrong_arguments_are_one_line_and_status_2(here, run_tool, capsys):
     cases = [
         (["m.keras", "--format", "tflite", "--out", "x"], "argument --format: invalid choice"),
         (["m.keras", "--format", "onnx"], "arguments are required: --out"),
-        (["no.keras", *onnx], "no.keras is no file"),
+        (["no.keras", *onnx], "MODEL names no file"),
         (["bad.keras", *onnx], "bad.keras"),
         (["body.keras", *onnx], "`model` must be a classifier"),
-        (["x.pth", *onnx], "`weights` names no file"),
+        (["x.pth", *onnx], "MODEL names no file"),
         (["m.keras", *onnx, "--variant", "tiny"], "--variant must not stand with a .keras"),
         (["m.keras", *onnx, "--quantize", "int4"], "argument --quantize: invalid choice"),
         (["m.keras", *onnx, "--precision", "bfloat16"], "`precision` must be one of"),

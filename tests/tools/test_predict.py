@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import keras_smlp
-from keras_smlp import explain, figures
+from keras_smlp import explain, plots
 
 pytestmark = pytest.mark.once
 
@@ -146,21 +146,25 @@ def test_imagenets_names_where_there_are_a_thousand_classes(here, run):
     assert (status, out) == (0, "photos/a.png\n   1  1.0000  n02099601  golden_retriever\n")
 
 
-def test_other_weights_go_through_the_constructor(here, run, monkeypatch):
-    asked = {}
-
-    def constructor(weights, classes):
-        asked.update(weights=weights, classes=classes)
+def test_imagenet_goes_through_the_constructor(here, run, monkeypatch):
+    def constructor(weights):
         print("Downloading")  # as Keras does
-        return keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=classes)
+        return keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=1000)
 
     monkeypatch.setattr(keras_smlp, "SMLPNetTiny", constructor)
-    arguments = ("photos/a.png", "--weights", "x.pth", "--variant", "tiny", "--json")
+    status, out, err = run("photos/a.png", "--variant", "tiny", "--json")
+    assert (status, err) == (0, "Downloading\n") and len(json.loads(out)["predictions"]) == 5
+
+
+def test_weights_alone_say_which_network_they_are_of(here, run, model):
+    keras_smlp.save_official(
+        trained_like(keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=4)), "x.pth"
+    )
+    arguments = ("photos/a.png", "--weights", "x.pth", "--classes", "classes.json", "--json")
     status, out, err = run(*arguments)
-    assert (status, err) == (0, "Downloading\n") and asked == {"weights": "x.pth", "classes": 1000}
-    assert len(json.loads(out)["predictions"]) == 5
-    assert run(*arguments, "--classes", "classes.json")[0] == 0
-    assert asked == {"weights": "x.pth", "classes": 4}
+    assert (status, err) == (0, "") and len(json.loads(out)["predictions"]) == 4
+    status, _, err = run(*arguments, "--variant", "small")
+    assert status == 2 and "--variant must be that of the file; x.pth holds no small" in err
 
 
 def test_damaged_photos_are_named_and_skipped(here, run):
@@ -184,8 +188,8 @@ def test_damaged_photos_are_named_and_skipped(here, run):
 
 def test_pictures(here, run, model, monkeypatch):
     pytest.importorskip("matplotlib", reason="draws the pictures")
-    drawn, plot = [], figures.plot_predictions
-    monkeypatch.setattr(figures, "plot_predictions", lambda *x: (drawn.extend(x), plot(*x)))
+    drawn, plot = [], plots.plot_predictions
+    monkeypatch.setattr(plots, "plot_predictions", lambda *x: (drawn.extend(x), plot(*x)))
     arguments = ("--weights", "m.keras", "--plot", "p.png", "--explain", "--kernels", "k.png")
     status, out, err = run("photos", "--batch-size", 2, *arguments)
     assert (status, err) == (0, "") and out.count("\n") == 5 * 5
@@ -257,10 +261,10 @@ def test_wrong_arguments_are_one_line_and_status_2(here, run):
         (["photos", "--classes", "dict.json", *model], "--classes must be a JSON list of names"),
         (["photos", "--classes", "bad.json", *model], "--classes must be a JSON file; bad.json"),
         (["photos", "--classes", "no.json", *model], "no.json"),
-        (["photos", "--weights", "no.keras"], "no.keras is no file"),
+        (["photos", "--weights", "no.keras"], "--weights names no file"),
         (["photos", "--weights", "bad.keras"], "bad.keras"),
-        (["photos", "--weights", "x.onnx"], "`weights` must be"),
-        (["photos", "--weights", "x.pth"], "`weights` names no file"),
+        (["photos", "--weights", "x.onnx"], "--weights must be"),
+        (["photos", "--weights", "x.pth"], "--weights names no file"),
     ]
     if importlib.util.find_spec("matplotlib"):
         cases.append((["many", "--plot", "p.png", *model], "--plot must be for 1 to 64 photos"))

@@ -34,7 +34,7 @@ def stub(tmp_path, **values):
         **{
             "engine": engine,
             "config": config,
-            "best": None,
+            "best_score": None,
             "epoch": 0,
             "step": 0,
             "path": "the one before",

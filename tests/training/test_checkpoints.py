@@ -53,7 +53,7 @@ def test_a_run_goes_on_where_it_was(model, tmp_path):
     said, run = [], Run(config(), tmp_path / "c", MAIN)
     run.resume(model, said.append)
     np.testing.assert_array_equal(model.get_weights()[0], kept)
-    for name in ("epoch", "step", "means", "rows", "best", "path"):
+    for name in ("epoch", "step", "means", "rows", "best_score", "path"):
         assert getattr(run, name) == getattr(before, name)
     assert said == [f"going on from {tmp_path / 'c' / '00001-0000005'}"]
     state = json.loads((run.path / STATE).read_text())

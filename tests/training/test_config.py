@@ -277,7 +277,7 @@ REFUSED = {
     "--model.input_size 36": ("model.input_size", "36, allowed: multiples of 8"),
     "--model.drop_path_rate 1": ("model.drop_path_rate", "1, allowed: float >=0 and <1 or null"),
     "--model.weights none.h5": ("model.weights", "'none.h5', allowed: null, imagenet or the path"),
-    "--model.weights train.py": ("model.weights", "ends in one of .pth, .safetensors"),
+    "--model.weights train.py": ("model.weights", "ends in one of .weights.h5, .keras, .pth"),
     "--model.weights imagenet": (
         "model.weights",
         "imagenet with model.variant null, allowed: model.variant one of small, base",

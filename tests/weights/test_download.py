@@ -32,7 +32,7 @@ pytestmark = pytest.mark.once
 
 DEPTHS = (1, 2)
 RECORD = "smlp_micro.json"
-MICRO = Variant("micro", 16, DEPTHS, 0.0, 40_186, "smlp_micro.pth", 0.0, input_size=64, classes=10)
+MICRO = Variant("micro", 16, DEPTHS, 0.0, 26_298, "smlp_micro.pth", 0.0, input_size=64, classes=10)
 PATIENCE = 60  # seconds until a test of processes gives up
 
 
