@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import keras_smlp
-from keras_smlp import explain, plots
+from keras_smlp.analysis import explain, plots
 
 pytestmark = pytest.mark.once
 
@@ -157,9 +157,8 @@ def test_imagenet_goes_through_the_constructor(here, run, monkeypatch):
 
 
 def test_weights_alone_say_which_network_they_are_of(here, run, model):
-    keras_smlp.save_official(
-        trained_like(keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=4)), "x.pth"
-    )
+    network = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=4)
+    keras_smlp.save_official(network, "x.pth")
     arguments = ("photos/a.png", "--weights", "x.pth", "--classes", "classes.json", "--json")
     status, out, err = run(*arguments)
     assert (status, err) == (0, "") and len(json.loads(out)["predictions"]) == 4
