@@ -23,9 +23,8 @@ TESTS = Path("tests")
 ALL = sorted(TESTS.rglob("test_*.py"))
 # run again where only one backend is installed
 ALONE = [TESTS / f"test_{name}.py" for name in ("import", "parity", "readme")]
-ALONE_TESTS = "one_backend or logits_and_stages or one_block_a_stage"
-# on JAX these are compiled as for users, the others without XLA's optimizations: a third faster
-OPTIMIZED = [TESTS / "test_parity.py", *sorted(TESTS.glob("layers/test_*.py"))]
+ALONE_TESTS = "one_backend or official_code or one_block_a_stage"
+# JAX's tests are a third faster without XLA's optimizations, with which `alone` compares values
 UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 BEGIN = time.monotonic()
 
@@ -70,13 +69,8 @@ def marks_on(backend, marks=""):
 
 def on_every_backend(session, marks="", **options):
     for backend in BACKENDS:
-        options["marks"] = marks_on(backend, marks)
-        if backend != "jax" or session.posargs:
-            pytest(session, backend, **options)
-            continue
-        others = [path for path in ALL if path not in OPTIMIZED]
-        pytest(session, backend, files=OPTIMIZED, **options)
-        pytest(session, backend, files=others, **UNOPTIMIZED, **options)
+        own = UNOPTIMIZED if backend == "jax" else {}
+        pytest(session, backend, marks_on(backend, marks), **own, **options)
 
 
 def python_of_quick(session):

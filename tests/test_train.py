@@ -67,6 +67,7 @@ FILES = ["batch.png", "best.keras", "checkpoints", "classes.json", "config.yaml"
 FILES += ["ema.keras", "example.png", "history.csv", "last.keras", "summary.md", "tensorboard"]
 
 
+@pytest.mark.quick_once
 def test_it_leaves_its_files_and_no_others(run):
     assert sorted(path.name for path in run.folder.iterdir()) == FILES
     for name in ("batch.png", "curves.png", "example.png"):
@@ -82,6 +83,7 @@ def test_the_config_is_the_one_that_was_used(run):
     assert parse(["--config", str(run.folder / "config.yaml")]) == parse(run.argv)
 
 
+@pytest.mark.quick_once
 def test_the_history_is_that_of_the_saved_models(run, validation):
     rows = history(run.folder)
     assert [row["epoch"] for row in rows] == [1, 2]

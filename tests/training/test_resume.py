@@ -100,11 +100,15 @@ def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path):
     again = finish(tmp_path, *SHORT)
     assert "going on from" in again and "damaged" not in again
     assert_same_end(straight(SHORT), tmp_path)
-    # a finished run says its result again
-    before = state(tmp_path)[0]
-    output = finish(tmp_path, *SHORT)
+
+
+@pytest.mark.once
+def test_a_finished_run_says_its_result_again(straight):
+    folder = straight(SHORT)
+    before = state(folder)[0]
+    output = finish(folder, *SHORT)
     assert "* Acc@1" in output and "epoch 2/2" not in output
-    assert state(tmp_path)[0] == before
+    assert state(folder)[0] == before
 
 
 @pytest.mark.deep
