@@ -99,8 +99,8 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
 
     integer, integers = tf.TensorSpec((), "int64"), tf.TensorSpec((chunk,), "int64")
 
-    # traced once for all epochs
-    @tf.function(input_signature=(integer, integers, integers))
+    # traced once for all epochs; nothing here is for AutoGraph to convert, which takes seconds
+    @tf.function(input_signature=(integer, integers, integers), autograph=False)
     def load(epoch, places, indices):
         draws = each(lambda place: draw(seed, epoch, place), places).get_single_element()
         images, labels = decoded(split, read, crop, indices, draws, bad)
@@ -110,7 +110,7 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     images = tf.TensorSpec((group, size, size, 3), dtype)
     labels, places = tf.TensorSpec((group,), "int32"), tf.TensorSpec((group,), "int64")
 
-    @tf.function(input_signature=(integer, images, labels, places))
+    @tf.function(input_signature=(integer, images, labels, places), autograph=by_keras_cv)
     def mix(epoch, images, labels, places):
         if by_keras_cv:
             return policy(images, labels)
@@ -213,6 +213,7 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     padded[: len(indices)] = indices
     read, crop = reader(split), evaluation_crop(recipe, size)
 
+    @tf.autograph.experimental.do_not_convert
     def load(indices):
         contents, labels, names = read(tf.maximum(indices, 0))
         if isinstance(split, Arrays):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from helpers import nets
 from keras_smlp.training import engines
+from keras_smlp.training.engines import base
 from keras_smlp.training.step import TrainingModel
 
 STEPS, BATCH, VALIDATION = 10, 8, 10
@@ -28,7 +29,7 @@ def training_model(engine, local):
         )
         if BACKEND == "torch" and not local:
             # the reference would compute them over the whole batch
-            for layer in engines.batch_norms(network):
+            for layer in base.batch_norms(network):
                 layer.trainable = False
         model = TrainingModel(network.input, network.output, ema_decay=0.9, engine=engine)
         model.compile(
