@@ -9,7 +9,7 @@ from keras_smlp.checks import check_channels, check_map, check_positive_integer
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.depthwise import DepthwiseConv
-from keras_smlp.layers.normalization import LayerNorm
+from keras_smlp.layers.mixing import build_mlp
 from keras_smlp.layers.sparse_mlp import SparseMLP
 
 
@@ -138,15 +138,7 @@ class FoldedChannelMixing(Composite):
         self.expansion = expansion
 
     def build(self, input_shape):
-        channels = check_channels(self, input_shape)
-        hidden = self.expansion * channels
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
-        self.norm = LayerNorm(center=False, scale=False, **self.part("norm"))
-        self.dense1 = keras.layers.Dense(hidden, **self.part("dense1"))
-        self.dense2 = keras.layers.Dense(channels, **self.part("dense2"))
-        self.norm.build(input_shape)
-        self.dense1.build(input_shape)
-        self.dense2.build((*input_shape[:-1], hidden))
+        build_mlp(self, input_shape, affine=False)
 
     def call(self, x, training=None):
         check_inference(training)

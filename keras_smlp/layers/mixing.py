@@ -126,15 +126,7 @@ class ChannelMixing(Composite):
         self.drop_path = DropPath(drop_path_rate, seed, **self.part("drop_path"))
 
     def build(self, input_shape):
-        channels = check_channels(self, input_shape)
-        hidden = self.expansion * channels
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
-        self.norm = LayerNorm(**self.part("norm"))
-        self.dense1 = dense(hidden, channels, **self.part("dense1"))
-        self.dense2 = dense(channels, hidden, **self.part("dense2"))
-        self.norm.build(input_shape)
-        self.dense1.build(input_shape)
-        self.dense2.build((*input_shape[:-1], hidden))
+        build_mlp(self, input_shape)
 
     def call(self, x, training=None):
         # as rows: TensorFlow fuses a matrix product with bias and GELU, and XLA is faster on them
@@ -151,6 +143,25 @@ class ChannelMixing(Composite):
             "drop_path_rate": path.rate,
             "seed": path.seed,
         }
+
+
+def build_mlp(layer, input_shape, affine=True):
+    """Builds the normalization and the dense layers of a channel mixing.
+
+    Args:
+        layer: The `ChannelMixing` or `FoldedChannelMixing`.
+        input_shape: Shape that its `build` received.
+        affine: Boolean. Whether the normalization has a scale and a shift. Defaults to `True`.
+    """
+    channels = check_channels(layer, input_shape)
+    hidden = layer.expansion * channels
+    layer.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
+    layer.norm = LayerNorm(center=affine, scale=affine, **layer.part("norm"))
+    layer.dense1 = dense(hidden, channels, **layer.part("dense1"))
+    layer.dense2 = dense(channels, hidden, **layer.part("dense2"))
+    layer.norm.build(input_shape)
+    layer.dense1.build(input_shape)
+    layer.dense2.build((*input_shape[:-1], hidden))
 
 
 def dense(units, fan_in, **kwargs):
