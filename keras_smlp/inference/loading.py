@@ -38,4 +38,6 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     file = loading.check_path(path, "path")
     if file.suffix == ".keras":
         return keras.saving.load_model(file, compile=compile)
-    return loading.load(SMLPNet(**identify.infer(file, key).arguments()), file, key)
+    kind, tensors = identify.read(file, key)
+    architecture = identify.architecture_of(kind, tensors, file)
+    return loading.fill(SMLPNet(**architecture.arguments()), kind, tensors, file)

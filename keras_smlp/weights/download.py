@@ -89,8 +89,8 @@ def download(variant, path, record):
 def accept(variant, path, origin, record):
     """Records the SHA-256 of a file that is the variant's checkpoint; refuses another file."""
     try:
-        architecture = identify.infer(path)
         tensors = official.read(path)
+        architecture = identify.architecture_of(official, tensors, path)
         parameters = sum(x.size for name, x in tensors.items() if "running_" not in name)
         if (architecture, parameters) != (identify.published(variant), variant.parameters):
             raise ValueError(f"it has {parameters} parameters, of {architecture}")

@@ -71,11 +71,29 @@ def infer(path, key="model"):
         ValueError: If the file is damaged, or holds no sMLPNet.
         FileNotFoundError: If there is none.
     """
-    is_official = str(path).endswith(official.ENDINGS)
-    tensors = official.read(path, key) if is_official else keras_files.read(path)
+    return architecture_of(*read(path, key), path)
+
+
+def read(path, key="model"):
+    """The tensors of a file, as the module reads them that knows its kind.
+
+    Args:
+        path: As for `infer`.
+        key: As for `infer`.
+
+    Returns:
+        The module, `official` or `keras_files`, and a dict of NumPy arrays by its names.
+    """
+    if str(path).endswith(official.ENDINGS):
+        return official, official.read(path, key)
+    return keras_files, keras_files.read(path)
+
+
+def architecture_of(kind, tensors, path):
+    """The `Architecture` behind what `read` returned; `path` is for the message."""
     shapes = {name: x.shape for name, x in tensors.items()}
     try:
-        return from_official(shapes) if is_official else from_keras(shapes)
+        return from_official(shapes) if kind is official else from_keras(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{path} holds no sMLPNet ({error!r} among its tensors)") from error
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from keras_smlp.variants import VARIANTS, list_models
-from keras_smlp.weights import download, keras_files, official, resizing
+from keras_smlp.weights import download, identify, keras_files, official, resizing
 from keras_smlp.weights.strict import assign
 
 ENDINGS = keras_files.ENDINGS + official.ENDINGS
@@ -87,10 +87,11 @@ def load(model, source, key="model"):
     if source is None:
         return model
     path = source if isinstance(source, Path) else download.fetch(source)
-    if str(path).endswith(official.ENDINGS):
-        kind, tensors = official, official.read(path, key)
-    else:
-        kind, tensors = keras_files, keras_files.read(path)
+    return fill(model, *identify.read(path, key), path)
+
+
+def fill(model, kind, tensors, path):
+    """Fills a model from what `identify.read` returned; `path` is for messages."""
     expected = kind.targets(model)
     assign(expected, resizing.fitted(expected, tensors), path, kind.CLASSIFIER)
     return model
