@@ -56,7 +56,7 @@ def train(config):
     ends = (FloatingPointError, OSError)
 
     # ---- devices --------------------------------------------------------------------------------
-    with failing():
+    with failing(keys=KEYS):
         engine = engines.start(**dataclasses.asdict(config.distribution))
         engine.check_batch(batch_size)
         config.check_groups(engine.processes)
@@ -66,7 +66,7 @@ def train(config):
     keras.utils.set_random_seed(config.train.seed)
 
     # ---- data -----------------------------------------------------------------------------------
-    with failing():
+    with failing(keys=KEYS):
         source = sources.load(config.data.name, config.data.dir, config.data.manual_dir)
         real_labels = config.eval.real_labels and evaluation.read_real(config.eval.real_labels)
     classes, images = len(source.class_names), len(source.train)
@@ -87,7 +87,7 @@ def train(config):
     )
 
     def check_files():
-        with failing():
+        with failing(keys=KEYS):
             bad.check(config.data.max_bad_fraction)
 
     # ---- model ----------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def train(config):
         forward = engine.forward(net)
         if engine.processes == 1:  # several must stay together
             forward = signals.between(forward)
-        with failing():
+        with failing(keys=KEYS):
             score = evaluation.evaluate(forward, validation, engine, source.class_names, **options)
         check_files()
         return score
@@ -120,7 +120,7 @@ def train(config):
         return
 
     # ---- optimisation ---------------------------------------------------------------------------
-    with engine.scope(), failing():
+    with engine.scope(), failing(keys=KEYS):
         model = TrainingModel(net.input, net.output, config.optimizer.ema_decay, engine)
         model.compile(
             optimizer.adamw(config, steps),
@@ -197,12 +197,16 @@ def read_config(argv):
 
 
 @contextlib.contextmanager
-def failing(errors=(ValueError, OSError), prefix="", code=2):
-    """Ends the program with one line for errors that the user can mend."""
+def failing(errors=(ValueError, OSError), prefix="", code=2, keys=None):
+    """Ends the program with one line for errors that the user can mend.
+
+    `keys` are those of the configuration that stand for arguments named in the messages.
+    """
     try:
         yield
     except errors as error:
-        message = re.sub(r"`(\w+)`", lambda name: KEYS.get(name[1], name[0]), str(error))
+        found = keys or {}
+        message = re.sub(r"`(\w+)`", lambda name: found.get(name[1], name[0]), str(error))
         fail(prefix + message, code)
 
 
