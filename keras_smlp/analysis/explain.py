@@ -8,7 +8,6 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_smlp import naming
-from keras_smlp.naming import mixings
 
 BATCH_SIZE = 32
 
@@ -140,7 +139,7 @@ def axial_kernels(model: keras.Model) -> dict[str, np.ndarray]:
      'stage2_width': (2, 6, 6), 'stage2_height': (2, 4, 4)}
     """
     kernels = {}
-    for stage, layers in mixings(model).items():
+    for stage, layers in naming.mixings(model).items():
         mixes = [layer.mix for layer in layers if "mix" in layer.PARTS]
         for axis in ("width", "height"):
             found = [ops.cast(getattr(mix, axis).kernel, "float32") for mix in mixes]

@@ -9,7 +9,6 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_smlp import naming
-from keras_smlp.naming import mixings
 from keras_smlp.saving import PortableModel
 
 
@@ -44,7 +43,7 @@ class FeatureExtractor(PortableModel):
         return {
             level: layer.name
             for level, tensor in self.output.items()
-            for layers in mixings(self).values()
+            for layers in naming.mixings(self).values()
             for layer in layers
             if layer.output is tensor
         }
@@ -90,7 +89,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
 
 def stage_ends(model):
     """The last channel mixing of each stage by the level's name."""
-    found = mixings(model)
+    found = naming.mixings(model)
     stride = model.get_layer(naming.STEM).strides[0]
     if not math.log2(stride).is_integer():
         raise ValueError(
@@ -125,7 +124,7 @@ def intermediate(model: keras.Model, x: ArrayLike) -> dict[str, np.ndarray]:
     >>> list(keras_smlp.intermediate(model, np.zeros((1, 32, 32, 3))))[:3]
     ['stage1_block1_token_mixing', 'stage1_block1_channel_mixing', 'stage1']
     """
-    found = mixings(model)
+    found = naming.mixings(model)
     outputs = {layer.name: layer.output for layers in found.values() for layer in layers}
     maps = PortableModel(model.input, outputs).predict_on_batch(x)
     maps = {name: as_float32(maps[name]) for name in outputs}

@@ -94,7 +94,7 @@ def is_common(content):
     return (ends == b"\xff\xd8\xff\xff\xd9") | is_png
 
 
-def decode_jpeg(content, crop, draws):
+def decode_jpeg(content, crop, draws=None):
     """The crop of a JPEG file, of which only the window is decoded."""
     shape = tf.io.extract_jpeg_shape(content)
     # PIL has its own way with CMYK

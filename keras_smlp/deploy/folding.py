@@ -14,7 +14,6 @@ from keras import ops, tree
 from keras_smlp import naming
 from keras_smlp.layers.folded import Affine, FoldedChannelMixing, FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
-from keras_smlp.naming import mixings, refuse
 
 
 def fold(model: keras.Model) -> keras.Model:
@@ -53,7 +52,7 @@ def fold(model: keras.Model) -> keras.Model:
     norm1 -> a factor and a summand, norm2 -> conv, in 2 token mixings
     scale and shift of norm -> dense1, in 2 channel mixings
     """
-    refuse(model, "compiled", "folded", "quantized", "adapted by LoRA")
+    naming.refuse(model, "compiled", "folded", "quantized", "adapted by LoRA")
     merges = {source.name: target for source, target in linear_pairs(model)}
     sources = {target.name: model.get_layer(name) for name, target in merges.items()}
     copies = {}
@@ -208,7 +207,7 @@ def numpy(variable):
 
 def summary(folded, merges):
     """What was merged, a line each."""
-    blocks = [layer for layers in mixings(folded).values() for layer in layers]
+    blocks = [layer for layers in naming.mixings(folded).values() for layer in layers]
     tokens = sum(isinstance(layer, FoldedTokenMixing) for layer in blocks)
     lines = [f"{source} -> {target.name}" for source, target in merges.items()]
     lines += [

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 from keras_smlp import naming
-from keras_smlp.naming import body, refuse
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -34,10 +33,10 @@ def with_precision(model, precision):
         )
     changed = [layer for layer in model.layers if dtypes(layer) & {"bfloat16", "float16"}]
     if precision != "float32":
-        changed += [layer for layer in body(model) if not sees_pixels(layer)]
+        changed += [layer for layer in naming.body(model) if not sees_pixels(layer)]
     if all(dtypes(layer) == {precision} for layer in changed):
         return model
-    refuse(model, "quantized", "adapted by LoRA")
+    naming.refuse(model, "quantized", "adapted by LoRA")
     names = {layer.name for layer in changed}
     config = model.get_config()
     for layer in config["layers"]:

@@ -48,17 +48,17 @@ def quantize(model: keras.Model, mode: str = "int8") -> list[str]:
                 f"products. Received: {path} with the policy {layer.dtype_policy.name!r}"
             )
     chosen = {id(layer) for layer in layers.values()}
-    with without_garbage_collection():
+    with hidden_from_garbage_collection():
         model.quantize(mode, filters=lambda layer: id(layer) in chosen)
     return list(layers)
 
 
 @contextlib.contextmanager
-def without_garbage_collection():
-    """Sets the objects that there are apart from garbage collection.
+def hidden_from_garbage_collection():
+    """Hides the objects that exist now from garbage collection (`gc.freeze`).
 
-    Keras collects for each kernel that it replaces, and each time looks through all that Python has
-    loaded: a hundred times as long as quantizing takes.
+    Keras collects garbage for each kernel that it replaces, and each time looks through all objects
+    of the process, which takes a hundred times as long as quantizing.
     """
     if gc.get_freeze_count() > PYTHON_FROZEN_OBJECTS:  # somebody else did, and will undo it
         yield

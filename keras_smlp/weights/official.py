@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops
 
 from keras_smlp import naming
-from keras_smlp.naming import mixings, refuse
 from keras_smlp.saving import replacing
 from keras_smlp.weights import pth
 from keras_smlp.weights.strict import assign, file_shape
@@ -74,13 +73,13 @@ def targets(model):
         ValueError: If the model has no sMLPNet in it, is cut before its final normalization or
             folded.
     """
-    refuse(model, "folded")
+    naming.refuse(model, "folded")
     layers = {layer.name: layer for layer in model.layers}
     if naming.NORM not in layers:
         raise ValueError(
             f"`model` must have the network's final normalization. Received: {model.name!r}"
         )
-    depths = {stage: len(found) // 2 for stage, found in mixings(model).items()}
+    depths = {stage: len(found) // 2 for stage, found in naming.mixings(model).items()}
     blocks = [(stage, i) for stage, depth in depths.items() for i in range(1, depth + 1)]
     patches = [naming.STEM] + [naming.downsample(stage) for stage in depths if stage > 1]
     places = [(f"to_patch_embedding.{i}.", name, PATCHES) for i, name in enumerate(patches)]

@@ -13,7 +13,7 @@ from helpers.nets import answer, build
 from keras import ops
 
 import keras_smlp
-from keras_smlp.deploy.quantization import without_garbage_collection
+from keras_smlp.deploy.quantization import hidden_from_garbage_collection
 from keras_smlp.weights import identify, keras_files, loading, official, pth
 from keras_smlp.weights.strict import file_shape
 from reference import stand_in
@@ -272,7 +272,7 @@ def test_quantized_and_adapted_models_predict_but_take_no_weights(files):
     with pytest.raises(ValueError, match="floating-point variables.*channel_mix.4.2.net.0"):
         keras_smlp.load_official(model, files[".pth"])
     model = build(weights=files[".pth"])
-    with without_garbage_collection():
+    with hidden_from_garbage_collection():
         model.quantize("int8")
     assert stand_in.relative(answer(model, x), expected) < 0.1
     for ending in (".pth", ".keras"):

@@ -20,7 +20,6 @@ import keras
 
 from keras_smlp import naming
 from keras_smlp.deploy.precision import PRECISIONS, with_precision
-from keras_smlp.naming import takes_pixels
 from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import PortableModel
 
@@ -239,7 +238,7 @@ def describe(model, class_names, origin, licence):
     import keras_smlp
 
     _, height, width, _ = model.input_shape
-    inside = takes_pixels(model)
+    inside = naming.takes_pixels(model)
     return Metadata(
         class_names=None if class_names is None else [str(name) for name in class_names],
         height=height,

@@ -47,7 +47,7 @@ def jpeg_endpoint(serve, height, width):
         check = tf.debugging.Assert(is_jpeg == b"\xff\xd8\xff", data)
         with tf.control_dependencies([check]):
             content = tf.identity(content)
-        return decode.decode_jpeg(content, crop, None)
+        return decode.decode_jpeg(content, crop)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpeg")], autograph=False)
     def serve_jpeg(jpeg):
