@@ -28,7 +28,8 @@ LARGE = (keras_smlp.SMLPNetSmall, keras_smlp.SMLPNetBase)
     [pytest.param(x, marks=LONG if x in LARGE else ()) for x in PUBLIC],
     ids=lambda thing: thing.__name__,
 )
-def test_docstring_example(thing, monkeypatch):
+def test_docstring_example(thing, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an example may write a file
     names = {"keras_smlp": keras_smlp, "keras": keras, "np": np}
     parser = doctest.DocTestParser()
     example = parser.get_doctest(thing.__doc__, names, thing.__name__, None, None)
