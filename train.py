@@ -119,7 +119,7 @@ def train(config):
         say(score)
         return
 
-    # ---- optimisation ---------------------------------------------------------------------------
+    # ---- optimization ---------------------------------------------------------------------------
     with engine.scope(), failing(keys=KEYS):
         model = TrainingModel(net.input, net.output, config.optimizer.ema_decay, engine)
         model.compile(

@@ -6,7 +6,7 @@ JOB is JSON, made by `cases.py`. The process gets the contender warm and says so
 JSON on stdout; then, for each line on stdin (seconds), it runs for that long and answers with a
 line of times. In between it waits, and tells how much processor time the waiting took.
 
-All take float32 images, normalised, that lie on the device already, in their framework's layout;
+All take float32 images, normalized, that lie on the device already, in their framework's layout;
 they give logits (exported models: probabilities) and end when the results are in NumPy.
 """
 
@@ -29,7 +29,7 @@ SLOW = 0.02  # seconds for a product of 256 x 256, which takes 0.001 even at 30 
 TOLERANCE = 1e-5  # of the peer in float32, relative to the golden logits
 # what a contender's logits may differ by in float32; accelerators round the factors of products
 DIFFERENCES = {"cpu": 1e-4, "other": 2e-2}
-ROUNDED = 0.2  # and in 16 or 8 bits, where the same weights must still be recognisable
+ROUNDED = 0.2  # and in 16 or 8 bits, where the same weights must still be recognizable
 
 
 @dataclass
@@ -119,7 +119,7 @@ def ours(job):
 
 
 def keras_model(job):
-    """A network of ours with the stand-in weights; logits from normalised images."""
+    """A network of ours with the stand-in weights; logits from normalized images."""
     import keras_smlp
 
     dim, depths, _, classes = stand_in.VARIANTS[job["variant"]]
@@ -270,7 +270,7 @@ def limit(job):
 
 # ---- inputs and checks --------------------------------------------------------------------------
 def images(job):
-    """Normalised images; at the variant's own size the first two are those of the golden files."""
+    """Normalized images; at the variant's own size the first two are those of the golden files."""
     if job["size"] == stand_in.VARIANTS[job["variant"]][2]:
         return stand_in.images(job["variant"], job["batch"])
     shape = (job["batch"], job["size"], job["size"], 3)
@@ -288,8 +288,8 @@ def relative_to_golden(job, logits):
     """The difference to the golden logits, up to the constant that probabilities leave open."""
     logits = np.asarray(logits, np.float64)[:2]
     expected = stand_in.golden(job["variant"])["logits"][: len(logits)]
-    centred = (x - x.mean(axis=-1, keepdims=True) for x in (logits, expected))
-    return float(stand_in.relative(*centred))
+    centered = (x - x.mean(axis=-1, keepdims=True) for x in (logits, expected))
+    return float(stand_in.relative(*centered))
 
 
 def check(job, result, device):

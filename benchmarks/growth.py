@@ -11,7 +11,7 @@ NOISE = 0.05  # an exponent within it of 1 is linear
 def parts(variant, size):
     """Multiply-adds of one image, by part of the network: those of its products and convolutions.
 
-    Normalisations, GELU and sums are left out. A training step costs three times as many.
+    Normalizations, GELU and sums are left out. A training step costs three times as many.
     """
     dim, depths, _, classes = stand_in.VARIANTS[variant]
     side, channels, before = size // PATCH, dim, 3 * PATCH**2

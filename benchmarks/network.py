@@ -9,7 +9,7 @@ python -m benchmarks.network --mode data --photos PHOTOS
 Ours is the Keras model on each backend by `predict_on_batch` or `train_on_batch`, compiled where
 Keras compiles by default; for inference its folded copy too, and that copy as exported. The peer is
 the official architecture in PyTorch (`reference/network.py`), NCHW, eager, channels-last and
-compiled; mixed precision is autocast there. All have the same weights, take the same normalised
+compiled; mixed precision is autocast there. All have the same weights, take the same normalized
 images and give logits. The limit is the product of two large matrices in PyTorch.
 
 For each variant, size and batch every contender is a process, warm, and they take turns; whoever

@@ -55,8 +55,8 @@ def plot(path, cases):
         one = found[0]
         names = [f"{row['contender']}, {row['backend']}, {row['precision']}" for row in found]
         times = [row["ms_per_image"] for row in found]
-        colours = ["C7" if row["contender"].startswith("official") else "C0" for row in found]
-        bars = axes.barh(range(len(found)), times, color=colours)
+        colors = ["C7" if row["contender"].startswith("official") else "C0" for row in found]
+        bars = axes.barh(range(len(found)), times, color=colors)
         axes.bar_label(bars, [f"{x:.3g}" for x in times], padding=3, fontsize=8)
         limits = {row["limit"]: row["ms_per_image"] / row["ratio_to_limit"] for row in found}
         for milliseconds in limits.values():

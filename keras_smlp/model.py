@@ -69,11 +69,11 @@ def SMLPNet(
         classifier_activation: Activation of the classifier; `None` gives logits. Defaults to
             `"softmax"`.
         include_preprocessing: Boolean. If true (default), the images are RGB in [0, 255], uint8 or
-            float, and the model normalises them in float32; else it takes them normalised.
+            float, and the model normalizes them in float32; else it takes them normalized.
         drop_path_rate: Float in `[0, 1)`. Stochastic depth of the last block; block `k` of `N` has
             `rate * k / (N - 1)`. Defaults to the variant's own, `0.0` where there is none.
         name: String. Name of the model.
-        dtype: Dtype policy of this model alone, for example `"mixed_bfloat16"`. The normalisation
+        dtype: Dtype policy of this model alone, for example `"mixed_bfloat16"`. The normalization
             and, under 16-bit policies, the classifier stay in float32. Defaults to the global one.
 
     Returns:

@@ -22,7 +22,7 @@ class Variant:
         patch_size: Side in pixels of the stem's patches.
         input_size: Side in pixels of the images that it was trained on.
         classes: Classes of the published head (ImageNet-1K).
-        licence: Licence of the published weights and code.
+        license: License of the published weights and code.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Variant:
     patch_size: int = 4
     input_size: int = 224
     classes: int = 1000
-    licence: str = "MIT"
+    license: str = "MIT"
 
 
 VARIANTS = types.MappingProxyType(

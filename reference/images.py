@@ -116,7 +116,7 @@ def normalized(image):
 
 
 def training_view(content, rng, size, recipe):
-    """float32 (size, size, 3), normalised, as one image of a training batch."""
+    """float32 (size, size, 3), normalized, as one image of a training batch."""
     image = opened(content)
     top, left, h, w = random_window(
         rng, image.height, image.width, recipe.crop_scale, recipe.crop_ratio

@@ -74,7 +74,7 @@ def state_dict(variant, seed=0):
 
 
 def images(variant, batch=2):
-    """Normalised images `(batch, side, side, 3)`."""
+    """Normalized images `(batch, side, side, 3)`."""
     side = VARIANTS[variant][2]
     rng = np.random.Generator(np.random.Philox(10_000))
     return rng.normal(0.0, 1.0, (batch, side, side, 3)).astype(np.float32)

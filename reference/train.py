@@ -41,7 +41,7 @@ class Images(torch.utils.data.Dataset):
 
 
 def batches(split, config, epoch, classes):
-    """The batches of an epoch: normalised images (n, 3, size, size) and targets."""
+    """The batches of an epoch: normalized images (n, 3, size, size) and targets."""
     recipe, train = config.data, config.train
     group = recipe.group_size
     order = epoch_order(

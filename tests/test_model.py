@@ -129,7 +129,7 @@ def test_layers_are_named_after_their_place_whatever_was_built_before(small):
 
 # ---- inputs -------------------------------------------------------------------------------------
 @pytest.mark.quick_each
-def test_preprocessing_normalises_rgb(small):
+def test_preprocessing_normalizes_rgb(small):
     x = pixels(2, 32, 64, 3)
     part = keras.Model(small.input, small.get_layer("preprocessing").output)
     expected = (x / 255 - np.array(MEAN)) / np.array(STD)
@@ -139,12 +139,12 @@ def test_preprocessing_normalises_rgb(small):
 
 
 @pytest.mark.quick_each
-def test_preprocessing_inside_equals_normalised_images_outside(small):
+def test_preprocessing_inside_equals_normalized_images_outside(small):
     bare = keras_smlp.SMLPNet(**SMALL, include_preprocessing=False)
     bare.set_weights(small.get_weights())
     x = pixels(2, 32, 64, 3)
-    normalised = ((x / 255 - np.array(MEAN)) / np.array(STD)).astype("float32")
-    np.testing.assert_allclose(answer(bare, normalised), answer(small, x), atol=1e-5)
+    normalized = ((x / 255 - np.array(MEAN)) / np.array(STD)).astype("float32")
+    np.testing.assert_allclose(answer(bare, normalized), answer(small, x), atol=1e-5)
 
 
 @pytest.mark.quick_each

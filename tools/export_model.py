@@ -46,7 +46,7 @@ def main():
         "or ImageNet's for 1000)",
     )
     parser.add_argument("--origin", help="of the weights (default: the name of the file)")
-    parser.add_argument("--licence", help="of the weights (default: MIT for imagenet)")
+    parser.add_argument("--license", help="of the weights (default: MIT for imagenet)")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -78,7 +78,7 @@ def export(arguments):
         keras_smlp.quantize(model, quantize)
 
     # ---- file -----------------------------------------------------------------------------------
-    origin, licence = source(arguments)
+    origin, license = source(arguments)
     path = keras_smlp.export(
         model,
         arguments.out,
@@ -87,22 +87,22 @@ def export(arguments):
         precision=precision,
         class_names=names,
         origin=origin,
-        licence=licence,
+        license=license,
     )
     print(f"{path}: {arguments.format}, {size(path) / 1e6:.1f} MB")
     compare(path, arguments.format, *answer, is_exact=precision == "float32" and not quantize)
 
 
 def source(arguments):
-    """Where the weights come from, and their licence."""
+    """Where the weights come from, and their license."""
     import keras_smlp
     from keras_smlp.variants import RELEASE
 
     if arguments.model != "imagenet":
-        return arguments.origin or Path(arguments.model).name, arguments.licence
+        return arguments.origin or Path(arguments.model).name, arguments.license
     variant = keras_smlp.VARIANTS[arguments.variant or "small"]
     origin = arguments.origin or f"{RELEASE}/{variant.checkpoint}"
-    return origin, arguments.licence or variant.licence
+    return origin, arguments.license or variant.license
 
 
 def reference(model):

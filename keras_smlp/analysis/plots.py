@@ -12,8 +12,8 @@ MOST_BLOCKS = 4  # of a stage, next to each other; of more, the first and the la
 def plot_kernels(path, kernels):
     """Draws the axial kernels: a row per stage, the width and the height matrix of its blocks.
 
-    Of a stage of more than four blocks the first and the last are drawn. The colours of a stage
-    are centred on zero and share a scale.
+    Of a stage of more than four blocks the first and the last are drawn. The colors of a stage
+    are centered on zero and share a scale.
 
     Args:
         path: Path of the picture. Its folder must exist.

@@ -1,7 +1,7 @@
 """RandAugment on uint8 images as timm 0.3.2 does it with PIL, in TensorFlow operations.
 
 Arithmetic in float32 is far faster here than look-ups, `tf.where`, uint8 and what is broadcast over
-the channels. Hence the forms below; the colours come out as PIL's bit by bit all the same.
+the channels. Hence the forms below; the colors come out as PIL's bit by bit all the same.
 """
 
 import functools
@@ -9,11 +9,11 @@ import math
 
 import tensorflow as tf
 
-# ImageNet's mean colour, shown where a moved image leaves its place empty
+# ImageNet's mean color, shown where a moved image leaves its place empty
 FILL = [124.0, 116.0, 104.0]
 
-# PIL's weights of red, green and blue in grey: float32 holds their sums exactly
-GREY = [19595 / 65536, 38470 / 65536, 7471 / 65536]
+# PIL's weights of red, green and blue in gray: float32 holds their sums exactly
+GRAY = [19595 / 65536, 38470 / 65536, 7471 / 65536]
 
 # Results are truncated: weights whose sum is a hair under 1 must not darken a flat area
 TRUNCATION_EPSILON = 1e-3
@@ -83,7 +83,7 @@ def to_uint8(x):
     return tf.cast(tf.clip_by_value(x, 0, 255), "uint8")
 
 
-# ---- colours ------------------------------------------------------------------------------------
+# ---- colors ------------------------------------------------------------------------------------
 
 
 def auto_contrast(image, magnitude, sign):
@@ -144,15 +144,15 @@ def blend(other, x, magnitude, sign):
 
 def color(image, magnitude, sign):
     x = tf.cast(image, "float32")
-    grey = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] * 3 for weight in GREY])
-    grey = tf.cast(tf.cast(grey + 0.5, "int32"), "float32")
-    return blend(tf.reshape(grey, image.shape), x, magnitude, sign)
+    gray = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] * 3 for weight in GRAY])
+    gray = tf.cast(tf.cast(gray + 0.5, "int32"), "float32")
+    return blend(tf.reshape(gray, image.shape), x, magnitude, sign)
 
 
 def contrast(image, magnitude, sign):
     x = tf.cast(image, "float32")
-    grey = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] for weight in GREY])
-    total = tf.reduce_sum(tf.cast(grey + 0.5, "int32"))
+    gray = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] for weight in GRAY])
+    total = tf.reduce_sum(tf.cast(gray + 0.5, "int32"))
     mean = tf.floor(total / (image.shape[0] * image.shape[1]) + 0.5)
     return blend(tf.cast(mean, "float32"), x, magnitude, sign)
 
@@ -198,7 +198,7 @@ def rotate(image, magnitude, sign):
     across = cubic(tf.reshape(x - left, (1, -1)))
     down = cubic(tf.reshape(y - top, (-1, 1)))
 
-    # A look-up costs as much for four neighbours as for one: a table of every four in a row, from
+    # A look-up costs as much for four neighbors as for one: a table of every four in a row, from
     # the image with its border repeated and four rows of the fill below. Four copies, each one
     # pixel further on, have them all.
     right = 2 + -width % 4

@@ -1,7 +1,7 @@
 """What is done to a picture after RandAugment: flip, erase, shift; mixup and CutMix of a group.
 
-Pixels stay in [0, 255]: normalisation is linear in each channel, so noise drawn and images mixed in
-normalised space are the same here, rescaled.
+Pixels stay in [0, 255]: normalization is linear in each channel, so noise drawn and images mixed in
+normalized space are the same here, rescaled.
 """
 
 import tensorflow as tf
@@ -26,7 +26,7 @@ def shift(image, draws, max_shift):
 
 
 def erase(image, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
-    """Random erasing: a box of an image becomes noise, N(0, 1) per value in normalised space.
+    """Random erasing: a box of an image becomes noise, N(0, 1) per value in normalized space.
 
     Args:
         image: float32 tensor `(height, width, 3)`, RGB in [0, 255].

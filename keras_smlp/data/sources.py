@@ -75,9 +75,9 @@ def digits():
 
     data = load_digits()
     # the pixels count the inked dots of a 4x4 cell: 0 to 16
-    grey = np.round(data.images * (255 / 16)).astype("uint8")
+    gray = np.round(data.images * (255 / 16)).astype("uint8")
     train_x, validation_x, train_y, validation_y = train_test_split(
-        np.repeat(grey[..., None], 3, axis=-1),
+        np.repeat(gray[..., None], 3, axis=-1),
         data.target.astype("int32"),
         test_size=360,
         stratify=data.target,

@@ -1,6 +1,6 @@
 """A network for inference in which what is linear is merged, exactly.
 
-pixels -> normalisation -> stem            the normalisation goes into the stem
+pixels -> normalization -> stem            the normalization goes into the stem
 norm1 -> gelu                              norm1 becomes a factor and a summand
 depthwise -> norm2 -> gelu                 norm2 goes into the depthwise convolution
 layer norm's scale and shift -> dense1     they go into dense1
@@ -19,7 +19,7 @@ from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
 def fold(model: keras.Model) -> keras.Model:
     """A copy of a network for inference, with the same outputs and fewer operations.
 
-    Merged is what is linear once the statistics of batch normalization are fixed: the normalisation
+    Merged is what is linear once the statistics of batch normalization are fixed: the normalization
     of the pixels into the stem (under float32; 16-bit policies keep it, for they would round raw
     pixels), the second batch normalization of each token mixing into its depthwise convolution, the
     scale and shift of each layer normalization into `dense1`, the last batch normalization through

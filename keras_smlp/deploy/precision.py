@@ -11,7 +11,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 def with_precision(model, precision):
     """The network with its weights, and its computation, in another precision.
 
-    In 16 bits are the layers from the stem to the last normalization; the normalisation of the
+    In 16 bits are the layers from the stem to the last normalization; the normalization of the
     pixels (with a stem that it is folded into) and the head stay in float32, as in a network that
     is built with such a `dtype`.
 
@@ -50,7 +50,7 @@ def with_precision(model, precision):
 
 
 def sees_pixels(layer):
-    """Whether 16 bits would round raw pixels: before the normalisation, or where it is folded."""
+    """Whether 16 bits would round raw pixels: before the normalization, or where it is folded."""
     before = isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
     return before or (layer.name == naming.STEM and layer.use_bias)
 

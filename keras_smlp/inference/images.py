@@ -116,7 +116,7 @@ def preprocess_input(
 ) -> np.ndarray:
     """Resizes and crops images in memory as `load_image` does files.
 
-    The networks of this package normalise the pixels themselves, so nothing else is left to do:
+    The networks of this package normalize the pixels themselves, so nothing else is left to do:
     an image that already has the asked size is returned as it is (whatever `resize_size`), as by
     `preprocess_input` in `keras.applications` for the models with their own preprocessing.
 

@@ -201,7 +201,7 @@ class Config:
         output_dir: Folder of the results and checkpoints; a run goes on from what is in it.
         data: The images.
         model: The network.
-        optimizer: The optimisation.
+        optimizer: The optimization.
         train: The run.
         eval: The evaluation.
         distribution: The devices.

@@ -98,7 +98,7 @@ def accept(variant, path, origin, record):
         raise ValueError(
             f"{origin} is not the official sMLPNet-{variant.name} checkpoint: {error}"
         ) from error
-    text = {"origin": str(origin), "sha256": sha256(path), "licence": variant.licence}
+    text = {"origin": str(origin), "sha256": sha256(path), "license": variant.license}
     with replacing(record) as temporary:
         temporary.write_text(json.dumps(text, indent=2) + "\n")
 

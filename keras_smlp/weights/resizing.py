@@ -115,15 +115,15 @@ def interpolation(n, m, method):
     The places are the middles of equal parts; beyond the ends the outermost values go on.
     """
     places = (np.arange(n)[:, None] + 0.5) * m / n - 0.5
-    neighbours = np.floor(places) + np.arange(-1, 3)
+    neighbors = np.floor(places) + np.arange(-1, 3)
     if method == "nearest":
-        weights = (np.abs(neighbours - places - 1e-6) < 0.5).astype("float64")
+        weights = (np.abs(neighbors - places - 1e-6) < 0.5).astype("float64")
     elif method == "linear":
-        weights = np.maximum(1 - np.abs(neighbours - places), 0)
+        weights = np.maximum(1 - np.abs(neighbors - places), 0)
     else:
-        weights = cubic(np.abs(neighbours - places))
+        weights = cubic(np.abs(neighbors - places))
     matrix = np.zeros((n, m))
-    columns = np.clip(neighbours, 0, m - 1).astype(int)
+    columns = np.clip(neighbors, 0, m - 1).astype(int)
     np.add.at(matrix, (np.arange(n)[:, None], columns), weights)
     return matrix
 

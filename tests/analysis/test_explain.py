@@ -32,7 +32,7 @@ def images():
 
 
 def bilinear(values, size):
-    """A map at the pixels' centres of a larger one, the border held."""
+    """A map at the pixels' centers of a larger one, the border held."""
     ends = []
     for length, side in zip(values.shape, size, strict=True):
         places = np.clip((np.arange(side) + 0.5) * length / side - 0.5, 0, length - 1)

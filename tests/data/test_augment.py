@@ -68,7 +68,7 @@ def test_the_operations_are_timms():
 
 
 @pytest.mark.parametrize("name", sorted(set(peer.OPERATIONS) - set(GEOMETRIC)))
-def test_colours_are_pils(images, name):
+def test_colors_are_pils(images, name):
     for image in images.values():
         for magnitude in MAGNITUDES:
             for sign in (-1.0, 1.0):

@@ -46,14 +46,14 @@ def test_boxes_are_distributed_as_timms():
 
 
 def test_a_quarter_of_the_images_is_erased_with_normal_noise():
-    grey = tf.fill((32, 32, 3), 50.0)
-    images = drawn(lambda seed: mixing.erase(grey, seed, 0.25))
+    gray = tf.fill((32, 32, 3), 50.0)
+    images = drawn(lambda seed: mixing.erase(gray, seed, 0.25))
     changed = (images != 50).any(axis=-1)
     assert abs(changed.any(axis=(1, 2)).mean() - 0.25) < 0.03
     noise = (images[changed] / 255 - MEAN) / STD  # as the network sees it
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=0.02)
     np.testing.assert_allclose(noise.std(axis=0), 1, atol=0.02)
-    assert (images == drawn(lambda seed: mixing.erase(grey, seed, 0.25))).all()
+    assert (images == drawn(lambda seed: mixing.erase(gray, seed, 0.25))).all()
 
 
 def test_nothing_is_erased_without_probability():
@@ -65,7 +65,7 @@ def test_nothing_is_erased_without_probability():
 
 
 def group(size=4):
-    """Images of one grey each, and their one-hot targets."""
+    """Images of one gray each, and their one-hot targets."""
     images = tf.reshape(tf.range(1.0, size + 1), (-1, 1, 1, 1)) * tf.ones((1, 16, 16, 3))
     return images, tf.eye(size)
 
@@ -96,7 +96,7 @@ def test_cutmix_takes_a_box_of_the_reversed_group_and_corrects_lambda():
     for mask in cut[:100]:  # a rectangle
         rows, columns = mask.any(axis=1), mask.any(axis=0)
         assert (mask == rows[:, None] & columns).all()
-    # uniform lambda; the box has the side sqrt(1 - lambda), a uniform centre, and is clipped
+    # uniform lambda; the box has the side sqrt(1 - lambda), a uniform center, and is clipped
     rng = np.random.default_rng(0)
     boxes = (peer.cutmix_box(rng, 16, rng.beta(1, 1)) for _ in range(20_000))
     areas = [(bottom - top) * (right - left) / 256 for top, bottom, left, right in boxes]

@@ -162,7 +162,7 @@ def test_a_damaged_image_is_replaced_and_noted(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:500])
     source, bad = sources.load("folder", path), BadFiles(tmp_path / "bad.txt", 22)
     images, targets = run(source.train, recipe(**PLAIN), bad=bad)
-    # its neighbours, made with it and so by another way, are what they were
+    # its neighbors, made with it and so by another way, are what they were
     assert (images == whole).all(axis=(2, 3, 4)).sum() == 15
     assert images.shape == (2, 8, 16, 16, 3)
     assert (tmp_path / "bad.txt").read_text().startswith(f"{damaged}: ")

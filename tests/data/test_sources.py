@@ -57,12 +57,12 @@ def test_arrays_of_a_file(tmp_path):
     assert labels.tolist() == [1, 0] and names == ["image 2", "image 0"]
 
 
-def test_grey_arrays_and_class_names(tmp_path):
-    grey = np.arange(60, dtype="uint8").reshape(3, 4, 5)
-    path = arrays(tmp_path, train_images=grey, class_names=np.array(["cat", "dog", "owl"]))
+def test_gray_arrays_and_class_names(tmp_path):
+    gray = np.arange(60, dtype="uint8").reshape(3, 4, 5)
+    path = arrays(tmp_path, train_images=gray, class_names=np.array(["cat", "dog", "owl"]))
     source = sources.load("npz", path)
     assert source.class_names == ("cat", "dog", "owl")
-    np.testing.assert_array_equal(source.train.images[..., 2], grey)
+    np.testing.assert_array_equal(source.train.images[..., 2], gray)
 
 
 @pytest.mark.parametrize(

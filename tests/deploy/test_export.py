@@ -79,7 +79,7 @@ def exported(model, tmp_path_factory):
         needs(format)
         if format not in made:
             path = tmp_path_factory.mktemp(format) / PATHS[format]
-            about = {"class_names": NAMES, "origin": "made here", "licence": "MIT"}
+            about = {"class_names": NAMES, "origin": "made here", "license": "MIT"}
             assert keras_smlp.export(model, path, format, features=True, **about) == path
             made[format] = path
         return made[format]
@@ -196,7 +196,7 @@ def test_the_metadata_travels(format, exported):
         text = extra["metadata.json"]
     about = json.loads(text)
     assert about["class_names"] == NAMES and (about["height"], about["width"]) == SIZE
-    assert about["origin"] == "made here" and about["licence"] == "MIT"
+    assert about["origin"] == "made here" and about["license"] == "MIT"
     assert "37 x 55" in about["preprocessing"] and about["input"] == "RGB in [0, 255]"
 
 
@@ -320,4 +320,4 @@ def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
     np.testing.assert_allclose(found["probabilities"], wanted, rtol=1e-5)
     raw = keras_smlp.SMLPNet(8, (1,), include_preprocessing=False, **arguments)
     assert not takes_pixels(raw) and api.endpoint(raw, False).output.keys() == {"probabilities"}
-    assert "normalised" in api.describe(raw, None, None, None).input
+    assert "normalized" in api.describe(raw, None, None, None).input

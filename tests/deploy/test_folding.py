@@ -41,7 +41,7 @@ def norms(model):
 CASES = {
     "whole": ({}, (PIXELS, HEAD, *BLOCKS)),
     "softmax": ({"classifier_activation": "softmax"}, (PIXELS, HEAD, *BLOCKS)),
-    "normalised images": ({"include_preprocessing": False}, (HEAD, *BLOCKS)),
+    "normalized images": ({"include_preprocessing": False}, (HEAD, *BLOCKS)),
     "other sizes": (
         {"expansion": 2, "patch_size": 2, "drop_path_rate": 0.2},
         (PIXELS, HEAD, *BLOCKS),
@@ -106,7 +106,7 @@ def test_images_of_any_type(dtype):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
-def test_under_16_bits_the_pixels_are_normalised_in_float32(policy):
+def test_under_16_bits_the_pixels_are_normalized_in_float32(policy):
     full = net()
     model = keras_smlp.SMLPNet(**SMALL, classifier_activation=None, dtype=policy)
     model.set_weights(full.get_weights())
@@ -152,7 +152,7 @@ def test_a_norm_that_something_else_reads_stays():
             assert relative(found, expected) < 1e-5
 
 
-def test_pixels_that_something_else_reads_stay_normalised():
+def test_pixels_that_something_else_reads_stay_normalized():
     whole = net()
     normalized = whole.get_layer("preprocessing").output
     model = keras.Model(whole.input, [whole.output, keras.ops.mean(normalized, (1, 2))])

@@ -177,12 +177,12 @@ def test_token_mixing_at_inference_equals_its_definition():
         for variable in norm.variables:
             variable.assign(np.random.uniform(0.5, 1.5, variable.shape))
 
-    def normalised(norm, y):
+    def normalized(norm, y):
         gamma, beta, mean, variance = (numpy(v) for v in norm.variables)
         return (y - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
-    y = erf_gelu(normalised(layer.norm1, x)).astype("float32")
-    y = erf_gelu(normalised(layer.norm2, numpy(layer.conv(y)))).astype("float32")
+    y = erf_gelu(normalized(layer.norm1, x)).astype("float32")
+    y = erf_gelu(normalized(layer.norm2, numpy(layer.conv(y)))).astype("float32")
     np.testing.assert_allclose(numpy(layer(x)), x + numpy(layer.mix(y)), atol=1e-4)
 
 

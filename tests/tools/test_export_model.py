@@ -57,15 +57,15 @@ def test_arguments_reach_the_export(here, run_tool, asked, monkeypatch, capsys):
         "precision": "float32",
         "class_names": ["cat", "dog", "tench", "bird", "eel"],
         "origin": "m.keras",
-        "licence": None,
+        "license": None,
     }
     assert capsys.readouterr().out == "m.onnx: onnx, 2.5 MB\n"
 
-    arguments = ("--fold", "--quantize", "int8", "--origin", "here", "--licence", "MIT")
+    arguments = ("--fold", "--quantize", "int8", "--origin", "here", "--license", "MIT")
     run_tool(export_model, "m.keras", "--format", "torch", "--out", "m.pt2", *arguments)
     dense = asked["model"].get_layer("predictions")
     assert asked["model"].folding and dense.quantization_mode == "int8"
-    assert (asked["precision"], asked["origin"], asked["licence"]) == ("float32", "here", "MIT")
+    assert (asked["precision"], asked["origin"], asked["license"]) == ("float32", "here", "MIT")
     assert compared[-1][4] == {"is_exact": False}
 
     arguments = ("--quantize", "int8", "--features", "--classes", "other.json")
@@ -77,7 +77,7 @@ def test_arguments_reach_the_export(here, run_tool, asked, monkeypatch, capsys):
     assert compared[-1][4] == {"is_exact": False}
 
 
-def test_imagenets_weights_bring_names_origin_and_licence(here, run_tool, asked, monkeypatch):
+def test_imagenets_weights_bring_names_origin_and_license(here, run_tool, asked, monkeypatch):
     monkeypatch.setattr(export_model, "compare", lambda *x, **y: None)
     built = {}
 
@@ -89,7 +89,7 @@ def test_imagenets_weights_bring_names_origin_and_licence(here, run_tool, asked,
     arguments = ("--variant", "base", "--format", "onnx", "--out", "m.onnx")
     assert not run_tool(export_model, "imagenet", *arguments)
     assert built == {"weights": "imagenet"}
-    assert asked["class_names"][:2] == ["tench", "goldfish"] and asked["licence"] == "MIT"
+    assert asked["class_names"][:2] == ["tench", "goldfish"] and asked["license"] == "MIT"
     assert asked["origin"].endswith("/smlp_b.pth")
 
 

@@ -59,7 +59,7 @@ def test_a_difference_is_status_1(run_tool, checkpoint, tmp_path, monkeypatch, c
 
 
 @pytest.mark.deep
-def test_a_published_variant_is_recognised_by_the_command(checkpoint, tmp_path):
+def test_a_published_variant_is_recognized_by_the_command(checkpoint, tmp_path):
     command = (port_checkpoint.__file__, checkpoint("small"), "small.keras", "--variant", "small")
     assert "sMLPNet-small" in python(*command, cwd=tmp_path).stdout
     last = keras.saving.load_model(tmp_path / "small.keras").layers[-4]

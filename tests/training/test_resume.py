@@ -120,7 +120,10 @@ def test_kills_at_random_moments_change_nothing(straight, tmp_path):
             wait_for(lambda seen=before: written(checkpoints) - seen, process.is_alive)
             time.sleep(rng.uniform(0, 0.03))
         else:  # at any time after the next one
-            wait_for(lambda seen=before: listed(checkpoints) - seen, process.is_alive)
+            wait_for(
+                lambda seen=before: listed(checkpoints) - written(checkpoints) - seen,
+                process.is_alive,
+            )
             time.sleep(rng.uniform(0, 0.3))
         process.kill()
         process.join()

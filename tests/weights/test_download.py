@@ -177,7 +177,7 @@ def test_good(publisher, published, cache, model):
     assert publisher.paths == ["/smlp_micro.pth"]
     record = json.loads((cache / RECORD).read_text())
     sha256 = hashlib.sha256(published.data).hexdigest()
-    assert record == {"origin": publisher.address, "sha256": sha256, "licence": "MIT"}
+    assert record == {"origin": publisher.address, "sha256": sha256, "license": "MIT"}
     publisher.close()
     before = path.stat()
     assert download.fetch(MICRO) == path

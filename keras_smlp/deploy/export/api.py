@@ -83,7 +83,7 @@ class Metadata:
         input: What the pixels are.
         preprocessing: How a photo becomes such an image.
         origin: Where the weights come from, or `None`.
-        licence: Of the weights, or `None`.
+        license: Of the weights, or `None`.
         made_by: The program and its version.
     """
 
@@ -93,7 +93,7 @@ class Metadata:
     input: str
     preprocessing: str
     origin: str | None
-    licence: str | None
+    license: str | None
     made_by: str
 
 
@@ -105,12 +105,12 @@ def export(
     precision: str = "float32",
     class_names: Sequence[str] | None = None,
     origin: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> Path:
     """Writes a classifier so that neither Keras nor this package is needed to run it.
 
     All formats take float32 images `(batch, height, width, 3)`, any number of them, RGB in
-    [0, 255] at the model's input size (normalised ones if it was built with
+    [0, 255] at the model's input size (normalized ones if it was built with
     `include_preprocessing=False`), and return `probabilities`, `(batch, classes)`. A SavedModel
     has the endpoints `serve`, `serve_uint8` for uint8 images, and `serve_jpeg`, which takes a
     string tensor `(batch,)` of JPEG files of any size, and decodes, resizes and crops them as the
@@ -145,7 +145,7 @@ def export(
         precision: One of those above. Defaults to `"float32"`, whatever the model was trained in.
         class_names: List of strings, one for each class, or `None`.
         origin: String, where the weights come from, or `None`.
-        licence: String, the licence of the weights, or `None`.
+        license: String, the license of the weights, or `None`.
 
     Returns:
         The path as a `pathlib.Path`.
@@ -165,7 +165,7 @@ def export(
     path = Path(path)
     check(model, path, format, precision, class_names)
     model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
-    metadata = json.dumps(asdict(describe(model, class_names, origin, licence)))
+    metadata = json.dumps(asdict(describe(model, class_names, origin, license)))
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         writes = write if is_written_here(model, format) else elsewhere
@@ -233,7 +233,7 @@ def ends(model):
     return (inputs[0].shape, outputs[0].shape) if one_of_each else ((), ())
 
 
-def describe(model, class_names, origin, licence):
+def describe(model, class_names, origin, license):
     """The metadata of a model."""
     import keras_smlp
 
@@ -243,14 +243,14 @@ def describe(model, class_names, origin, licence):
         class_names=None if class_names is None else [str(name) for name in class_names],
         height=height,
         width=width,
-        input="RGB in [0, 255]" if inside else "RGB, normalised by ImageNet's mean and deviation",
+        input="RGB in [0, 255]" if inside else "RGB, normalized by ImageNet's mean and deviation",
         preprocessing=(
             f"resize, bicubic and antialiased, so that {shorter_side(height)} x "
             f"{shorter_side(width)} pixels (height x width) are just covered; crop the middle "
-            f"{height} x {width}" + ("" if inside else "; normalise")
+            f"{height} x {width}" + ("" if inside else "; normalize")
         ),
         origin=origin,
-        licence=licence,
+        license=license,
         made_by=f"keras_smlp {keras_smlp.__version__}",
     )
 

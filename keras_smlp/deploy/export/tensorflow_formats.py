@@ -13,7 +13,7 @@ from keras_smlp.preprocessing import shorter_side
 
 
 def tf_saved_model(model, path, precision, metadata):
-    """Writes a SavedModel: images as float32, and where the model normalises, uint8 and JPEG."""
+    """Writes a SavedModel: images as float32, and where the model normalizes, uint8 and JPEG."""
     archive = keras.export.ExportArchive()
     archive.track(model)
     shape = model.input_shape
