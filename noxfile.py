@@ -174,9 +174,10 @@ def versions(session, which):
 
 @nox.session
 def lint(session):
-    """The rules and the format; what imports what, and that its picture is up to date."""
-    session.install("-c", "constraints.txt", "ruff", "import-linter")
+    """The rules, the format, the types; what imports what, and that its picture is up to date."""
+    session.install("-c", "constraints.txt", "ruff", "mypy", "import-linter")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("mypy")
     session.run("lint-imports", env={"PYTHONPATH": "."})
     session.run("python", "tools/draw_architecture.py", "--check")
