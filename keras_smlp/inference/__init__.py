@@ -1,1 +1,1 @@
-"""Photos in, names of classes out: loads any file of ours. May import model and what is below."""
+"""Loads any model file and photos, and names the classes. May import model and what is below."""

@@ -1,4 +1,4 @@
-"""Probabilities -> names. ImageNet-1K's stand in `imagenet_classes.txt`, in the network's order."""
+"""Probabilities -> names of ImageNet-1K's classes, listed in `imagenet_classes.txt`."""
 
 import functools
 from importlib import resources
@@ -24,7 +24,7 @@ def imagenet_classes() -> tuple[tuple[str, str], ...]:
     ('n02099601', 'golden_retriever')
     """
     text = resources.files(__package__).joinpath("imagenet_classes.txt").read_text("utf-8")
-    return tuple(tuple(line.split()) for line in text.splitlines())
+    return tuple((wnid, name) for wnid, name in map(str.split, text.splitlines()))
 
 
 def decode_predictions(

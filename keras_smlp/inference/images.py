@@ -1,6 +1,6 @@
-"""Photos and arrays -> images of the size that a network takes. PIL is imported where it is used.
+"""Photos and arrays -> images of a network's input size, resized and cropped as by torchvision.
 
-The geometry is torchvision's for evaluations: resize (bicubic), central crop.
+PIL is imported where it is used, so that `import keras_smlp` does not import it.
 """
 
 import io
@@ -11,8 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_smlp import preprocessing
 from keras_smlp.checks import is_positive_integer
+from keras_smlp.preprocessing import shorter_side
 
 # one side of a square, or height and width
 Size = int | tuple[int, int]
@@ -71,8 +71,8 @@ def load_image(
         )
     with file:
         try:
-            return view(decode(file), sides, cover)
-        except Exception as error:  # of PIL's plugins, each raises its own
+            return resize_and_crop(decode(file), sides, cover)
+        except Exception as error:  # each of PIL's plugins raises errors of its own
             raise ValueError(
                 "`source` must be a whole image that PIL can read and resize. "
                 f"Received: source={name}, {reason(error, file)}"
@@ -84,10 +84,10 @@ def decode(file):
     from PIL import Image
 
     with warnings.catch_warnings():
-        # raised instead
+        # `check_pixels` raises instead
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(file) as picture:
-            check_pixels(*picture.size, "in the file")
+            check_pixels(picture.width, picture.height, "in the file")
             return picture.convert("RGB")
 
 
@@ -175,20 +175,26 @@ def resized(image, size, cover):
     from PIL import Image
 
     if image.dtype == np.uint8:
-        return view(Image.fromarray(image), size, cover)
-    channels = np.moveaxis(image, -1, 0).astype("float32")  # PIL's only floats, one channel each
-    channels = [view(Image.fromarray(channel), size, cover) for channel in channels]
+        return resize_and_crop(Image.fromarray(image), size, cover)
+    # PIL knows no other floats than float32, and those in one channel only
+    channels = np.moveaxis(image, -1, 0).astype("float32")
+    channels = [resize_and_crop(Image.fromarray(x), size, cover) for x in channels]
     return np.clip(np.stack(channels, axis=-1), 0, 255).astype(image.dtype)
 
 
-def view(picture, size, cover):
-    """The middle of a PIL image that was resized to cover `cover`, as an array."""
+def resize_and_crop(picture, size, cover):
+    """A PIL image, resized so that it just covers `cover` and cropped to `size`, as an array."""
     from PIL import Image
 
-    height, width = preprocessing.covering(picture.height, picture.width, cover)
+    # as torchvision's Resize (of the shorter side, where `cover` is a square) rounds it
+    if cover[0] * picture.width >= cover[1] * picture.height:
+        height, width = cover[0], int(cover[0] * picture.width / picture.height)
+    else:
+        height, width = int(cover[1] * picture.height / picture.width), cover[1]
     check_pixels(width, height, "once resized")
-    top, left = preprocessing.central(height, size[0]), preprocessing.central(width, size[1])
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    # half to even, as torchvision's CenterCrop
+    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
     return np.array(picture.crop((left, top, left + size[1], top + size[0])))
 
 
@@ -196,7 +202,7 @@ def check_sizes(size, resize_size):
     """Both sizes as pairs `(height, width)`, in range."""
     size = pair("size", size)
     if resize_size is None:
-        return size, tuple(map(preprocessing.shorter_side, size))
+        return size, tuple(map(shorter_side, size))
     cover = pair("resize_size", resize_size)
     if cover[0] < size[0] or cover[1] < size[1]:
         raise ValueError(

@@ -11,22 +11,23 @@ from keras_smlp.weights import identify, loading
 def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -> keras.Model:
     """Loads a model from any file of this package, or from an official checkpoint.
 
-    A `.keras` file holds the whole model, with layers of your own and as it was compiled. From the
-    other files the network is built that has their shapes, with probabilities where there is a
-    classifier, and filled.
+    A `.keras` file holds the whole model, with layers of your own and as it was compiled. For the
+    weights in other files an `SMLPNet` is built whose architecture is read off their shapes, its
+    classifier, if there is one, with softmax.
 
     Args:
         path: Path of a `.keras`, `.weights.h5`, `.safetensors` or `.pth` file, the last two with
             the official keys.
         compile: Boolean. Whether to compile a model that was saved compiled. Defaults to `True`.
-        key: String. Entry of a `.pth` training container to take. Defaults to `"model"`.
+        key: String. Which entry holds the weights, if a `.pth` file is a whole training checkpoint.
+            Defaults to `"model"`.
 
     Returns:
         A `keras.Model`.
 
     Raises:
         ValueError: If the path has another ending, or the file is damaged or holds no sMLPNet.
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no such file.
 
     Example:
 
@@ -38,6 +39,6 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     file = loading.check_path(path, "path")
     if file.suffix == ".keras":
         return keras.saving.load_model(file, compile=compile)
-    kind, tensors = identify.read(file, key)
-    architecture = identify.architecture_of(kind, tensors, file)
-    return loading.fill(SMLPNet(**architecture.arguments()), kind, tensors, file)
+    weights = identify.read(file, key)
+    architecture = identify.architecture_of(weights)
+    return loading.fill(SMLPNet(**architecture.arguments()), weights)
