@@ -15,12 +15,13 @@ BATCH_SIZE = 32
 def grad_cam(
     model: keras.Model, images: ArrayLike, class_index: int | Sequence[int] | None = None
 ) -> np.ndarray:
-    """Where in an image a class is seen: Grad-CAM of the last map.
+    """Grad-CAM: where in an image the network sees a class.
 
-    Between the map `f` of the layer `norm` and the logits there are only a mean over the positions
-    and a dense layer with the kernel `W`. The gradient of a logit is then `W[k, class]` at every
-    position, up to a constant, and Grad-CAM is exactly `relu(sum_k W[k, class] * f[h, w, k])` up to
-    a scale: no gradient is computed. It is resized bilinearly to the images.
+    Between the feature map `f` of the layer `norm` and the logits there are only a mean over the
+    positions and a dense layer with the kernel `W`. The gradient of a logit is then `W[k, class]`
+    at every position, up to a constant, and Grad-CAM is exactly
+    `relu(sum_k W[k, class] * f[h, w, k])` up to a scale: no gradient is computed. It is resized
+    bilinearly to the images.
 
     Args:
         model: An `SMLPNet` with its classifier, or a model that ends in its layers `norm`,
@@ -72,7 +73,7 @@ def grad_cam(
 
 
 def classifier_layers(model):
-    """The layers `norm` and `predictions` of a classifier; refuses a model that has them not."""
+    """The layers `norm` and `predictions` of a classifier; refuses a model without them."""
     layers = {layer.name: layer for layer in model.layers}
     norm, pool, head = (layers.get(name) for name in (naming.NORM, naming.AVG_POOL, naming.HEAD))
     if (
@@ -93,7 +94,7 @@ def classifier_layers(model):
 
 
 def check_class_index(class_index, count, classes):
-    """The class of each image, as an array."""
+    """The class of each image, as an array; refuses what is no class or of another length."""
     indices = np.asarray(class_index)
     if (
         indices.dtype.kind not in "iu"
@@ -108,14 +109,14 @@ def check_class_index(class_index, count, classes):
 
 
 def enlarged(values, size):
-    """A float32 map resized bilinearly to `(height, width)`."""
+    """A float32 matrix resized bilinearly to `(height, width)`."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def axial_kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """The matrices that the network has learned to mix the columns and the rows of each stage with.
+    """The kernels of the sparse MLPs, by which the network mixes columns and rows in each stage.
 
     Args:
         model: An `SMLPNet`, or a functional model on its tensors.
@@ -142,6 +143,6 @@ def axial_kernels(model: keras.Model) -> dict[str, np.ndarray]:
     for stage, layers in naming.mixings(model).items():
         mixes = [layer.mix for layer in layers if "mix" in layer.PARTS]
         for axis in ("width", "height"):
-            found = [ops.cast(getattr(mix, axis).kernel, "float32") for mix in mixes]
-            kernels[f"stage{stage}_{axis}"] = np.stack([ops.convert_to_numpy(x) for x in found])
+            blocks = [ops.cast(getattr(mix, axis).kernel, "float32") for mix in mixes]
+            kernels[f"stage{stage}_{axis}"] = np.stack([ops.convert_to_numpy(x) for x in blocks])
     return kernels

@@ -1,11 +1,10 @@
-"""What the network computes on its way: maps for other heads, and every block's output."""
+"""Features: the stages' outputs as a pyramid for other heads, and every block's output."""
 
 import math
 from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_smlp import naming
@@ -14,14 +13,14 @@ from keras_smlp.saving import PortableModel
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
 class FeatureExtractor(PortableModel):
-    """A functional model whose outputs are a dict of maps by level, `{"P2": ..., "P3": ...}`.
+    """A feature pyramid: a functional model with a dict of outputs, `{"P2": ..., "P3": ...}`.
 
     `feature_extractor` makes it. It has what heads for detection and segmentation ask a backbone
     for: `pyramid_level_inputs` as keras-cv's have it, `pyramid_outputs` as KerasHub's.
 
     Args:
         inputs: Symbolic tensor, or a list or dict of them.
-        outputs: Dict of symbolic maps by level.
+        outputs: Dict of symbolic feature maps by level.
         name: String. Name of the model.
         **kwargs: Keyword arguments of a functional `keras.Model`.
 
@@ -33,12 +32,12 @@ class FeatureExtractor(PortableModel):
     """
 
     @property
-    def pyramid_outputs(self):
+    def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
         """The symbolic output of each level."""
         return dict(self.output)
 
     @property
-    def pyramid_level_inputs(self):
+    def pyramid_level_inputs(self) -> dict[str, str]:
         """The name of the layer that computes each level."""
         return {
             level: layer.name
@@ -50,7 +49,7 @@ class FeatureExtractor(PortableModel):
 
 
 def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -> FeatureExtractor:
-    """A model of the stages' outputs, over the same layers.
+    """A model over the same layers whose outputs are those of the stages, a feature pyramid.
 
     A level is named after its stride: `"P2"` has one position for 4 x 4 pixels, `"P5"` one for
     32 x 32. The output of a stage is that of its last channel mixing, before the network's final
@@ -88,25 +87,25 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
 
 
 def stage_ends(model):
-    """The last channel mixing of each stage by the level's name."""
-    found = naming.mixings(model)
+    """The last channel mixing of each stage, by the name of its level."""
+    stages = naming.mixings(model)
     stride = model.get_layer(naming.STEM).strides[0]
-    if not math.log2(stride).is_integer():
+    first = math.log2(stride)
+    if not first.is_integer():
         raise ValueError(
             "`model` must have patches whose side is a power of two, for the levels are named "
             f"P{{log2(stride)}}. Received: patch_size={stride}"
         )
-    first = int(math.log2(stride))
-    return {f"P{first + stage - 1}": layers[-1] for stage, layers in found.items()}
+    return {f"P{int(first) + stage - 1}": layers[-1] for stage, layers in stages.items()}
 
 
 def intermediate(model: keras.Model, x: ArrayLike) -> dict[str, np.ndarray]:
-    """What each token mixing, channel mixing and stage of a network gives for one batch.
+    """The output of each token mixing, channel mixing and stage of a network for one batch.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made, or one built on its tensors; folded and
             quantized ones too.
-        x: What the model takes, one batch. All maps are held in memory at once: 32 MB per image of
+        x: What the model takes, one batch. All outputs are in memory at once: 32 MB per image for
             sMLPNet-Small.
 
     Returns:
@@ -124,17 +123,11 @@ def intermediate(model: keras.Model, x: ArrayLike) -> dict[str, np.ndarray]:
     >>> list(keras_smlp.intermediate(model, np.zeros((1, 32, 32, 3))))[:3]
     ['stage1_block1_token_mixing', 'stage1_block1_channel_mixing', 'stage1']
     """
-    found = naming.mixings(model)
-    outputs = {layer.name: layer.output for layers in found.values() for layer in layers}
-    maps = PortableModel(model.input, outputs).predict_on_batch(x)
-    maps = {name: as_float32(maps[name]) for name in outputs}
+    stages = naming.mixings(model)
+    outputs = {layer.name: layer.output for layers in stages.values() for layer in layers}
+    answers = PortableModel(model.input, outputs).predict_on_batch(x)
     arrays: dict[str, np.ndarray] = {}
-    for stage, layers in found.items():
-        arrays |= {layer.name: maps[layer.name] for layer in layers}
-        arrays[f"stage{stage}"] = maps[layers[-1].name]
+    for stage, layers in stages.items():
+        arrays |= {layer.name: answers[layer.name].astype("float32") for layer in layers}
+        arrays[f"stage{stage}"] = arrays[layers[-1].name]
     return arrays
-
-
-def as_float32(x):
-    """A NumPy array, the 16-bit formats widened."""
-    return np.asarray(ops.convert_to_numpy(x)).astype("float32")

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_smlp.saving import replacing
 
-MOST_BLOCKS = 4  # of a stage, next to each other; of more, the first and the last
+MOST_BLOCKS = 4  # that are drawn of a stage; of a stage with more, the first and the last
 
 
 def plot_kernels(path, kernels):
@@ -90,6 +90,6 @@ def plot_predictions(path, titles, images, predictions, maps=None):
 
 
 def save(figure, path):
-    """Writes a figure as a whole file."""
+    """Writes a figure, atomically."""
     with replacing(Path(path)) as temporary:
         figure.savefig(temporary)
