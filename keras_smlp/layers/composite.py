@@ -1,4 +1,6 @@
-"""A layer made of other layers: how it calls them, and how a quantized one of them is saved."""
+"""Base of layers made of other layers: how it calls them, and saves those that are quantized."""
+
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,9 +11,9 @@ from keras_smlp.layers import backend
 class Composite(keras.Layer):
     """Base of the layers that are made of named sublayers, their parts.
 
-    Keras gives a quantized layer a dtype policy of its own. Those of the parts belong to the config
-    of this layer, or a quantized file would not load: it carries a `DTypePolicyMap` from a part's
-    path below this layer (`"dense1"`, `"mix/fuse"`) to its policy, where it has another.
+    Keras gives a quantized layer a dtype policy of its own. Where a part has another policy than
+    this layer, this layer's config must say so, or a quantized file would not load: its `dtype` is
+    then a `DTypePolicyMap`, from the part's path (`"dense1"`, `"mix/fuse"`) to the part's policy.
 
     Args:
         dtype: Dtype policy of the layer and its parts, or such a map. Defaults to the global one.
@@ -21,10 +23,11 @@ class Composite(keras.Layer):
         ValueError: If a key of the map names no part.
     """
 
-    PARTS: tuple[str, ...] = ()
+    PARTS: tuple[str, ...] = ()  # the attributes that hold them
 
     def __init__(self, dtype=None, **kwargs):
-        policy, others = keras.dtype_policies.get(dtype), {}
+        policy = keras.dtype_policies.get(dtype)
+        others: dict[str, Any] = {}
         if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
             others = {path: keras.dtype_policies.get(other) for path, other in policy.items()}
             policy = policy.default_policy
@@ -37,9 +40,10 @@ class Composite(keras.Layer):
         super().__init__(dtype=policy, **kwargs)
         self.given_policies = others
 
-    def part(self, name):
-        """The arguments that a part is made with: its name and its policy (or map of policies)."""
-        policy, prefix = self.given_policies.get(name, self.dtype_policy), f"{name}/"
+    def part_arguments(self, name):
+        """What a part's constructor is called with: its name and its policy, or map of policies."""
+        policy: Any = self.given_policies.get(name, self.dtype_policy)
+        prefix = f"{name}/"
         below = {
             path.removeprefix(prefix): other
             for path, other in self.given_policies.items()
@@ -50,10 +54,10 @@ class Composite(keras.Layer):
         return {"name": name, "dtype": policy}
 
     def run(self, part, x, **kwargs):
-        """Calls a part without the cost of `Layer.__call__`, where its policy is this layer's.
+        """Calls a part; by its `call`, without `Layer.__call__`, where its policy is this layer's.
 
-        `Layer.__call__` would repeat what that of this layer has done: cast the inputs, open the
-        autocast scope, resolve `training`. On PyTorch this costs more than a small layer's
+        `Layer.__call__` would repeat what this layer's own has done: cast the inputs, open the
+        autocast scope, resolve `training`. On PyTorch that costs more than a small layer's
         arithmetic. A part with another policy (quantized, or kept in float32) needs it all.
 
         Args:
@@ -62,17 +66,17 @@ class Composite(keras.Layer):
             **kwargs: Call arguments of the part, `training` among them where it takes one.
 
         Returns:
-            A tensor in this layer's compute dtype, which may be overwritten, unless it is `x`.
+            A tensor in this layer's compute dtype. Unless it is `x`, it may be overwritten.
         """
-        if not self.is_plain(part):
+        if not self.shares_policy(part):
             y = ops.cast(part(x, **kwargs), self.compute_dtype)
             return backend.copy_if_inplace(y)  # a hook of the part may hold what it returned
         if type(part) is keras.layers.Dense:
             return backend.dense(x, backend.tensor(part.kernel, x), backend.tensor(part.bias, x))
         return part.call(x, **kwargs)
 
-    def is_plain(self, part):
-        """Whether a part has this layer's policy, so that it computes with its weights as such."""
+    def shares_policy(self, part):
+        """Whether a part has this layer's policy: a quantized one has not."""
         return part.dtype_policy == self.dtype_policy
 
     def other_policies(self):
@@ -82,7 +86,7 @@ class Composite(keras.Layer):
         found = {}
         for name in self.PARTS:
             part = getattr(self, name)
-            if not self.is_plain(part):
+            if not self.shares_policy(part):
                 found[name] = part.dtype_policy
             if isinstance(part, Composite):
                 found |= {f"{name}/{path}": x for path, x in part.other_policies().items()}

@@ -29,7 +29,8 @@ class DepthwiseConv(keras.Layer):
         The input's.
 
     Raises:
-        ValueError: If `kernel_size` is not an odd positive integer, or the input is no map.
+        ValueError: If `kernel_size` is not an odd positive integer, or the input has another rank
+            or unknown channels.
 
     Reference:
         `DWConv` in the official `models/smlp.py`. Initial values are PyTorch's,

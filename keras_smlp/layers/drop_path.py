@@ -59,10 +59,10 @@ class DropPath(keras.Layer):
     def call(self, x, training=None):
         if not training or self.rate == 0:
             return x
-        samples = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
+        one_per_sample = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
         # not keras.random.dropout: on PyTorch it draws from the global generator where the seed is
         # None, and what is drawn there is not in our state
-        drawn = keras.random.uniform(samples, seed=self.seed_generator)
+        drawn = keras.random.uniform(one_per_sample, seed=self.seed_generator)
         return x * ops.cast(drawn >= self.rate, x.dtype) / (1 - self.rate)
 
     def compute_output_shape(self, input_shape):

@@ -1,4 +1,4 @@
-"""The blocks of a folded network: what is linear at inference is merged, see `keras_smlp.fold`."""
+"""The blocks of a network for inference, batch normalization merged by `keras_smlp.fold`."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from keras_smlp.layers.sparse_mlp import SparseMLP
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
 class Affine(keras.Layer):
-    """One factor and one summand per channel: what batch normalization is at inference.
+    """`x * scale + shift` per channel: what batch normalization is at inference.
 
     Computed in float32 whatever the dtype policy, as Keras' batch normalization.
 
@@ -41,11 +41,9 @@ class Affine(keras.Layer):
     def build(self, input_shape):
         channels = check_channels(self, input_shape)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
-        for name, initial in {"scale": "ones", "shift": "zeros"}.items():
-            variable = self.add_weight(
-                name=name, shape=(channels,), initializer=initial, autocast=False
-            )
-            setattr(self, name, variable)
+        per_channel = {"shape": (channels,), "autocast": False}
+        self.scale = self.add_weight(name="scale", initializer="ones", **per_channel)
+        self.shift = self.add_weight(name="shift", initializer="zeros", **per_channel)
 
     def call(self, x):
         y, scale, shift = (ops.cast(z, "float32") for z in (x, self.scale, self.shift))
@@ -55,28 +53,28 @@ class Affine(keras.Layer):
         return input_shape
 
     def get_config(self):
-        # written out: what Keras makes by itself cannot hold a policy object as `dtype`
+        # what Keras would record of a layer without this method cannot hold a policy as `dtype`
         return super().get_config()
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
 class FoldedTokenMixing(Composite):
-    """`TokenMixing` at inference: its second normalization is in the depthwise convolution.
+    """`TokenMixing` at inference, its second batch normalization merged into the convolution.
 
-    The first one stands before a GELU; it becomes a factor and a summand per channel (`Affine`).
+    The first one, with no linear layer beside it to be merged into, becomes an `Affine`.
 
     Args:
         **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
 
     Call arguments:
-        x: Map `(batch, height, width, channels)`, all but the batch known.
+        x: Feature map `(batch, height, width, channels)`, all but the batch known.
         training: Boolean. Must not be true.
 
     Returns:
         A tensor of the shape of `x`.
 
     Raises:
-        ValueError: If the input is no map or has an unknown size, or `training` is true.
+        ValueError: If the input has another rank or an unknown size, or `training` is true.
 
     Example:
 
@@ -90,9 +88,9 @@ class FoldedTokenMixing(Composite):
     def build(self, input_shape):
         shape = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
-        self.norm1 = Affine(**self.part("norm1"))
-        self.conv = DepthwiseConv(3, use_bias=True, **self.part("conv"))
-        self.mix = SparseMLP(**self.part("mix"))
+        self.norm1 = Affine(**self.part_arguments("norm1"))
+        self.conv = DepthwiseConv(3, use_bias=True, **self.part_arguments("conv"))
+        self.mix = SparseMLP(**self.part_arguments("mix"))
         for layer in (self.norm1, self.conv, self.mix):
             layer.build(input_shape)
 
@@ -105,7 +103,7 @@ class FoldedTokenMixing(Composite):
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
 class FoldedChannelMixing(Composite):
-    """`ChannelMixing` at inference: the normalization's scale and shift are in `dense1`.
+    """`ChannelMixing` at inference, the layer normalization's scale and shift merged into `dense1`.
 
     Args:
         expansion: Positive integer. Width of the hidden layer in multiples of the channels.
@@ -151,7 +149,7 @@ class FoldedChannelMixing(Composite):
 
 
 def check_inference(training):
-    """Refuses to train what has lost its batch normalization."""
+    """Refuses training: the batch normalization is gone."""
     if training:
         raise ValueError(
             "`training` must not be true for a folded network, which is for inference: train the "

@@ -23,7 +23,7 @@ class TorchUniform(keras.initializers.Initializer):
             `keras.utils.set_random_seed` seeds. One instance gives the same values at each call.
     """
 
-    def __init__(self, fan_in, seed=None):
+    def __init__(self, fan_in: int, seed: int | None = None):
         self.fan_in = fan_in
         self.seed = seed
         self.drawn_seed = random.randint(0, 2**31 - 1) if seed is None else seed

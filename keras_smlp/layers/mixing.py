@@ -16,10 +16,10 @@ from keras_smlp.layers.sparse_mlp import SparseMLP
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
 class TokenMixing(Composite):
-    """Token mixing of an sMLPNet block: `x + drop_path(mix(x))`.
+    """Token mixing of an sMLPNet block: `x + drop_path(branch(x))`.
 
-    `mix` is batch normalization, GELU, a depthwise 3x3 convolution, batch normalization, GELU and
-    the sparse MLP (`SparseMLP`), in this order.
+    `branch` is batch normalization, GELU, a depthwise 3x3 convolution, batch normalization, GELU
+    and the sparse MLP (`SparseMLP`), in this order.
 
     Args:
         drop_path_rate: Float in `[0, 1)`. Stochastic depth of the branch. Defaults to `0.0`.
@@ -27,14 +27,14 @@ class TokenMixing(Composite):
         **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
 
     Call arguments:
-        x: Map `(batch, height, width, channels)`, all but the batch known.
+        x: Feature map `(batch, height, width, channels)`, all but the batch known.
         training: Boolean. Batch statistics and stochastic depth if true.
 
     Returns:
         A tensor of the shape of `x`.
 
     Raises:
-        ValueError: If `drop_path_rate` is outside `[0, 1)`, or the input is no map or has an
+        ValueError: If `drop_path_rate` is outside `[0, 1)`, or the input has another rank or an
             unknown size.
 
     Reference:
@@ -52,15 +52,15 @@ class TokenMixing(Composite):
 
     def __init__(self, drop_path_rate: float = 0.0, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.drop_path = DropPath(drop_path_rate, seed, **self.part("drop_path"))
+        self.drop_path = DropPath(drop_path_rate, seed, **self.part_arguments("drop_path"))
 
     def build(self, input_shape):
         shape = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
-        self.norm1 = BatchNorm(**self.part("norm1"))
-        self.conv = DepthwiseConv(3, **self.part("conv"))
-        self.norm2 = BatchNorm(**self.part("norm2"))
-        self.mix = SparseMLP(**self.part("mix"))
+        self.norm1 = BatchNorm(**self.part_arguments("norm1"))
+        self.conv = DepthwiseConv(3, **self.part_arguments("conv"))
+        self.norm2 = BatchNorm(**self.part_arguments("norm2"))
+        self.mix = SparseMLP(**self.part_arguments("mix"))
         for layer in (self.norm1, self.conv, self.norm2, self.mix):
             layer.build(input_shape)
 
@@ -123,13 +123,14 @@ class ChannelMixing(Composite):
         super().__init__(**kwargs)
         check_positive_integer("expansion", expansion)
         self.expansion = expansion
-        self.drop_path = DropPath(drop_path_rate, seed, **self.part("drop_path"))
+        self.drop_path = DropPath(drop_path_rate, seed, **self.part_arguments("drop_path"))
 
     def build(self, input_shape):
         build_mlp(self, input_shape)
 
     def call(self, x, training=None):
-        # as rows: TensorFlow fuses a matrix product with bias and GELU, and XLA is faster on them
+        # one matrix of all positions: TensorFlow fuses such a product with bias and GELU, and XLA
+        # is faster at it
         y = self.run(self.norm, backend.rows(x), training=training)
         y = backend.gelu(self.run(self.dense1, y), training)
         y = backend.as_map(self.run(self.dense2, y), x)
@@ -151,14 +152,15 @@ def build_mlp(layer, input_shape, affine=True):
     Args:
         layer: The `ChannelMixing` or `FoldedChannelMixing`.
         input_shape: Shape that its `build` received.
-        affine: Boolean. Whether the normalization has a scale and a shift. Defaults to `True`.
+        affine: Boolean. Whether the normalization has a scale and a shift; a folded one has none.
+            Defaults to `True`.
     """
     channels = check_channels(layer, input_shape)
     hidden = layer.expansion * channels
     layer.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
-    layer.norm = LayerNorm(center=affine, scale=affine, **layer.part("norm"))
-    layer.dense1 = dense(hidden, channels, **layer.part("dense1"))
-    layer.dense2 = dense(channels, hidden, **layer.part("dense2"))
+    layer.norm = LayerNorm(center=affine, scale=affine, **layer.part_arguments("norm"))
+    layer.dense1 = dense(hidden, channels, **layer.part_arguments("dense1"))
+    layer.dense2 = dense(channels, hidden, **layer.part_arguments("dense2"))
     layer.norm.build(input_shape)
     layer.dense1.build(input_shape)
     layer.dense2.build((*input_shape[:-1], hidden))

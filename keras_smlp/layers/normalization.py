@@ -1,4 +1,4 @@
-"""Batch and layer normalization with PyTorch's constants, computed by the backend's fast form."""
+"""Batch and layer normalization with PyTorch's constants, computed as in `layers/backend`."""
 
 import keras
 

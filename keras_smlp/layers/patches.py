@@ -1,4 +1,4 @@
-"""The convolutions whose windows tile the map: the stem and the downsampling between stages."""
+"""The convolution of non-overlapping patches: the stem, and the downsampling between stages."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ from keras import ops
 
 from keras_smlp.layers import backend
 
+# the arguments of Conv2D that follow from the kernel's size or have one value here
 FIXED = ("strides", "padding", "data_format", "dilation_rate", "groups")
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
 class PatchConv(keras.layers.Conv2D):
-    """A convolution whose windows tile the map, one output position for each patch.
+    """A convolution of non-overlapping patches: a linear layer on each of them.
 
     A `keras.layers.Conv2D` without padding whose strides are its kernel's size, implemented
     for each backend in `layers/backend`. Positions that fill no whole patch are left out.

@@ -1,4 +1,4 @@
-"""The paper's sparse MLP: linear maps along one spatial axis, and their fusion."""
+"""The paper's sparse MLP: linear layers along the width and the height, and their fusion."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ AXES = ("height", "width")
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
 class AxialLinear(keras.Layer):
-    """One linear map along one spatial axis, shared by all rows (or columns) and all channels.
+    """A linear layer along one spatial axis, shared by all rows (or columns) and all channels.
 
     With `axis="width"`, `y[b, h, v, c] = sum_w kernel[v, w] * x[b, h, w, c] + bias[v]`; with
     `axis="height"` the same along the columns.
@@ -36,7 +36,8 @@ class AxialLinear(keras.Layer):
         The input's.
 
     Raises:
-        ValueError: If `axis` is neither of the two, or the input is no map or has an unknown size.
+        ValueError: If `axis` is neither of the two, or the input has another rank or an unknown
+            size.
 
     Reference:
         [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422), section 3.2;
@@ -105,9 +106,9 @@ class AxialLinear(keras.Layer):
 class SparseMLP(Composite):
     """The sparse MLP (sMLP): token mixing along rows and columns, fused with the identity.
 
-    `fuse(concat([x, width(x), height(x)]))`, where `width` and `height` are `AxialLinear` maps and
-    `fuse` is a dense layer on the channels, `3 * channels -> channels`, without a bias. Each output
-    position sees its own row and column; two such layers see the whole map.
+    `fuse(concat([x, width(x), height(x)]))`, where `width` and `height` are `AxialLinear` layers
+    and `fuse` is a dense layer on the channels, `3 * channels -> channels`, without a bias. Each
+    output position sees its own row and column; two such layers see the whole feature map.
 
     Args:
         **kwargs: Keyword arguments of `keras.Layer`, such as `name` and `dtype`.
@@ -119,7 +120,7 @@ class SparseMLP(Composite):
         The input's.
 
     Raises:
-        ValueError: If the input is no map or has an unknown size.
+        ValueError: If the input has another rank or an unknown size.
 
     Reference:
         [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422), section 3.2;
@@ -138,13 +139,13 @@ class SparseMLP(Composite):
     def build(self, input_shape):
         height, width, channels = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, height, width, channels))
-        self.width = AxialLinear("width", **self.part("width"))
-        self.height = AxialLinear("height", **self.part("height"))
+        self.width = AxialLinear("width", **self.part_arguments("width"))
+        self.height = AxialLinear("height", **self.part_arguments("height"))
         self.fuse = keras.layers.Dense(
             channels,
             use_bias=False,
             kernel_initializer=TorchUniform(3 * channels),
-            **self.part("fuse"),
+            **self.part_arguments("fuse"),
         )
         self.width.build(input_shape)
         self.height.build(input_shape)
@@ -152,6 +153,6 @@ class SparseMLP(Composite):
 
     def call(self, x):
         branches = [x, self.run(self.width, x), self.run(self.height, x)]
-        if self.is_plain(self.fuse):
+        if self.shares_policy(self.fuse):
             return backend.fuse(branches, backend.tensor(self.fuse.kernel, x))
         return self.run(self.fuse, ops.concatenate(branches, axis=-1))

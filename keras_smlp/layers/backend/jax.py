@@ -1,9 +1,10 @@
-"""XLA's forms: what its fusions would compute again and again, and derivatives that save memory.
+"""What JAX computes in another way than `reference.py`, for the programs that XLA makes of it.
 
 XLA lowers a grouped convolution to something 30 to 50 times slower on a CPU than the shifted
-products here. It also fuses what comes before into each of those products (`optimization_barrier`
-keeps it from that), and its derivatives of GELU and layer normalization keep many intermediate maps
-where the input is enough. They have reverse-mode derivatives only.
+products here. It also fuses what comes before into each of those products, and so computes it again
+and again (`optimization_barrier` keeps it from that). And the derivatives that JAX makes of GELU
+and layer normalization keep many intermediate results where the input is enough; those here save
+memory, but serve reverse-mode differentiation only.
 """
 
 import math
@@ -21,7 +22,7 @@ from keras_smlp.layers.backend.reference import as_map, rows
 
 
 def is_one_cpu():
-    """Whether one processor runs all: what is only for its cache is not for other devices."""
+    """Whether the only device is a CPU: what makes use of its cache would not serve others."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
@@ -32,8 +33,8 @@ def gelu(x, training=False):
 
 @jax.custom_vjp
 def exact_gelu(x):
-    wide = widened(x)  # by `erf` as PyTorch has it: XLA's `erfc` takes 2.6 times as long
-    return (wide * distribution(wide)).astype(x.dtype)
+    wide = widened(x)  # by `erf` as in PyTorch: `jax.nn.gelu`'s `erfc` takes 2.6 times as long
+    return (wide * normal_cdf(wide)).astype(x.dtype)
 
 
 def gelu_forward(x):
@@ -41,14 +42,14 @@ def gelu_forward(x):
 
 
 def gelu_backward(x, upstream):
-    # as if it were another map: XLA would keep what the forward pass computed of this one
+    # the barrier: XLA would otherwise keep what the forward pass computed on its way
     wide = widened(optimization_barrier(x))
     density = jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
-    return ((upstream * (distribution(wide) + wide * density)).astype(x.dtype),)
+    return ((upstream * (normal_cdf(wide) + wide * density)).astype(x.dtype),)
 
 
-def distribution(x):
-    """The normal distribution function."""
+def normal_cdf(x):
+    """The cumulative distribution function of the standard normal distribution."""
     return 0.5 * (1 + erf(x * math.sqrt(0.5)))
 
 
@@ -57,36 +58,31 @@ def erf(x):
 
     Written out: TensorFlow 2.21 cannot read what `jax.lax.erf` leaves in a SavedModel.
     """
-    x = jnp.clip(x, -3.832506856900711, 3.832506856900711)  # one to the last digit beyond
-    return x * jnp.polyval(ERF_NUMERATOR, x * x) / jnp.polyval(ERF_DENOMINATOR, x * x)
+    x = jnp.clip(x, -3.832506856900711, 3.832506856900711)  # beyond it is 1 to the last digit
+    numerator, denominator = (np.array(c, "float32") for c in (ERF_NUMERATOR, ERF_DENOMINATOR))
+    return x * jnp.polyval(numerator, x * x) / jnp.polyval(denominator, x * x)
 
 
-ERF_NUMERATOR = np.array(
-    [
-        2.2905065861350646e-4,
-        3.4082910107109506e-3,
-        5.0955695062380861e-2,
-        1.8520832239976145e-1,
-        1.128379143519084,
-    ],
-    "float32",
+ERF_NUMERATOR = (
+    2.2905065861350646e-4,
+    3.4082910107109506e-3,
+    5.0955695062380861e-2,
+    1.8520832239976145e-1,
+    1.128379143519084,
 )
-ERF_DENOMINATOR = np.array(
-    [
-        -1.1791602954361697e-7,
-        2.3547966471313185e-5,
-        1.0179625278914885e-3,
-        1.4070470171167667e-2,
-        1.1098505178285362e-1,
-        4.9746925110067538e-1,
-        1.0,
-    ],
-    "float32",
+ERF_DENOMINATOR = (
+    -1.1791602954361697e-7,
+    2.3547966471313185e-5,
+    1.0179625278914885e-3,
+    1.4070470171167667e-2,
+    1.1098505178285362e-1,
+    4.9746925110067538e-1,
+    1.0,
 )
 
 
 def widened(x):
-    """In float32 at least: 16 bits lose what `erf` adds to one, and the sums of a mean."""
+    """An array in float32 at least: 16 bits lose what `erf` adds to 1, and the sums of a mean."""
     return x.astype(jnp.promote_types(x.dtype, "float32"))
 
 
@@ -116,37 +112,39 @@ def normalized_forward(x, gamma, beta, epsilon):
 
 def normalized_backward(epsilon, saved, upstream):
     x, mean, inverse, gamma = saved
-    others = tuple(range(x.ndim - 1))
+    positions = tuple(range(x.ndim - 1))
     y, scaled = (x - mean) * inverse, upstream * gamma
-    along = scaled.mean(-1, keepdims=True) + y * (scaled * y).mean(-1, keepdims=True)
-    return inverse * (scaled - along), (upstream * y).sum(others), upstream.sum(others)
+    through_statistics = scaled.mean(-1, keepdims=True)
+    through_statistics += y * (scaled * y).mean(-1, keepdims=True)
+    gradient = inverse * (scaled - through_statistics)
+    return gradient, (upstream * y).sum(positions), upstream.sum(positions)
 
 
 normalized.defvjp(normalized_forward, normalized_backward)
 
 
 # ---- products ------------------------------------------------------------------------------------
-def fuse(parts, kernel):
-    return fused(tuple(parts), kernel)
+def fuse(branches, kernel):
+    return fused(tuple(branches), kernel)
 
 
 @jax.custom_vjp
-def fused(parts, kernel):
-    return reference.fuse(parts, kernel)
+def fused(branches, kernel):
+    return reference.fuse(branches, kernel)
 
 
-def fused_forward(parts, kernel):
-    return fused(parts, kernel), (parts, kernel)
+def fused_forward(branches, kernel):
+    return fused(branches, kernel), (branches, kernel)
 
 
 def fused_backward(saved, upstream):
-    parts, kernel = saved
+    branches, kernel = saved
     upstream = rows(upstream)
-    ends = list(accumulate(part.shape[-1] for part in parts))
-    # by parts: their concatenation would be made anew, and its derivative copied
-    gradient = jnp.concatenate([rows(part).T @ upstream for part in parts])
+    ends = list(accumulate(x.shape[-1] for x in branches))
+    # branch by branch: their concatenation would be made anew, and its derivative copied
+    gradient = jnp.concatenate([rows(x).T @ upstream for x in branches])
     kernels = jnp.split(kernel, ends[:-1])
-    gradients = [as_map(upstream @ k.T, part) for part, k in zip(parts, kernels, strict=True)]
+    gradients = [as_map(upstream @ k.T, x) for x, k in zip(branches, kernels, strict=True)]
     return tuple(gradients), gradient
 
 
@@ -159,7 +157,7 @@ patches = reference.patches_by_product
 
 def axial(x, kernel, bias, axis):
     _, height, width, channels = x.shape
-    # the columns' map is a row map of (height, width * channels): no transpose either way
+    # no transpose either way, see the reference
     shape = (-1, width, channels) if axis == "width" else (-1, height, width * channels)
     y = mixed(kernel, x.reshape(shape))
     return (y if bias is None else y + bias[:, None]).reshape(x.shape)
@@ -176,8 +174,8 @@ def mixed_forward(kernel, matrices):
 
 def mixed_backward(saved, upstream):
     kernel, matrices = saved
-    # on a CPU a product for each matrix, and their sum: one contraction would be transposed first
     wide = jnp.promote_types(kernel.dtype, "float32")
+    # on a CPU a product for each matrix, summed up below: XLA would transpose all for a single one
     sums = "nvx,nwx->nvw" if is_one_cpu() else "nvx,nwx->vw"
     products = jnp.einsum(sums, upstream, matrices, preferred_element_type=wide)
     gradient = products.reshape(-1, *kernel.shape).sum(0)
@@ -208,19 +206,23 @@ def convolved_forward(x, kernel):
 
 
 def convolved_backward(saved, upstream):
-    (x, upstream), kernel = optimization_barrier((saved[0], upstream)), saved[1]
+    x, kernel = saved
+    x, upstream = optimization_barrier((x, upstream))
     padded = optimization_barrier(pad(x, kernel))
+    wide = jnp.promote_types(kernel.dtype, "float32")
 
-    def add(total, image):
-        parts = shifted(image[0], kernel, x.shape[1:3])
-        positions = tuple(range(image[1].ndim - 1))
-        sums = [(part * image[1]).sum(positions, dtype=dtype) for _, part in parts]
+    def add(total, images):
+        """Adds to the gradient of the kernel; `images` are padded inputs and their gradients."""
+        padded, upstream = images
+        positions = tuple(range(upstream.ndim - 1))
+        shifts = shifted(padded, kernel, x.shape[1:3])
+        sums = [(part * upstream).sum(positions, dtype=wide) for _, part in shifts]
         return total + jnp.stack(sums), None
 
-    dtype = jnp.promote_types(kernel.dtype, "float32")
-    total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), dtype)
+    total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), wide)
     if is_one_cpu():
-        # an image at a time: the products stay in the cache (and no device needs others' images)
+        # an image at a time: the products stay in the cache (on several devices the images, which
+        # are divided among them, would have to be brought together)
         total, _ = jax.lax.scan(add, total, (padded, upstream))
     else:
         total, _ = add(total, (padded, upstream))
@@ -232,13 +234,13 @@ convolved.defvjp(convolved_forward, convolved_backward)
 
 
 def pad(x, kernel):
-    """Maps with the zeros around them that keep their size."""
+    """Feature maps with the zeros around them by which a convolution keeps their size."""
     margins = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return jnp.pad(x, [(0, 0), *margins, (0, 0)])
 
 
 def shifted(padded, kernel, size):
-    """For every entry of the kernel, its place and what it multiplies."""
+    """For every entry `(i, j)` of the kernel, its index and the part of the maps it multiplies."""
     height, width = size
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):

@@ -5,7 +5,7 @@ from keras import ops
 
 
 def tensor(variable, x):
-    """A variable as a tensor in the dtype and on the device of `x`; `None` stays `None`."""
+    """A variable as a tensor of the dtype and on the device of `x`; `None` stays `None`."""
     return None if variable is None else ops.convert_to_tensor(variable)
 
 
@@ -16,19 +16,19 @@ def dense(x, kernel, bias):
 
 
 def rows(x):
-    """A map's positions as the rows of a matrix `(positions, channels)`."""
+    """A feature map as the matrix `(batch * height * width, channels)`."""
     return ops.reshape(x, (-1, ops.shape(x)[-1]))
 
 
 def as_map(rows, x):
-    """Rows as a map again, like the one that they came from."""
+    """A matrix that `rows` has made, as a feature map of the shape of `x`."""
     return ops.reshape(rows, ops.shape(x))
 
 
 def axial(x, kernel, bias, axis):
-    """A linear map along `"height"` or `"width"`; a bias per position, which may be `None`."""
+    """A linear layer along `"height"` or `"width"`; a bias per position, which may be `None`."""
     _, height, width, channels = ops.shape(x)
-    # the columns' map is a row map of (height, width * channels): no transpose either way
+    # along the height, a row of positions is one vector (width * channels): no transpose either way
     matrices = x if axis == "width" else ops.reshape(x, (-1, height, width * channels))
     y = ops.matmul(kernel, matrices)
     if bias is not None:
@@ -37,10 +37,10 @@ def axial(x, kernel, bias, axis):
     return y if axis == "width" else ops.reshape(y, (-1, height, width, channels))
 
 
-def fuse(parts, kernel):
-    """`concat(parts) @ kernel` for maps."""
-    y = ops.matmul(rows(ops.concatenate(parts, axis=-1)), kernel)
-    return as_map(y, parts[0])
+def fuse(branches, kernel):
+    """`concat(branches) @ kernel` for feature maps, concatenated along the channels."""
+    y = ops.matmul(rows(ops.concatenate(branches, axis=-1)), kernel)
+    return as_map(y, branches[0])
 
 
 def copy_if_inplace(x):
@@ -64,30 +64,30 @@ def affine(x, scale, shift):
 
 
 def layer_norm(layer, x, training=False):
-    """Layer normalization over the channels, with the weights of a Keras layer."""
+    """Layer normalization with the weights and the epsilon of a Keras layer."""
     return keras.layers.LayerNormalization.call(layer, x)
 
 
 def batch_norm(layer, x, training):
-    """Batch normalization as a Keras layer does it; in training it updates the statistics."""
+    """Batch normalization with a Keras layer's weights; training updates its statistics."""
     return keras.layers.BatchNormalization.call(layer, x, training=training)
 
 
 def depthwise(x, kernel, bias):
-    """A depthwise convolution of maps, zero-padded to their size; `bias` may be `None`."""
+    """A depthwise convolution, zero-padded to the size of `x`; `bias` may be `None`."""
     y = ops.depthwise_conv(x, kernel, strides=1, padding="same", data_format="channels_last")
     return y if bias is None else ops.add(y, bias)
 
 
 def patches(x, kernel):
-    """A convolution of maps whose windows tile them."""
+    """A convolution of non-overlapping patches."""
     return ops.conv(
         x, kernel, strides=kernel.shape[:2], padding="valid", data_format="channels_last"
     )
 
 
 def patches_by_product(x, kernel):
-    """The same as a product of matrices: windows as rows."""
+    """The same as a product of two matrices, the first with a row per patch."""
     high, wide, channels, filters = kernel.shape
     _, height, width, _ = ops.shape(x)
     height, width = height // high, width // wide

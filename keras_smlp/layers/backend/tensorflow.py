@@ -1,8 +1,9 @@
-"""TensorFlow's forms: it runs each elementwise operation as a pass of its own through memory.
+"""What TensorFlow computes in another way than `reference.py`.
 
-In training XLA makes one pass of a GELU or a layer normalization, and one of its derivative; the
-rest stays with TensorFlow's own kernels, which are faster at products. Not at inference: nothing is
-gained there, and exporters cannot look into what XLA compiles.
+TensorFlow runs each elementwise operation as a pass of its own through memory. In training XLA
+makes one pass of a GELU or a layer normalization, and one of its derivative; the rest stays with
+TensorFlow's own kernels, which are faster at products. Not at inference: nothing is gained there,
+and exporters cannot look into what XLA compiles.
 """
 
 import math
@@ -13,7 +14,7 @@ from keras_smlp.layers.backend import reference
 
 
 def compiled(function):
-    """A function that XLA compiles, within whatever graph calls it."""
+    """Decorator: XLA compiles the function, within whatever graph calls it."""
     return tf.function(function, jit_compile=True, autograph=False)
 
 
@@ -30,23 +31,23 @@ def compiled_gelu(x):
 @compiled
 def gelu_value(x):
     wide = widened(x)
-    return tf.cast(wide * distribution(wide), x.dtype)
+    return tf.cast(wide * normal_cdf(wide), x.dtype)
 
 
 @compiled
 def gelu_gradient(x, upstream):
     wide = widened(x)
     density = tf.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
-    return tf.cast(widened(upstream) * (distribution(wide) + wide * density), x.dtype)
+    return tf.cast(widened(upstream) * (normal_cdf(wide) + wide * density), x.dtype)
 
 
-def distribution(x):
-    """The normal distribution function."""
+def normal_cdf(x):
+    """The cumulative distribution function of the standard normal distribution."""
     return 0.5 * (1 + tf.math.erf(x * math.sqrt(0.5)))
 
 
 def widened(x):
-    """In float32 at least, as PyTorch computes it for 16 bits."""
+    """A tensor in float32 at least, in which PyTorch too computes for 16 bits."""
     return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
@@ -76,16 +77,16 @@ def normalized_value(x, gamma, beta, epsilon):
 @compiled
 def normalized_gradient(x, mean, inverse, gamma, upstream):
     y, scaled = (x - mean) * inverse, upstream * gamma
-    along = tf.reduce_mean(scaled, -1, keepdims=True)
-    along += y * tf.reduce_mean(scaled * y, -1, keepdims=True)
-    others = tuple(range(x.shape.rank - 1))
-    sums = (tf.reduce_sum(z, others) for z in (upstream * y, upstream))
-    return inverse * (scaled - along), *sums
+    through_statistics = tf.reduce_mean(scaled, -1, keepdims=True)
+    through_statistics += y * tf.reduce_mean(scaled * y, -1, keepdims=True)
+    positions = tuple(range(x.shape.rank - 1))
+    sums = (tf.reduce_sum(z, positions) for z in (upstream * y, upstream))
+    return inverse * (scaled - through_statistics), *sums
 
 
 def batch_norm(layer, x, training):
     if not (training and layer.trainable) or layer.synchronized or x.dtype == tf.float64:
-        # the kernel below knows one device, and not 64 bits
+        # the kernel below takes its statistics on one device, and knows no float64
         return reference.batch_norm(layer, x, training)
     # the statistics and parameters in float32 whatever the policy, as Keras does it
     mean, variance, gamma, beta = (
@@ -97,7 +98,7 @@ def batch_norm(layer, x, training):
         x=x, scale=gamma, offset=beta, mean=none, variance=none, epsilon=layer.epsilon
     )
     values = tf.cast(tf.size(x) // tf.size(gamma), tf.float32)  # per channel
-    biased = (values - 1) / values  # the variance that Keras tracks
+    biased = (values - 1) / values  # this variance is unbiased, Keras tracks the biased one
     rate = 1 - layer.momentum
     layer.moving_mean.assign(mean * layer.momentum + batch_mean * rate)
     layer.moving_variance.assign(variance * layer.momentum + batch_variance * (biased * rate))

@@ -1,9 +1,10 @@
-"""PyTorch's forms: it runs every operation by itself, so the fewer and the larger, the better.
+"""What PyTorch computes in another way than `reference.py`.
 
-A product takes its bias with it, the parts of a fusion are added up in place of being concatenated,
-and a normalization is one operation. At inference GELU and the residual overwrite what only they
-read: new memory costs more than their arithmetic. Keras' own operations are avoided, for each looks
-through its arguments first, which costs more than a small layer's arithmetic.
+PyTorch runs every operation by itself, so few and large ones are best. A product takes its bias
+with it, the products of a fusion's branches are added up in place of being concatenated, and a
+normalization is one operation. At inference GELU and the residual overwrite what only they read:
+new memory costs more than their arithmetic. Keras' own operations are avoided: each looks through
+its arguments first, which costs more than a small layer's arithmetic.
 """
 
 import keras
@@ -13,8 +14,8 @@ import torch.nn.functional as F
 from keras_smlp.layers.backend import reference
 
 
-def is_slow(x):
-    """Whether it is float16 on a CPU: PyTorch emulates its products, Keras takes float32."""
+def is_float16_on_cpu(x):
+    """Whether it is float16 on a CPU: PyTorch emulates such products, Keras computes in float32."""
     return x.dtype == torch.float16 and x.device.type == "cpu"
 
 
@@ -25,7 +26,7 @@ def tensor(variable, x):
 
 
 def dense(x, kernel, bias):
-    if is_slow(x):
+    if is_float16_on_cpu(x):
         return reference.dense(x, kernel, bias)
     return torch.mm(x, kernel) if bias is None else torch.addmm(bias, x, kernel)
 
@@ -39,7 +40,7 @@ def as_map(rows, x):
 
 
 def axial(x, kernel, bias, axis):
-    if is_slow(x):
+    if is_float16_on_cpu(x):
         return reference.axial(x, kernel, bias, axis)
     batch, height, width, channels = x.shape
     if axis == "width":
@@ -52,19 +53,19 @@ def axial(x, kernel, bias, axis):
     return torch.baddbmm(bias[:, None], kernel, matrices).reshape(x.shape)
 
 
-def fuse(parts, kernel):
-    if is_slow(parts[0]):
-        return reference.fuse(parts, kernel)
-    kernels = kernel.split([part.shape[-1] for part in parts])
-    y = torch.mm(rows(parts[0]), kernels[0])
-    for part, kernel in zip(parts[1:], kernels[1:], strict=True):
+def fuse(branches, kernel):
+    if is_float16_on_cpu(branches[0]):
+        return reference.fuse(branches, kernel)
+    kernels = kernel.split([x.shape[-1] for x in branches])
+    y = torch.mm(rows(branches[0]), kernels[0])
+    for x, kernel in zip(branches[1:], kernels[1:], strict=True):
         # torch.autocast casts for `mm`, but not for what changes a tensor in place
-        y = y.addmm_(rows(part).to(y.dtype), kernel.to(y.dtype))
-    return y.reshape(parts[0].shape)
+        y = y.addmm_(rows(x).to(y.dtype), kernel.to(y.dtype))
+    return y.reshape(branches[0].shape)
 
 
 def may_overwrite():
-    """Whether nothing needs an operand again: no derivative, and no graph that is recorded."""
+    """Whether an operand may be overwritten: no derivative needs it, no graph is recorded."""
     recording = torch.jit.is_tracing() or torch.compiler.is_compiling()
     return not (torch.is_grad_enabled() or recording)
 
@@ -96,7 +97,8 @@ def layer_norm(layer, x, training=False):
 def batch_norm(layer, x, training):
     values = x.numel() // x.shape[-1]  # per channel
     if training and values <= 1:
-        return reference.batch_norm(layer, x, training)  # PyTorch's has no statistics of one value
+        # PyTorch's own refuses to take the statistics of a single value
+        return reference.batch_norm(layer, x, training)
     dtype = torch.promote_types(x.dtype, torch.float32)  # whatever the policy, as Keras does it
     mean, variance, gamma, beta = (
         tensor(v, x).to(dtype)
@@ -104,14 +106,15 @@ def batch_norm(layer, x, training):
     )
     channels_first = x.movedim(-1, 1)
     if not (training and layer.trainable):
-        # the map too: ONNX has no operation on 16 bits with parameters of 32
+        # the input too: ONNX has no operation on 16 bits with parameters of 32
         y = F.batch_norm(channels_first.to(dtype), mean, variance, gamma, beta, eps=layer.epsilon)
         return y.to(x.dtype).movedim(1, -1)
     batch_mean, batch_variance = torch.zeros_like(mean), torch.zeros_like(variance)
     y = F.batch_norm(
         channels_first, batch_mean, batch_variance, gamma, beta, True, 1.0, layer.epsilon
     )
-    momentum, biased = layer.momentum, (values - 1) / values  # the variance that Keras tracks
+    biased = (values - 1) / values  # PyTorch's variance is unbiased, Keras tracks the biased one
+    momentum = layer.momentum
     layer.moving_mean.assign(mean * momentum + batch_mean * (1 - momentum))
     layer.moving_variance.assign(variance * momentum + batch_variance * (biased * (1 - momentum)))
     return y.movedim(1, -1)
