@@ -3,12 +3,13 @@
 import keras
 
 DEFAULT_SHAPE = (224, 224, 3)
-# float64 is none: Keras on PyTorch multiplies matrices in float32 under it, JAX everything
+# not float64: under it Keras multiplies matrices in float32 all the same on PyTorch, and computes
+# everything in float32 on JAX
 FLOATS = ("float32", "float16", "bfloat16")
 
 
 def is_positive_integer(value):
-    """Whether it is an integer above zero; `True` is no integer here."""
+    """Whether it is an integer above zero, not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -24,7 +25,7 @@ def check_positive_integer(name, value):
 
 
 def check_architecture(dim, depths, expansion, patch_size):
-    """Refuses sizes that are not positive integers; `depths` is a tuple of at least one."""
+    """Refuses sizes that are not positive integers; `depths` must be a tuple of at least one."""
     if not isinstance(depths, tuple) or not depths or not all(map(is_positive_integer, depths)):
         raise ValueError(
             f"`depths` must be a sequence of positive integers. Received: depths={depths!r}"
@@ -59,7 +60,7 @@ def check_drop_path_rate(rate):
 
 
 def check_policy(dtype):
-    """The dtype policy of one model: the given one, or the global one."""
+    """The dtype policy that `dtype` means, the global one for `None`; refuses what is unusable."""
     if dtype is None:
         return keras.config.dtype_policy()
     if isinstance(dtype, keras.dtype_policies.DTypePolicyMap):
@@ -78,10 +79,10 @@ def check_policy(dtype):
 
 
 def check_input(input_tensor, input_shape, stride, rgb):
-    """The symbolic images that a network is built on.
+    """The symbolic input of a network: the given tensor, or a new `keras.Input`.
 
     Args:
-        input_tensor: Symbolic tensor or `None`. Taken as it is, if given.
+        input_tensor: Symbolic tensor or `None`.
         input_shape: `(height, width, channels)` or `None` for the published one.
         stride: What height and width must be multiples of.
         rgb: Boolean. Whether there must be three channels.
@@ -95,14 +96,14 @@ def check_input(input_tensor, input_shape, stride, rgb):
             f"Received: keras.config.image_data_format()={keras.config.image_data_format()!r}"
         )
     if input_tensor is None:
-        shape, name = DEFAULT_SHAPE if input_shape is None else input_shape, "input_shape"
+        name, shape = "input_shape", (DEFAULT_SHAPE if input_shape is None else input_shape)
     elif not isinstance(input_tensor, keras.KerasTensor):
         raise ValueError(
             "`input_tensor` must be a symbolic Keras tensor, such as keras.Input(...) returns. "
             f"Received: input_tensor of type {type(input_tensor).__name__}"
         )
     else:
-        shape, name = input_tensor.shape[1:], "input_tensor"
+        name, shape = "input_tensor", input_tensor.shape[1:]
         if input_shape is not None and (
             not isinstance(input_shape, (list, tuple)) or tuple(input_shape) != tuple(shape)
         ):
@@ -128,12 +129,12 @@ def check_input(input_tensor, input_shape, stride, rgb):
 
 
 def check_map(layer, input_shape, *static):
-    """Refuses an input that is not `(batch, height, width, channels)` with the sizes it needs.
+    """The sizes of a feature map `(batch, height, width, channels)`; refuses another shape.
 
     Args:
         layer: The layer that is being built, for the message.
         input_shape: Shape that `build` received.
-        *static: Of `"height"`, `"width"`, `"channels"` the axes whose size must be known.
+        *static: Which of `"height"`, `"width"` and `"channels"` must be known.
 
     Returns:
         The tuple `(height, width, channels)`.

@@ -64,7 +64,7 @@ def SMLPNet(
         input_shape: `(height, width, channels)`, height and width multiples of 32 (in general of
             `patch_size * 2 ** (len(depths) - 1)`). The axial kernels depend on it. Defaults to
             `(224, 224, 3)`.
-        pooling: `None` (the last map), `"avg"` or `"max"`; read where `include_top=False`.
+        pooling: `None` (the last feature map), `"avg"` or `"max"`; only where `include_top=False`.
         classes: Positive integer. Outputs of the classifier. Defaults to `1000`.
         classifier_activation: Activation of the classifier; `None` gives logits. Defaults to
             `"softmax"`.
@@ -109,15 +109,14 @@ def SMLPNet(
 
     # ---- stem -----------------------------------------------------------------------------------
     x = normalization(naming.PREPROCESSING)(images) if include_preprocessing else images
-    x = patches(dim, patch_size, x.shape[-1], name=naming.STEM, dtype=policy)(x)
+    x = patch_conv(x, dim, patch_size, naming.STEM, policy)
 
     # ---- stages ---------------------------------------------------------------------------------
     # block k of N drops with rate * k / (N - 1): the first never, the last with the full rate
     rates = [drop_path_rate * k / max(sum(depths) - 1, 1) for k in range(sum(depths))]
     for stage, depth in enumerate(depths, start=1):
         if stage > 1:
-            channels, downsample = x.shape[-1], naming.downsample(stage)
-            x = patches(2 * channels, 2, channels, name=downsample, dtype=policy)(x)
+            x = patch_conv(x, 2 * x.shape[-1], 2, naming.downsample(stage), policy)
         for block in range(1, depth + 1):
             rate = rates.pop(0)
             token_mixing = naming.token_mixing(stage, block)
@@ -136,35 +135,33 @@ def SMLPNet(
     if include_top:
         x = classifier(x, classes, classifier_activation, policy)
 
-    inputs = images if input_tensor is None else sources(input_tensor)
+    inputs = images if input_tensor is None else model_inputs(input_tensor)
     return loading.load(PortableModel(inputs, x, name=name), source)
 
 
-def patches(channels, size, fan_in_channels, **kwargs):
-    """A convolution whose windows tile the map: the stem and the downsampling between stages."""
-    return PatchConv(
-        channels,
-        size,
-        use_bias=False,
-        kernel_initializer=TorchUniform(size * size * fan_in_channels),
-        **kwargs,
+def patch_conv(x, channels, size, name, policy):
+    """A convolution with `kernel_size == strides`: the stem, and the downsampling of a stage."""
+    initializer = TorchUniform(fan_in=size * size * x.shape[-1])
+    layer = PatchConv(
+        channels, size, use_bias=False, kernel_initializer=initializer, name=name, dtype=policy
     )
+    return layer(x)
 
 
 def classifier(x, classes, activation, policy):
     """The head: a dense layer, in float32 under policies that compute in 16 bits."""
-    head = "float32" if policy.compute_dtype in ("float16", "bfloat16") else policy
-    return dense(classes, x.shape[-1], activation=activation, name=naming.HEAD, dtype=head)(x)
+    dtype = "float32" if policy.compute_dtype in ("float16", "bfloat16") else policy
+    return dense(classes, x.shape[-1], activation=activation, name=naming.HEAD, dtype=dtype)(x)
 
 
-def sources(tensor):
+def model_inputs(tensor):
     """The input (or the list of inputs) that a symbolic tensor is computed from."""
     inputs = keras.utils.get_source_inputs(tensor)
     return inputs[0] if len(inputs) == 1 else inputs
 
 
-def named(constructor_name, variant):
-    """The constructor of one published variant, with the arguments of `keras.applications`."""
+def named_constructor(constructor_name, variant):
+    """The constructor of a published variant, with the arguments of `keras.applications`."""
 
     def constructor(
         include_top: bool = True,
@@ -196,7 +193,7 @@ def named(constructor_name, variant):
         )
 
     constructor.__name__ = constructor.__qualname__ = constructor_name
-    # the arguments and errors are the network's own, written once
+    # from `include_top` on, arguments and errors are those of `SMLPNet`
     arguments = (SMLPNet.__doc__ or "").partition("        include_top:")
     constructor.__doc__ = f"""sMLPNet-{variant.name.capitalize()}.
 
@@ -215,6 +212,6 @@ def named(constructor_name, variant):
     return constructor
 
 
-SMLPNetTiny = named("SMLPNetTiny", VARIANTS["tiny"])
-SMLPNetSmall = named("SMLPNetSmall", VARIANTS["small"])
-SMLPNetBase = named("SMLPNetBase", VARIANTS["base"])
+SMLPNetTiny = named_constructor("SMLPNetTiny", VARIANTS["tiny"])
+SMLPNetSmall = named_constructor("SMLPNetSmall", VARIANTS["small"])
+SMLPNetBase = named_constructor("SMLPNetBase", VARIANTS["base"])

@@ -1,7 +1,7 @@
-"""The names of an sMLPNet's layers, and what of an sMLPNet is in a model.
+"""The names of an sMLPNet's layers, and the questions asked about a model by them.
 
-A name is built and parsed here alone. The model may be whole, cut, folded or quantized, or have
-layers of the user's own.
+Names are built and parsed nowhere else. The model may be the network itself, a part of it, folded
+or quantized, or a functional model around it with layers of the user's own.
 """
 
 import re
@@ -21,7 +21,7 @@ STAGE = re.compile(r"stage(\d+)_(?:downsample|block\d+_(?:token|channel)_mixing)
 
 
 def downsample(stage):
-    """The name of the layer before the first block of a stage, from 2."""
+    """The name of the layer before the first block of a stage, from stage 2 on."""
     return f"stage{stage}_downsample"
 
 
@@ -36,7 +36,7 @@ def channel_mixing(stage, block):
 
 
 def stage_of(name):
-    """The stage that a layer's name says, or `None`."""
+    """The stage that a layer belongs to by its name, or `None`."""
     match = STAGE.fullmatch(name)
     return int(match[1]) if match else None
 
@@ -47,8 +47,6 @@ def has_weights(name):
 
 
 # ---- layers -------------------------------------------------------------------------------------
-
-
 def mixings(model):
     """The token and channel mixings of a model, in the order of the network.
 
@@ -63,7 +61,7 @@ def mixings(model):
         ValueError: If the model has no sMLPNet in its graph.
     """
     layers = model.layers if isinstance(model, keras.Model) else []
-    found = {}
+    found: dict[int, list[keras.Layer]] = {}
     for layer in layers:
         stage = stage_of(layer.name)
         if stage and isinstance(layer, (TokenMixing, ChannelMixing, *FOLDED)):
@@ -77,10 +75,10 @@ def mixings(model):
 
 
 def body(model):
-    """The layers of a model up to the network's last one before the head."""
+    """The layers of a model before its head: up to the final norm, or the last block without it."""
     blocks = [layer for layers in mixings(model).values() for layer in layers]
-    ends = [model.layers.index(x) for x in model.layers if x in blocks or x.name == NORM]
-    return model.layers[: max(ends) + 1]
+    ends = [i for i, x in enumerate(model.layers, start=1) if x in blocks or x.name == NORM]
+    return model.layers[: max(ends)]
 
 
 def dense_layers(model):
@@ -92,7 +90,7 @@ def dense_layers(model):
     Returns:
         A dict of `keras.layers.Dense`.
     """
-    mixings(model)
+    mixings(model)  # refuses what is no sMLPNet
     found = {}
 
     def collect(layer, path):
@@ -110,12 +108,12 @@ def dense_layers(model):
 def takes_pixels(model):
     """Whether a model takes RGB in [0, 255], not normalized values.
 
-    True for one that begins with the normalization, or holds it folded into the stem, which has a
-    bias then; and for any that has no stem, of which nothing is known.
+    True for one that has the normalization, as a layer or folded into the stem (which then has a
+    bias); and for any without a stem, of which nothing is known.
     """
-    stems = [layer for layer in model.layers if layer.name == STEM]
-    begins = any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
-    return begins or all(stem.use_bias for stem in stems)
+    if any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers):
+        return True
+    return all(layer.use_bias for layer in model.layers if layer.name == STEM)
 
 
 def is_folded(model):
@@ -133,6 +131,7 @@ def has_lora(model):
     return any(layer.lora_enabled for layer in dense_layers(model).values())
 
 
+# how a model in each state is recognized, and why functions that change models refuse it
 STATES = {
     "compiled": (
         lambda model: model.compiled,
@@ -146,8 +145,8 @@ STATES = {
 
 def refuse(model, *states):
     """Refuses a model that is no sMLPNet or is in one of the states, keys of `STATES`."""
-    mixings(model)
+    mixings(model)  # refuses what is no sMLPNet
     for state in states:
-        is_so, why = STATES[state]
-        if is_so(model):
+        applies, why = STATES[state]
+        if applies(model):
             raise ValueError(f"`model` must not be {state}, for {why}. Received: {model.name!r}")

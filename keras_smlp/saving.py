@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -12,7 +13,7 @@ from keras_smlp.layers.composite import Composite
 
 @contextlib.contextmanager
 def replacing(path):
-    """A temporary path beside `path` that takes its place when the block succeeds.
+    """Atomic write: yields a temporary path, which replaces `path` when the block succeeds.
 
     A reader of `path` sees the old file or the new one, never a part of it. If the block
     raises (Ctrl-C included), the temporary file is removed and the old file stays.
@@ -64,7 +65,7 @@ class PortableModel(keras.Model):
     (None, 10)
     """
 
-    def __init__(self, inputs, outputs, name=None, **kwargs):
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any):
         super().__init__(inputs, outputs, name=name, **kwargs)
         for layer in self.layers:
             if isinstance(layer, Composite):
@@ -97,11 +98,11 @@ class PortableModel(keras.Model):
 
 
 def is_replaceable(filepath, ending, overwrite):
-    """Whether it is one local file in a folder that exists, to be written without a question.
+    """Whether a local file of this ending can be written here without asking to overwrite.
 
-    What is not (another format, `hf://`, a missing folder, an existing file with
-    `overwrite=False`) is left to Keras.
+    The rest (another format, `hf://`, a missing folder, an existing file with `overwrite=False`) is
+    left to Keras.
     """
     path = Path(filepath)
-    free = overwrite or not path.exists()
-    return free and str(filepath).endswith(ending) and path.parent.is_dir()
+    may_write = overwrite or not path.exists()
+    return may_write and str(filepath).endswith(ending) and path.parent.is_dir()
