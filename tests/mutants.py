@@ -9,7 +9,6 @@ cosmic-ray finds all places and makes the changes; the draw is seeded and spread
 
 import argparse
 import ast
-import json
 import os
 import random
 import shutil
@@ -17,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
+from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import apply_mutation
-from cosmic_ray.plugins import get_operator
+from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parents[1]
 SEED = 20261126
@@ -27,14 +28,20 @@ SEED = 20261126
 SPREAD = {"layers": 12, "": 6, "weights": 12, "inference": 3, "analysis": 2, "deploy": 6}
 SPREAD |= {"data": 9, "training": 10}
 BACKENDS = ("torch", "tensorflow", "jax")
-CONFIG = """[cosmic-ray]
-module-path = "keras_smlp"
-timeout = 60.0
-excluded-modules = []
-test-command = "true"
-[cosmic-ray.distributor]
-name = "local"
-"""
+
+
+class Mutant(NamedTuple):
+    """A change of cosmic-ray's: the how-manieth place that its operator finds in a file."""
+
+    operator: str
+    occurrence: int
+    path: Path
+    line: int
+
+    @property
+    def kind(self):
+        """Of the operator; many differ in what they put there alone."""
+        return self.operator.split("_")[0]
 
 
 def annotations(path):
@@ -45,23 +52,22 @@ def annotations(path):
                 yield (part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)
 
 
-def all_mutations(folder):
-    """Every mutation that cosmic-ray finds in the package, by group and line."""
-    (folder / "config.toml").write_text(CONFIG)
-    session = str(folder / "session.sqlite")
-    command = [str(Path(sys.executable).with_name("cosmic-ray"))]
-    subprocess.run([*command, "init", str(folder / "config.toml"), session], cwd=ROOT, check=True)
-    dump = subprocess.run([*command, "dump", session], capture_output=True, text=True, check=True)
-    groups, spans = {}, {}
-    for line in dump.stdout.splitlines():
-        [mutation] = json.loads(line)[0]["mutations"]
-        path, start = mutation["module_path"], tuple(mutation["start_pos"])
-        if path not in spans:
-            spans[path] = list(annotations(ROOT / path))
-        if not any(begin <= start < end for begin, end in spans[path]):
-            parts = Path(path).parts
-            lines = groups.setdefault(parts[1] if len(parts) > 2 else "", {})
-            lines.setdefault((path, start[0]), []).append(mutation)
+def all_mutants():
+    """Every mutant of the package: folder (its own files: "") -> (path, line) -> mutants."""
+    kinds = {name: get_operator(name) for name in operator_names()}
+    operators = {name: kind() for name, kind in kinds.items() if not kind.arguments()}
+    groups = {}
+    for file in (ROOT / "keras_smlp").rglob("*.py"):
+        path, tree, spans = file.relative_to(ROOT), get_ast_from_path(file), [*annotations(file)]
+        lines = groups.setdefault(path.parts[1] if len(path.parts) > 2 else "", {})
+        for name, operator in operators.items():
+            places = (
+                place for node in ast_nodes(tree) for place in operator.mutation_positions(node)
+            )
+            for occurrence, (start, _) in enumerate(places):
+                if not any(begin <= start < end for begin, end in spans):
+                    mutant = Mutant(name, occurrence, path, start[0])
+                    lines.setdefault((str(path), start[0]), []).append(mutant)
     return groups
 
 
@@ -69,13 +75,10 @@ def drawn(groups):
     """Mutants, no two of a line; of an operator's many replacements one."""
     rng = random.Random(SEED)
     for group, count in SPREAD.items():
-        for key in rng.sample(sorted(groups[group]), count):
-            choices = sorted(
-                groups[group][key], key=lambda m: (m["operator_name"], m["occurrence"])
-            )
-            kinds = sorted({m["operator_name"].split("_")[0] for m in choices})
-            kind = rng.choice(kinds)
-            yield rng.choice([m for m in choices if m["operator_name"].split("_")[0] == kind])
+        for place in rng.sample(sorted(groups[group]), count):
+            choices = sorted(groups[group][place])
+            kind = rng.choice(sorted({mutant.kind for mutant in choices}))
+            yield rng.choice([mutant for mutant in choices if mutant.kind == kind])
 
 
 def killed_by(mutant, arguments):
@@ -85,9 +88,9 @@ def killed_by(mutant, arguments):
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__"))
         first = []
         if mutant:
-            operator = get_operator(mutant["operator_name"])()
-            apply_mutation(copy / mutant["module_path"], operator, mutant["occurrence"])
-            group = Path(mutant["module_path"]).parts[1]
+            operator = get_operator(mutant.operator)()
+            apply_mutation(copy / mutant.path, operator, mutant.occurrence)
+            group = mutant.path.parts[1]
             first = [f"tests/{group}"] if (copy / "tests" / group).is_dir() else []
         for backend in BACKENDS:
             once = [] if backend == BACKENDS[0] else ["-m", "not deep and not once"]
@@ -111,15 +114,13 @@ def main():
     parser.add_argument("--only", nargs="+", type=int, help="numbers of some of them")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        mutants = dict(enumerate(drawn(all_mutations(Path(folder))), start=1))
+    mutants = dict(enumerate(drawn(all_mutants()), start=1))
     if not options.list and (failed := killed_by(None, options.pytest)):
         sys.exit(f"without a mutant: {failed}")
     survivors = []
     for number in options.only or mutants:
         mutant = mutants[number]
-        about = f"{number} {mutant['module_path']}:{mutant['start_pos'][0]} "
-        about += mutant["operator_name"].removeprefix("core/")
+        about = f"{number} {mutant.path}:{mutant.line} {mutant.operator.removeprefix('core/')}"
         result = "" if options.list else killed_by(mutant, options.pytest)
         if result is None:
             survivors.append(number)
