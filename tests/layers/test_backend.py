@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from helpers.nets import draw
+from helpers.nets import BACKEND, draw
 from keras import ops
 
 from keras_smlp.layers import backend, folded, mixing
@@ -17,13 +17,12 @@ MAP = (2, 6, 5, 4)
 
 def gradient(loss, *arrays):
     """The gradients of a function of arrays, by the backend's own means."""
-    backend = keras.backend.backend()
-    if backend == "jax":
+    if BACKEND == "jax":
         import jax
 
         return [np.asarray(g) for g in jax.grad(loss, argnums=range(len(arrays)))(*arrays)]
     tensors = [ops.convert_to_tensor(x) for x in arrays]
-    if backend == "torch":
+    if BACKEND == "torch":
         for tensor in tensors:
             tensor.requires_grad_()
         loss(*tensors).backward()
@@ -36,17 +35,27 @@ def gradient(loss, *arrays):
     return [ops.convert_to_numpy(g) for g in tape.gradient(value, tensors)]
 
 
-def agree(form, defining, *arrays, tolerance=1e-5):
-    """Whether two functions have equal values and equal gradients in all their arrays."""
-    upstream = draw(*defining(*map(ops.convert_to_tensor, arrays)).shape)
-    answers = []
-    for function in (form, defining):
+def value_and_gradients(function, arguments):
+    """What a function returns, and the gradients of a weighted sum of it by all arrays."""
+    leaves = keras.tree.flatten(arguments)
+    arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
 
-        def loss(*tensors, function=function):
-            return ops.sum(function(*tensors) * ops.convert_to_tensor(upstream))
+    def call(*tensors):
+        own = iter(tensors)
+        mixed = [next(own) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+        return function(*keras.tree.pack_sequence_as(arguments, mixed))
 
-        value = ops.convert_to_numpy(function(*map(ops.convert_to_tensor, arrays)))
-        answers.append([value, *gradient(loss, *arrays)])
+    value = ops.convert_to_numpy(call(*map(ops.convert_to_tensor, arrays)))
+    weights = np.random.default_rng(0).normal(size=value.shape).astype("float32")
+    loss = lambda *tensors: ops.sum(call(*tensors) * ops.convert_to_tensor(weights))  # noqa: E731
+    return [value, *gradient(loss, *arrays)]
+
+
+def agree(functions, *arguments, tolerance=1e-5):
+    """Checks that two functions, or a backend's and the reference's of a name, are the same."""
+    if isinstance(functions, str):
+        functions = getattr(backend, functions), getattr(reference, functions)
+    answers = [value_and_gradients(function, arguments) for function in functions]
     for own, expected in zip(*answers, strict=True):
         largest = max(np.abs(expected).max(), 1.0)
         np.testing.assert_allclose(own, expected, rtol=0, atol=tolerance * largest)
@@ -66,20 +75,18 @@ def test_depthwise(size):
     arrays = draw(*MAP), draw(size, size, 4, 1), draw(4)
     y = backend.depthwise(*map(ops.convert_to_tensor, arrays))
     np.testing.assert_allclose(ops.convert_to_numpy(y), by_hand(*arrays), atol=1e-5)
-    agree(backend.depthwise, reference.depthwise, *arrays)
-    plain = [lambda x, k, f=f: f(x, k, None) for f in (backend.depthwise, reference.depthwise)]
-    agree(*plain, *arrays[:2])
+    agree("depthwise", *arrays)
+    agree("depthwise", *arrays[:2], None)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone has two ways there")
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has two ways there")
 def test_several_devices(monkeypatch):
     """Where no image may be taken apart from the others."""
     import jax
 
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    agree(backend.depthwise, reference.depthwise, draw(*MAP), draw(3, 3, 4, 1), draw(4))
-    both = [lambda x, k, f=f: f.axial(x, k, None, "width") for f in (backend, reference)]
-    agree(*both, draw(*MAP), draw(5, 5))
+    agree("depthwise", draw(*MAP), draw(3, 3, 4, 1), draw(4))
+    agree("axial", draw(*MAP), draw(5, 5), None, "width")
 
 
 def test_which_implementations_a_backend_has_of_its_own():
@@ -92,35 +99,31 @@ def test_which_implementations_a_backend_has_of_its_own():
     }
     names = set(vars(backend)) & {name for name in vars(reference) if not name.startswith("_")}
     own = {name for name in names if getattr(backend, name) is not getattr(reference, name)}
-    assert own == expected[keras.backend.backend()]
+    assert own == expected[BACKEND]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["dense", "axial", "fuse", "gelu", "depthwise", "patches"])
 def test_16_bits_lose_no_more_than_their_rounding(name, dtype):
     """Also where many positions are summed up (not of biases: that sum is the backend's own)."""
-    arrays = {
-        "dense": (draw(1024, 4), draw(4, 5)),
-        "axial": (draw(16, 8, 8, 4), draw(8, 8)),
-        "fuse": (*(draw(4, 8, 8, 4) for _ in range(3)), draw(12, 4)),
+    arguments = {
+        "dense": (draw(1024, 4), draw(4, 5), None),
+        "axial": (draw(16, 8, 8, 4), draw(8, 8), None, "width"),
+        "fuse": ([draw(4, 8, 8, 4) for _ in range(3)], draw(12, 4)),
         "gelu": (draw(16, 8, 8, 4),),
-        "depthwise": (draw(16, 8, 8, 4), draw(3, 3, 4, 1)),
+        "depthwise": (draw(16, 8, 8, 4), draw(3, 3, 4, 1), None),
         "patches": (draw(16, 8, 8, 4), draw(2, 2, 4, 5)),
     }[name]
-    others = {"axial": (None, "width"), "gelu": (), "patches": ()}.get(name, (None,))
 
-    def of(module):
-        function = getattr(module, name)
-        if name == "fuse":
-            return lambda *tensors: function(tensors[:3], tensors[3])
-        return lambda *tensors: function(*tensors, *others)
+    def narrow(x):
+        return ops.cast(x, dtype) if ops.is_tensor(x) else x
 
-    def rounded(*tensors):
-        y = of(backend)(*(ops.cast(x, dtype) for x in tensors))
+    def rounded(*arguments):
+        y = getattr(backend, name)(*keras.tree.map_structure(narrow, arguments))
         assert keras.backend.standardize_dtype(y.dtype) == dtype
         return ops.cast(y, "float32")
 
-    agree(rounded, of(reference), *arrays, tolerance=0.03)
+    agree((rounded, getattr(reference, name)), *arguments, tolerance=0.03)
 
 
 @pytest.mark.parametrize("policy", ["bfloat16", "mixed_bfloat16", "mixed_float16"])
@@ -148,11 +151,11 @@ def test_training_in_16_bits(policy):
         np.testing.assert_allclose(own, expected, atol=0.03 * max(1, np.abs(expected).max()))
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch.autocast is PyTorch's")
+@pytest.mark.skipif(BACKEND != "torch", reason="torch.autocast is PyTorch's")
 def test_a_fusion_under_autocast():
     import torch
 
-    parts, kernel = [torch.tensor(draw(*MAP)) for _ in range(3)], torch.tensor(draw(12, 4))
+    parts, kernel = [torch.tensor(draw(*MAP)) for _ in "xyz"], torch.tensor(draw(12, 4))
     with torch.autocast("cpu", torch.bfloat16):
         y = backend.fuse(parts, kernel)
     assert y.dtype == torch.bfloat16
@@ -166,44 +169,35 @@ def test_a_fusion_under_autocast():
 @pytest.mark.parametrize("axis", ["width", "height"])
 def test_axial(axis):
     size = dict(zip(("height", "width"), MAP[1:3], strict=True))[axis]
-    both = backend.axial, reference.axial
-    arrays = draw(*MAP), draw(size, size), draw(size)
-    agree(*(lambda x, k, b, f=f: f(x, k, b, axis) for f in both), *arrays)
-    agree(*(lambda x, k, f=f: f(x, k, None, axis) for f in both), *arrays[:2])
+    for bias in (draw(size), None):
+        agree("axial", draw(*MAP), draw(size, size), bias, axis)
 
 
 def test_products_of_channels():
-    both = backend.dense, reference.dense
-    arrays = draw(30, 12), draw(12, 7), draw(7)
-    agree(*both, *arrays)
-    agree(*(lambda x, k, f=f: f(x, k, None) for f in both), *arrays[:2])
-    both = backend.fuse, reference.fuse
-    agree(
-        *(lambda *a, f=f: f(a[:3], a[3]) for f in both), *(draw(*MAP) for _ in "xyz"), draw(12, 4)
-    )
+    for bias in (draw(7), None):
+        agree("dense", draw(30, 12), draw(12, 7), bias)
+    agree("fuse", [draw(*MAP) for _ in "xyz"], draw(12, 4))
 
 
 @pytest.mark.parametrize("window", [(1, 1), (2, 2), (3, 2)])
 def test_patches(window):
     """Also where the last positions fill no patch."""
     arrays = draw(2, 7, 8, 4), draw(*window, 4, 5)
-    agree(backend.patches, reference.patches, *arrays)
-    agree(reference.patches_by_product, reference.patches, *arrays)
+    agree("patches", *arrays)
+    agree((reference.patches_by_product, reference.patches), *arrays)
 
 
 def test_elementwise():
     for training in (False, True):
-        agree(lambda x, t=training: backend.gelu(x, t), reference.gelu, draw(*MAP))
-    agree(backend.affine, reference.affine, draw(*MAP), draw(4), draw(4))
-    agree(backend.add, reference.add, draw(*MAP), draw(*MAP))
-    agree(backend.rows, reference.rows, draw(*MAP))
-    back = (lambda x, f=f: f.as_map(f.rows(x), x) for f in (backend, reference))
-    agree(*back, draw(*MAP))
+        agree("gelu", draw(*MAP), training)
+    agree("affine", draw(*MAP), draw(4), draw(4))
+    agree("add", draw(*MAP), draw(*MAP))
+    agree("rows", draw(*MAP))
+    back = [lambda x, f=f: f.as_map(f.rows(x), x) for f in (backend, reference)]
+    agree(back, draw(*MAP))
 
 
-needs_torch = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="PyTorch alone computes in place"
-)
+needs_torch = pytest.mark.skipif(BACKEND != "torch", reason="PyTorch alone computes in place")
 
 
 @needs_torch
@@ -270,8 +264,7 @@ def test_layer_norm(training):
     layer = keras.layers.LayerNormalization(epsilon=1e-5)
     layer.build((None, 5))
     layer.set_weights([draw(5), draw(5)])
-    forward = [lambda x, f=f: f.layer_norm(layer, x, training) for f in (backend, reference)]
-    agree(*forward, draw(7, 5) + 3)
+    agree("layer_norm", layer, draw(7, 5) + 3, training)
 
 
 def test_layer_norm_in_its_weights():
@@ -282,10 +275,10 @@ def test_layer_norm_in_its_weights():
     def defining(x, gamma, beta):
         return ops.layer_normalization(x, gamma, beta, axis=-1, epsilon=1e-5)
 
-    agree(form, defining, draw(7, 5) + 3, draw(5), draw(5))
+    agree((form, defining), draw(7, 5) + 3, draw(5), draw(5))
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX's is Keras'")
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX's is Keras'")
 def test_batch_norm_in_its_weights():
     state = {"trainable": True, "synchronized": False, "momentum": 0.9, "epsilon": 1e-5}
     state |= {name: keras.Variable(draw(4)) for name in ("moving_mean", "moving_variance")}
@@ -297,10 +290,10 @@ def test_batch_norm_in_its_weights():
         mean, variance = ops.moments(x, axes=(0, 1, 2))
         return ops.batch_normalization(x, mean, variance, -1, beta, gamma, 1e-5)
 
-    agree(form, defining, draw(*MAP), draw(4), draw(4))
+    agree((form, defining), draw(*MAP), draw(4), draw(4))
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras synchronizes it there")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras synchronizes it there")
 def test_batch_norm_over_several_devices_is_keras(monkeypatch):
     """TensorFlow's kernel normalizes what its own device has."""
     layer = keras.layers.BatchNormalization(synchronized=True)
@@ -327,4 +320,4 @@ def test_batch_norm(training, trainable, shape):
         functions.append(lambda x, layer=layer, form=form: form(layer, x, training))
     for own, expected in zip(*states, strict=True):
         np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
-    agree(*functions, x)
+    agree(functions, x)

@@ -72,13 +72,8 @@ def test_sparse_mlp_fuses_identity_width_and_height_in_this_order(shape):
     branches = [x, numpy(layer.width(x)), numpy(layer.height(x))]
     expected = np.concatenate(branches, -1) @ numpy(layer.fuse.kernel)
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    assert sorted(v.path.split("/", 1)[1] for v in layer.variables) == [
-        "fuse/kernel",
-        "height/bias",
-        "height/kernel",
-        "width/bias",
-        "width/kernel",
-    ]
+    paths = sorted(v.path.split("/", 1)[1] for v in layer.variables)
+    assert " ".join(paths) == "fuse/kernel height/bias height/kernel width/bias width/kernel"
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (2, 3, 7, 3), (2, 3, 3, 3)])
@@ -154,19 +149,12 @@ def test_drop_path_under_jit():
     import jax
 
     layer = DropPath(0.5, seed=3)
+    step = jax.jit(lambda state, x: layer.stateless_call([], state, x, training=True))
+    x, eager = np.ones((64, 1), "float32"), DropPath(0.5, seed=3)
     state = [layer.seed_generator.state.value]
-
-    @jax.jit
-    def step(state, x):
-        y, state = layer.stateless_call([], state, x, training=True)
-        return y, state
-
-    x = np.ones((64, 1), "float32")
-    first, state = step(state, x)
-    second, state = step(state, x)
-    eager = DropPath(0.5, seed=3)
-    np.testing.assert_array_equal(first, numpy(eager(x, training=True)))
-    np.testing.assert_array_equal(second, numpy(eager(x, training=True)))
+    for _ in range(2):
+        y, state = step(state, x)
+        np.testing.assert_array_equal(y, numpy(eager(x, training=True)))
 
 
 # ---- mixing -----------------------------------------------------------------------------------
@@ -267,8 +255,7 @@ def test_policies_reach_the_sublayers(layer, policy):
     full = type(layer).from_config({**config, "dtype": "float32"})
     full.build(x.shape)
     full.set_weights(layer.get_weights())
-    error = np.abs(numpy(ops.cast(y, "float32")) - numpy(full(x))).max()
-    assert error < 0.1
+    assert np.abs(numpy(ops.cast(y, "float32")) - numpy(full(x))).max() < 0.1
 
 
 def test_a_sublayer_with_another_policy_is_cast():
@@ -339,16 +326,12 @@ BAD = {
     "unknown channels": (lambda: DepthwiseConv()(keras.Input((4, 4, None))), "channels"),
     "unknown features": (lambda: ChannelMixing()(keras.Input((4, None))), "channels"),
     "unknown channels, affine": (lambda: Affine()(keras.Input((4, None))), "channels"),
-    "folded in training": (
-        lambda: FoldedChannelMixing()(draw(2, 3), training=True),
-        "training",
-    ),
+    "folded in training": (lambda: FoldedChannelMixing()(draw(2, 3), training=True), "training"),
 }
 
 
-@pytest.mark.parametrize("name", list(BAD))
-def test_bad_arguments(name):
-    make, word = BAD[name]
+@pytest.mark.parametrize(("make", "word"), BAD.values(), ids=BAD)
+def test_bad_arguments(make, word):
     with pytest.raises(ValueError, match=word):
         make()
 
