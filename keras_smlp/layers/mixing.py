@@ -72,8 +72,8 @@ class TokenMixing(Composite):
         return backend.add(x, self.run(self.drop_path, y, training=training))
 
     def get_config(self):
-        path = self.drop_path
-        return {**super().get_config(), "drop_path_rate": path.rate, "seed": path.seed}
+        drop_path = self.drop_path
+        return {**super().get_config(), "drop_path_rate": drop_path.rate, "seed": drop_path.seed}
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
@@ -137,12 +137,11 @@ class ChannelMixing(Composite):
         return backend.add(x, self.run(self.drop_path, y, training=training))
 
     def get_config(self):
-        path = self.drop_path
         return {
             **super().get_config(),
             "expansion": self.expansion,
-            "drop_path_rate": path.rate,
-            "seed": path.seed,
+            "drop_path_rate": self.drop_path.rate,
+            "seed": self.drop_path.seed,
         }
 
 
