@@ -6,11 +6,12 @@ are listed by `pickletools.genops`, and a small stack machine gives a meaning to
 a list, and what the reader does not need becomes an inert placeholder.
 """
 
+import io
 import pickletools
 
-_MAX_OPCODES = 2_000_000  # a tensor takes about 30
+MAX_OPCODES = 2_000_000  # a tensor takes about 30
 
-# Storage class -> NumPy type. NumPy has no bfloat16: it is read as 16 raw bits.
+# storage class -> NumPy type; NumPy has no bfloat16, which is read as 16 raw bits
 STORAGES = {
     "torch FloatStorage": "float32",
     "torch DoubleStorage": "float64",
@@ -26,14 +27,14 @@ STORAGES = {
 ORDERED_DICT = "collections OrderedDict"
 TENSOR = "torch._utils _rebuild_tensor_v2"
 PARAMETER = "torch._utils _rebuild_parameter"
-# What training containers keep beside the weights: skipped over, never built.
-_INERT = {"argparse Namespace", "builtins set", "__builtin__ set"}
-GLOBALS = {ORDERED_DICT, TENSOR, PARAMETER, *STORAGES, *_INERT}
+# what training containers keep beside the weights: skipped over, never built
+INERT = {"argparse Namespace", "builtins set", "__builtin__ set"}
+GLOBALS = {ORDERED_DICT, TENSOR, PARAMETER, *STORAGES, *INERT}
 
-_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
-_LITERALS |= {"SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
+LITERALS |= {"SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"}
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 class Refused(Exception):
@@ -44,8 +45,13 @@ class Dict(list):
     """A dictionary as its (key, value) pairs: nothing from the file is ever hashed."""
 
 
-class Thing:
-    """A global, tensor, storage or inert object: what it is, and its arguments unchecked."""
+class Placeholder:
+    """Stands for an object that is not built: a global, tensor, storage or what is not needed.
+
+    Attributes:
+        kind: The name of a global, else `"tensor"`, `"storage"`, `"set"` or `"inert"`.
+        value: The arguments of a tensor, the description of a storage, as the file has them.
+    """
 
     __slots__ = ("kind", "value")
 
@@ -54,12 +60,13 @@ class Thing:
 
 
 def is_kind(value, *kinds):
-    return isinstance(value, Thing) and value.kind in kinds
+    """Whether it is a placeholder of one of these kinds."""
+    return isinstance(value, Placeholder) and value.kind in kinds
 
 
 def show(text):
     """A name from the file for a message: short, and with nothing a terminal would obey."""
-    return ascii(text if len(text) <= 150 else text[:150])
+    return ascii(text[:150])
 
 
 class Decoder:
@@ -67,66 +74,66 @@ class Decoder:
 
     def __init__(self):
         self.stack, self.marks, self.memo = [], [], {}
-        self.name = self.at = None
+        # the opcode that is read, and the byte where it stands
+        self.name: str = ""
+        self.at: int | None = None
 
     def run(self, data):
-        """What the pickle describes, with `Dict` and `Thing` for what is not a literal."""
-        for count, (opcode, arg, at) in enumerate(pickletools.genops(data)):
+        """What the pickle describes, with `Dict` and `Placeholder` for what is not a literal."""
+        stream = io.BytesIO(data)
+        for count, (opcode, argument, at) in enumerate(pickletools.genops(stream)):
             self.name, self.at = opcode.name, at
-            if count >= _MAX_OPCODES:
-                raise Refused(f"has more than {_MAX_OPCODES} opcodes in its data.pkl.")
-            if opcode.name != "STOP":
-                self.step(opcode.name, arg)
+            if count >= MAX_OPCODES:
+                raise Refused(f"has more than {MAX_OPCODES} opcodes in its data.pkl.")
+            self.step(argument)
         result = self.pop()
-        if self.stack or self.marks or at + 1 != len(data):
+        if self.stack or self.marks or stream.read(1):
             raise self.damaged("comes before the end")
         return result
 
-    def step(self, name, arg):
-        push = self.stack.append
-        if name in _LITERALS:
-            push(arg)
-        elif name in _CONSTANTS:
-            push(_CONSTANTS[name])
-        elif name in ("PROTO", "FRAME"):
+    def step(self, argument):
+        """Does to the stack what the opcode says."""
+        name = self.name
+        if name in LITERALS:
+            self.stack.append(argument)
+        elif name in CONSTANTS:
+            self.stack.append(CONSTANTS[name])
+        elif name in ("PROTO", "FRAME", "STOP"):
             pass
-        elif name == "EMPTY_DICT":
-            push(Dict())
-        elif name == "EMPTY_LIST":
-            push([])
+        elif name in ("EMPTY_DICT", "EMPTY_LIST"):
+            self.stack.append(Dict() if name == "EMPTY_DICT" else [])
         elif name == "EMPTY_SET":
-            push(Thing("set"))
+            self.stack.append(Placeholder("set"))
         elif name == "MARK":
             self.marks.append(self.stack)
             self.stack = []
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self.memo[len(self.memo) if name == "MEMOIZE" else arg] = self.top()
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.top()
         elif name in ("BINGET", "LONG_BINGET"):
-            if arg not in self.memo:
+            if argument not in self.memo:
                 raise self.damaged("finds no value")
-            push(self.memo[arg])
-        elif name in _TUPLES:
-            push(self.pop_tuple(_TUPLES[name]))
+            self.stack.append(self.memo[argument])
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            self.stack.append(self.pop_tuple(int(name[-1])))
         elif name in ("TUPLE", "FROZENSET"):
             items = self.pop_mark()
-            self.stack.append(tuple(items) if name == "TUPLE" else Thing("set"))
+            self.stack.append(tuple(items) if name == "TUPLE" else Placeholder("set"))
         elif name in ("APPEND", "SETITEM"):
             self.extend(self.pop_tuple(2 if name == "SETITEM" else 1))
         elif name in ("APPENDS", "SETITEMS", "ADDITEMS"):
             self.extend(self.pop_mark())
         elif name == "GLOBAL":
-            push(self.find(arg))
+            self.stack.append(self.find(argument))
         elif name == "STACK_GLOBAL":
-            module, attribute = self.pop_tuple(2)
-            for part in (module, attribute):
+            names = self.pop_tuple(2)
+            for part in names:
                 if type(part) is not str:
                     raise self.misused(part)
-            push(self.find(f"{module} {attribute}"))
+            self.stack.append(self.find(" ".join(names)))
         elif name == "BINPERSID":
-            push(Thing("storage", self.pop()))
+            self.stack.append(Placeholder("storage", self.pop()))
         elif name in ("REDUCE", "NEWOBJ"):
-            function, args = self.pop_tuple(2)
-            push(self.call(function, args))
+            self.stack.append(self.call(*self.pop_tuple(2)))
         elif name == "BUILD":
             self.pop()  # attributes: a state dict's _metadata, a Namespace's options
             if type(self.top()) is not Dict and not is_kind(self.top(), "inert", "set"):
@@ -135,36 +142,43 @@ class Decoder:
             raise Refused(f"is refused: its data.pkl has the opcode {name} at byte {self.at}.")
 
     def damaged(self, what):
+        """The refusal of a pickle that no program writes."""
         return Refused(f"is damaged: {self.name} at byte {self.at} of its data.pkl {what}.")
 
     def misused(self, value):
-        kind = value.kind if isinstance(value, Thing) else type(value).__name__.lstrip("_")
-        kind = kind.replace(" ", ".")
-        return Refused(f"is refused: its data.pkl applies {self.name} to {kind}.")
+        """The refusal of an opcode that is applied to something else than `torch.save` does."""
+        kind = value.kind if isinstance(value, Placeholder) else type(value).__name__
+        what = f"{self.name} to {kind.replace(' ', '.')}"
+        return Refused(f"is refused: its data.pkl applies {what}.")
 
     def top(self):
+        """The last value on the stack."""
         if not self.stack:
             raise self.damaged("finds no value")
         return self.stack[-1]
 
     def pop(self):
+        """The last value, taken off the stack."""
         self.top()
         return self.stack.pop()
 
     def pop_tuple(self, length):
+        """The last values, in the order in which they were pushed."""
         return tuple(reversed([self.pop() for _ in range(length)]))
 
     def pop_mark(self):
+        """The values since the last mark."""
         if not self.marks:
             raise self.damaged("finds no mark")
         items, self.stack = self.stack, self.marks.pop()
         return items
 
     def extend(self, items):
-        target = self.top()
-        if self.name.startswith("SETITEM") and len(items) % 2:
+        """Adds values, or keys and values in turn, to the container on top of the stack."""
+        target, has_keys = self.top(), self.name.startswith("SETITEM")
+        if has_keys and len(items) % 2:
             raise self.damaged("finds a key without a value")
-        if self.name.startswith("SETITEM") and type(target) is Dict:
+        if has_keys and type(target) is Dict:
             target.extend(zip(items[::2], items[1::2], strict=True))
         elif self.name.startswith("APPEND") and type(target) is list:
             target.extend(items)
@@ -172,20 +186,22 @@ class Decoder:
             raise self.misused(target)
 
     def find(self, name):
+        """A global that is on the list."""
         if name not in GLOBALS:
             culprit = show(name.replace(" ", "."))
             raise Refused(f"is refused: its data.pkl names the global {culprit}.")
-        return Thing(name)
+        return Placeholder(name)
 
-    def call(self, function, args):
-        if type(args) is tuple:
-            if is_kind(function, *_INERT):
-                return Thing("inert")
+    def call(self, function, arguments):
+        """What a call stands for; nothing is called."""
+        if type(arguments) is tuple:
+            if is_kind(function, *INERT):
+                return Placeholder("inert")
             if self.name == "REDUCE":
-                if is_kind(function, ORDERED_DICT) and not args:
+                if is_kind(function, ORDERED_DICT) and not arguments:
                     return Dict()
                 if is_kind(function, TENSOR):
-                    return Thing("tensor", args)
-                if is_kind(function, PARAMETER) and args and is_kind(args[0], "tensor"):
-                    return args[0]
+                    return Placeholder("tensor", arguments)
+                if is_kind(function, PARAMETER) and arguments and is_kind(arguments[0], "tensor"):
+                    return arguments[0]
         raise self.misused(function)
