@@ -18,7 +18,7 @@ import keras
 
 from keras_smlp.saving import replacing
 from keras_smlp.variants import RELEASE
-from keras_smlp.weights import identify, official
+from keras_smlp.weights import identify
 
 URL_VARIABLE = "KERAS_SMLP_WEIGHTS_URL"
 
@@ -89,9 +89,9 @@ def download(variant, path, record):
 def accept(variant, path, origin, record):
     """Records the SHA-256 of a file that is the variant's checkpoint; refuses another file."""
     try:
-        tensors = official.read(path)
-        architecture = identify.architecture_of(official, tensors, path)
-        parameters = sum(x.size for name, x in tensors.items() if "running_" not in name)
+        file = identify.read(path)
+        architecture = identify.architecture_of(file)
+        parameters = sum(x.size for name, x in file.tensors.items() if "running_" not in name)
         if (architecture, parameters) != (identify.published(variant), variant.parameters):
             raise ValueError(f"it has {parameters} parameters, of {architecture}")
     except ValueError as error:

@@ -1,7 +1,12 @@
-"""Which sMLPNet a weights file belongs to, read off the shapes in it."""
+"""Weights files of any format, and which sMLPNet one belongs to, read off its shapes."""
 
 import collections
 from dataclasses import asdict, dataclass
+from os import PathLike
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
 
 from keras_smlp import naming
 from keras_smlp.variants import VARIANTS
@@ -38,23 +43,28 @@ class Architecture:
 
     def variant(self):
         """The name of the published variant of this width and depth, or `None`."""
-        for v in VARIANTS.values():
-            if (v.dim, v.depths) == (self.dim, self.depths):
-                return v.name
-        return None
+        mine = (self.dim, self.depths)
+        return next((v.name for v in VARIANTS.values() if (v.dim, v.depths) == mine), None)
 
 
-def published(variant):
+class WeightsFile(NamedTuple):
+    """What a weights file holds.
+
+    Attributes:
+        path: Its path, for messages.
+        format: The module that read it and knows its names: `official` or `keras_files`.
+        tensors: Dict of NumPy arrays by name.
+    """
+
+    path: str | PathLike
+    format: ModuleType
+    tensors: dict[str, np.ndarray]
+
+
+def published(v):
     """The architecture of a published variant, as it was trained."""
-    size = variant.input_size
-    return Architecture(
-        variant.dim,
-        variant.depths,
-        variant.expansion,
-        variant.patch_size,
-        (size, size, 3),
-        variant.classes,
-    )
+    size = v.input_size
+    return Architecture(v.dim, v.depths, v.expansion, v.patch_size, (size, size, 3), v.classes)
 
 
 def infer(path, key="model"):
@@ -71,31 +81,23 @@ def infer(path, key="model"):
         ValueError: If the file is damaged, or holds no sMLPNet.
         FileNotFoundError: If there is none.
     """
-    return architecture_of(*read(path, key), path)
+    return architecture_of(read(path, key))
 
 
 def read(path, key="model"):
-    """The tensors of a file, as the module reads them that knows its kind.
-
-    Args:
-        path: As for `infer`.
-        key: As for `infer`.
-
-    Returns:
-        The module, `official` or `keras_files`, and a dict of NumPy arrays by its names.
-    """
+    """The `WeightsFile` at a path. Arguments and errors are those of `infer`."""
     if str(path).endswith(official.ENDINGS):
-        return official, official.read(path, key)
-    return keras_files, keras_files.read(path)
+        return WeightsFile(path, official, official.read(path, key))
+    return WeightsFile(path, keras_files, keras_files.read(path))
 
 
-def architecture_of(kind, tensors, path):
-    """The `Architecture` behind what `read` returned; `path` is for the message."""
-    shapes = {name: x.shape for name, x in tensors.items()}
+def architecture_of(file):
+    """The `Architecture` that a `WeightsFile` was made for."""
+    shapes = {name: x.shape for name, x in file.tensors.items()}
     try:
-        return from_official(shapes) if kind is official else from_keras(shapes)
+        return from_official(shapes) if file.format is official else from_keras(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{path} holds no sMLPNet ({error!r} among its tensors)") from error
+        raise ValueError(f"{file.path} holds no sMLPNet ({error!r} among its tensors)") from error
 
 
 def from_official(shapes):

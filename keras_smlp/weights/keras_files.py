@@ -9,6 +9,7 @@ its own, and tells what is missing or left over.
 import collections
 import io
 import zipfile
+from typing import IO
 
 import h5py
 
@@ -36,29 +37,28 @@ def read(path):
     """
     with open(path, "rb") as file:
         try:
+            source: IO[bytes] = file
             if str(path).endswith(".keras"):
                 with zipfile.ZipFile(file) as archive:
-                    file = io.BytesIO(archive.read("model.weights.h5"))
-            with h5py.File(file, "r") as h5:
-                weights = {}
-                collect(h5["layers"], "", weights)
-                return weights
+                    source = io.BytesIO(archive.read("model.weights.h5"))
+            with h5py.File(source, "r") as h5:
+                return dict(variables(h5["layers"], ""))
         except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a whole Keras weights file: {error}") from error
 
 
-def collect(group, prefix, weights):
-    """Gathers the variables under a group: the layers' `vars`, named by the layers."""
+def variables(group, prefix):
+    """The variables of the layers below a group, by the layers' names."""
     for key, child in group.items():
         if not isinstance(child, h5py.Group) or key == "vars":
             continue
-        variables = child.get("vars", {})
+        own = child.get("vars", {})
         # models inside the model and lists of layers have no variables, and so no name there
-        path = f"{prefix}{variables.attrs['name'] if variables else key}/"
-        for index, dataset in variables.items():
+        path = f"{prefix}{own.attrs['name'] if own else key}/"
+        for index, dataset in own.items():
             if index.isdigit():
-                weights[path + index] = values(dataset)
-        collect(child, path, weights)
+                yield path + index, values(dataset)
+        yield from variables(child, path)
 
 
 def values(dataset):
@@ -85,7 +85,7 @@ def targets(model):
     for layer in model.layers:
         if not naming.has_weights(layer.name):
             continue
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         for variable in layer.weights:
             # from the layer's own name on: a model built inside another layer has longer paths
             parts = variable.path.split("/")

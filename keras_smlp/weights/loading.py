@@ -11,7 +11,7 @@ ENDINGS = keras_files.ENDINGS + official.ENDINGS
 
 
 def check(weights, dim, depths, expansion, patch_size, include_top, classes, channels):
-    """Refuses, before anything is built, what `load` could not do.
+    """What `load` is to fill a model from; refuses, before it is built, what cannot be.
 
     Args:
         weights: The argument of `SMLPNet`.
@@ -69,13 +69,12 @@ def check_path(path, argument):
     return Path(path)
 
 
-def load(model, source, key="model"):
-    """Fills a model from what `check` returned, the axial kernels resampled to its size.
+def load(model, source):
+    """Fills a model from what `check` returned: a file, or the downloaded official one.
 
     Args:
         model: The built model.
         source: A `Variant`, a path or `None`.
-        key: String. Which entry of a `.pth` training container to take. Defaults to `"model"`.
 
     Returns:
         The model.
@@ -87,11 +86,12 @@ def load(model, source, key="model"):
     if source is None:
         return model
     path = source if isinstance(source, Path) else download.fetch(source)
-    return fill(model, *identify.read(path, key), path)
+    return fill(model, identify.read(path))
 
 
-def fill(model, kind, tensors, path):
-    """Fills a model from what `identify.read` returned; `path` is for messages."""
-    expected = kind.targets(model)
-    assign(expected, resizing.fitted(expected, tensors), path, kind.CLASSIFIER)
+def fill(model, file):
+    """Fills a model from an `identify.WeightsFile`, the axial kernels resampled to its size."""
+    expected = file.format.targets(model)
+    tensors = resizing.fitted(expected, file.tensors)
+    assign(expected, tensors, file.path, file.format.CLASSIFIER)
     return model

@@ -1,4 +1,4 @@
-"""The official file <-> Keras: the key map as data, and both directions over it."""
+"""Official checkpoints, read into a model and written from one, by a table of their keys."""
 
 import operator
 from os import PathLike
@@ -15,7 +15,7 @@ from keras_smlp.weights.strict import assign, file_shape
 
 ENDINGS = (".pth", ".safetensors")
 COUNTER = "num_batches_tracked"
-# how the classifier's keys begin
+# how the keys of the classifier begin
 CLASSIFIER = "mlp_head."
 # NumPy has no bfloat16: it is read as 16 raw bits
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
@@ -28,6 +28,7 @@ AXIAL = (2, 3, 0, 1)  # (out, in, 1, 1) -> (out, in): kernel @ x, as PyTorch has
 
 
 def batch_norm(key, attribute):
+    """The entries of a batch normalization, whose keys and attributes start so."""
     names = {
         "weight": "gamma",
         "bias": "beta",
@@ -61,13 +62,14 @@ HEAD = {"0.weight": ("kernel", LINEAR), "0.bias": ("bias", None)}
 
 
 def targets(model):
-    """The official keys of a model, in the official order.
+    """The variables of a model by their official keys, in the official order.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made.
 
     Returns:
-        A dict from official key to `(variable, permutation)`.
+        A dict from official key to `(variable, axes)`; `axes` is the permutation from the official
+        layout to Keras', or `None`.
 
     Raises:
         ValueError: If the model has no sMLPNet in it, is cut before its final normalization or
@@ -82,7 +84,8 @@ def targets(model):
     depths = {stage: len(found) // 2 for stage, found in naming.mixings(model).items()}
     blocks = [(stage, i) for stage, depth in depths.items() for i in range(1, depth + 1)]
     patches = [naming.STEM] + [naming.downsample(stage) for stage in depths if stage > 1]
-    places = [(f"to_patch_embedding.{i}.", name, PATCHES) for i, name in enumerate(patches)]
+    places: list[tuple[str, str, dict]] = []  # how the keys begin, layer, the rest of the keys
+    places += [(f"to_patch_embedding.{i}.", name, PATCHES) for i, name in enumerate(patches)]
     for k, block in enumerate(blocks):
         places.append((f"token_mix.{k}.", naming.token_mixing(*block), TOKEN_MIXING))
     for k, block in enumerate(blocks):

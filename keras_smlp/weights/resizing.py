@@ -1,4 +1,4 @@
-"""Trained axial kernels at another input size: resampled, so that smooth signals pass as before."""
+"""Trained axial kernels resampled to another input size: they do the same to smooth maps."""
 
 import re
 
@@ -23,8 +23,8 @@ def resize_weights(
     rows of both sum to 1, so that what was a constant signal's answer is again one, interpolated;
     the same holds for signals smooth enough to be interpolated well. Everything else is copied.
 
-    The accuracy falls with the distance from the trained size (docs/results.md has figures for
-    each method); some epochs of fine-tuning at the new size make up for it.
+    The further from the trained size, the lower the accuracy (docs/results.md has figures for each
+    method); some epochs of fine-tuning at the new size make up for it.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made, with or without layers of your own after it.
@@ -73,13 +73,12 @@ def resize_weights(
     return resized
 
 
-def fitted(expected, tensors, method="cubic"):
+def fitted(expected, tensors):
     """A file's tensors, the axial ones resampled where a model's have another size.
 
     Args:
         expected: As `strict.assign` takes it.
         tensors: Dict of NumPy arrays by name.
-        method: As for `resize_weights`.
 
     Returns:
         A dict of NumPy arrays by name; what fits, and what cannot be made to, as it was.
@@ -94,7 +93,7 @@ def fitted(expected, tensors, method="cubic"):
         ones = (1,) * (tensor.ndim - rank)
         if tensor.shape == tensor.shape[:1] * rank + ones:
             plain = tensor.reshape(tensor.shape[:rank])
-            fitting[name] = resampled(plain, variable.shape, method).reshape(variable.shape + ones)
+            fitting[name] = resampled(plain, variable.shape, "cubic").reshape(variable.shape + ones)
     return fitting
 
 

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 
-SHOWN = 8
+SHOWN = 8  # names of tensors in a message, of each difference
 
 
 def assign(expected, tensors, source, head):
-    """Fills variables from a file's tensors after comparing both lists; else changes nothing.
+    """Fills variables from a file's tensors if each has its counterpart; else changes nothing.
 
     Args:
         expected: Dict from a tensor's name in the file to `(variable, axes)`; `axes` is the
@@ -46,7 +46,7 @@ def assign(expected, tensors, source, head):
     if any(differences.values()):
         found = "; ".join(f"{what}: {shorten(x)}" for what, x in differences.items() if x)
         raise ValueError(
-            f"`weights` do not fit the model: {source} has {found}.{hint(differences)}"
+            f"`weights` do not fit the model: {source} has {found}.{hint(differences, head)}"
         )
     for name, (variable, axes) in expected.items():
         tensor = tensors[name] if axes is None else tensors[name].transpose(axes)
@@ -63,17 +63,17 @@ def file_shape(variable, axes):
 
 
 def shorten(names):
-    """The first names of a list, and how many more there are."""
+    """A list of names for a message: the first ones, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
-def hint(differences):
-    """What to do, where the shapes tell it."""
+def hint(differences, head):
+    """What the user can do, if shapes are all that differs."""
     if differences["missing"] or differences["unexpected"]:
         return ""
     others = [text.split(" ", 1)[0] for text in differences["of another shape"]]
-    if others and all("mlp_head" in name or "predictions" in name for name in others):
+    if others and all(name.startswith(head) for name in others):
         return " For another number of classes, build with `include_top=False` and add a head."
     axial = ("proj_h", "proh_w", "/width/", "/height/")
     if others and all(any(part in name for part in axial) for name in others):
