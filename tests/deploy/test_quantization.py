@@ -5,18 +5,8 @@ import gc
 import keras
 import numpy as np
 import pytest
-from helpers.nets import (
-    SMALL,
-    adapted,
-    answer,
-    build,
-    compiled,
-    folded,
-    net,
-    other,
-    pixels,
-    quantized,
-)
+from helpers import nets
+from helpers.nets import SMALL, answer, build, net, pixels
 
 import keras_smlp
 from keras_smlp.deploy.quantization import PYTHON_FROZEN_OBJECTS
@@ -27,14 +17,8 @@ from reference.stand_in import relative
 
 pytestmark = pytest.mark.quick_once
 
-PATHS = [
-    "stage1_block1_token_mixing/mix/fuse",
-    "stage1_block1_channel_mixing/dense1",
-    "stage1_block1_channel_mixing/dense2",
-    "stage2_block1_token_mixing/mix/fuse",
-    "stage2_block1_channel_mixing/dense1",
-    "stage2_block1_channel_mixing/dense2",
-]
+PARTS = ("token_mixing/mix/fuse", "channel_mixing/dense1", "channel_mixing/dense2")
+PATHS = [f"stage{stage}_block1_{part}" for stage in (1, 2) for part in PARTS]
 # PyTorch's convolutions round by where in memory a weight lies; 8 bits round that up
 RELOADED = 1e-3
 
@@ -58,10 +42,7 @@ def test_a_quantized_file_loads_and_answers_the_same(folded, tmp_path):
     assert 0 < relative(answers, expected) < 0.05
     loaded = keras.saving.load_model(tmp_path / "int8.keras")  # a warning would be an error here
     assert relative(answer(loaded, x), answers) < RELOADED
-    before, after = values(model), values(loaded)
-    assert before.keys() == after.keys()
-    for path in before:
-        np.testing.assert_array_equal(after[path], before[path])
+    np.testing.assert_equal(values(loaded), values(model))
     loaded.save(tmp_path / "again.keras")
     again = keras.saving.load_model(tmp_path / "again.keras")
     assert relative(answer(again, x), answers) < RELOADED
@@ -117,7 +98,7 @@ def test_a_layer_alone_reloads_quantized(layer, tmp_path):
     """Keras' own `quantize`, in a model of one's own."""
     inputs = keras.Input((4, 6, 3))
     model = keras.Model(inputs, type(layer).from_config(layer.get_config())(inputs))
-    x = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype("float32")
+    x = nets.draw(2, 4, 6, 3)
     expected = answer(model, x)
     model.quantize("int8")
     assert 0 < relative(answer(model, x), expected) < 0.05
@@ -199,14 +180,11 @@ def test_merged_lora_answers_the_same(policy, alpha, tmp_path):
     assert all(layer.trainable for layer in plain.layers)
     dense = model.get_layer("stage1_block1_channel_mixing").dense1
     merged = np.array(plain.get_layer("stage1_block1_channel_mixing").dense1.kernel)
-    kernel, a, b = (
-        np.array(next(v for v in dense.variables if v.name == name))
-        for name in ("kernel", "lora_kernel_a", "lora_kernel_b")
-    )
-    np.testing.assert_allclose(merged, kernel + (alpha or 2) / 2 * a @ b, rtol=1e-5, atol=1e-7)
+    own = {v.name: np.array(v) for v in dense.variables}
+    added = (alpha or 2) / 2 * own["lora_kernel_a"] @ own["lora_kernel_b"]
+    np.testing.assert_allclose(merged, own["kernel"] + added, rtol=1e-5, atol=1e-7)
     # random states go along, and Keras merges by itself when it saves
-    states = [m.layers[-5].drop_path.seed_generator.state for m in (model, plain)]
-    np.testing.assert_array_equal(*(np.array(keras.ops.convert_to_numpy(s)) for s in states))
+    np.testing.assert_array_equal(*map(nets.drop_path_states, (model, plain)))
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras", compile=False)
     assert relative(answer(loaded, x), answers) < tolerance
@@ -225,48 +203,3 @@ def test_lora_leaves_a_head_of_ones_own():
     plain = keras_smlp.merge_lora(model)
     assert relative(answer(plain, pixels()), answers) < 1e-5
     assert not any("lora" in v.path for v in plain.variables)
-
-
-# ---- refusals -----------------------------------------------------------------------------------
-def half():
-    return net(dtype="mixed_float16")
-
-
-Q, L, M = keras_smlp.quantize, keras_smlp.enable_lora, keras_smlp.merge_lora
-REFUSED = [
-    (Q, other, ("int8",), "must come from keras_smlp.SMLPNet"),
-    (Q, compiled, ("int8",), "must not be compiled"),
-    (Q, quantized, ("int8",), "must not be quantized"),
-    (Q, adapted, ("int8",), "must not be adapted by LoRA"),
-    (Q, half, ("int8",), "must not compute in float16.*stage1_block1_token_mixing/mix/fuse"),
-    (Q, net, ("int4",), r"`mode` must be one of \('int8',\). Received: mode='int4'"),
-    (L, other, (2,), "must come from keras_smlp.SMLPNet"),
-    (L, compiled, (2,), "must not be compiled"),
-    (L, quantized, (2,), "must not be quantized"),
-    (L, folded, (2,), "must not be folded"),
-    (L, adapted, (2,), "must not be adapted by LoRA"),
-    (L, net, (0,), "`rank` must be a positive integer. Received: rank=0"),
-    (L, net, (2, -1.0), "`alpha` must be None or a positive number. Received: alpha=-1.0"),
-    (M, other, (), "must come from keras_smlp.SMLPNet"),
-    (M, net, (), "must have LoRA layers"),
-    (M, quantized, (), "must not be quantized"),
-]
-
-
-@pytest.mark.parametrize(
-    ("function", "make", "arguments", "message"),
-    REFUSED,
-    ids=[f"{case[0].__name__}-{case[1].__name__}{case[2]}" for case in REFUSED],
-)
-def test_what_is_refused(function, make, arguments, message):
-    model = make()
-    before = [v.path for v in model.variables]
-    with pytest.raises(ValueError, match=message):
-        function(model, *arguments)
-    assert [v.path for v in model.variables] == before
-
-
-def test_a_network_takes_one_policy():
-    policies = keras.dtype_policies.DTypePolicyMap("float32", {"stem": "bfloat16"})
-    with pytest.raises(ValueError, match="`dtype` must be one policy for the model"):
-        keras_smlp.SMLPNet(**SMALL, dtype=policies)

@@ -6,26 +6,19 @@ import keras
 import numpy as np
 
 import keras_smlp
+from keras_smlp import naming
 from reference import stand_in
 
 BACKEND = keras.backend.backend()
+FORMATS = (".pth", ".safetensors", ".weights.h5", ".keras")
 SMALL = {"dim": 8, "depths": (1, 1), "input_shape": (16, 32, 3), "classes": 5}
 
 
 def build(variant="micro", **arguments):
     """A network without preprocessing that answers with logits, as the golden files do."""
     dim, depths, side, classes = stand_in.VARIANTS[variant]
-    return keras_smlp.SMLPNet(
-        dim,
-        depths,
-        **{
-            "input_shape": (side, side, 3),
-            "classes": classes,
-            "classifier_activation": None,
-            "include_preprocessing": False,
-            **arguments,
-        },
-    )
+    own = {"input_shape": (side, side, 3), "classes": classes, "include_preprocessing": False}
+    return keras_smlp.SMLPNet(dim, depths, **{**own, "classifier_activation": None, **arguments})
 
 
 @functools.cache
@@ -68,15 +61,8 @@ def draw(*shape):
 
 def to_train(**arguments):
     """A network of two blocks with logits of four classes, and images for it: `to_train_on`."""
-    return keras_smlp.SMLPNet(
-        8,
-        (1, 1),
-        input_shape=(16, 16, 3),
-        patch_size=2,
-        classes=4,
-        classifier_activation=None,
-        **arguments,
-    )
+    own = {"input_shape": (16, 16, 3), "patch_size": 2, "classes": 4}
+    return keras_smlp.SMLPNet(8, (1, 1), classifier_activation=None, **own, **arguments)
 
 
 def to_train_on(count):
@@ -109,9 +95,41 @@ def folded():
 
 def other():
     """A model that is no sMLPNet."""
-    return keras.Sequential([keras.layers.Dense(1)])
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+
+
+def linear():
+    """A model of one weight that saves as an sMLPNet does."""
+    inputs = keras.Input((1,))
+    return keras_smlp.PortableModel(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
 
 
 def answer(model, images):
     """What a model answers at inference, as NumPy arrays; no graph is traced or compiled for it."""
     return keras.tree.map_structure(keras.ops.convert_to_numpy, model(images, training=False))
+
+
+def drop_path_states(model):
+    """The random states of the blocks that drop a path."""
+    mixings = [layer for layers in naming.mixings(model).values() for layer in layers]
+    states = [x.drop_path.seed_generator.state for x in mixings if x.drop_path.rate]
+    return [np.copy(keras.ops.convert_to_numpy(state)) for state in states]
+
+
+def assert_same_weights(found, expected):
+    """Both models hold the same values, in the same order."""
+    np.testing.assert_equal(found.get_weights(), expected.get_weights())
+
+
+def save(model, path):
+    """Saves a model in the format that the path ends with."""
+    by_ending = {".keras": model.save, ".h5": model.save_weights}
+    by_ending.get(path.suffix, lambda path: keras_smlp.save_official(model, path))(path)
+
+
+def saved_in_each_format(model, folder):
+    """Ending -> path of the model's weights."""
+    paths = {ending: folder / f"model{ending}" for ending in FORMATS}
+    for path in paths.values():
+        save(model, path)
+    return paths
