@@ -3,11 +3,10 @@
 import ast
 import sys
 
-import keras
 import pytest
+from helpers.nets import BACKEND
 from helpers.processes import python
 
-BACKEND = keras.backend.backend()
 HIDE = """
 import importlib.util, sys
 

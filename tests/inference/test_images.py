@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.nets import pixels
 from helpers.photos import Image, encoded, photo
 
 import keras_smlp
@@ -13,38 +14,25 @@ from reference import images as peer
 pytestmark = pytest.mark.once
 
 
-def noise(height, width):
-    """An image without structure, in which a shift by one pixel shows."""
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype="uint8")
-
-
-def exif_rotated():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return encoded(photo("china", (90, 60)), exif=exif)
-
-
 # ---- geometry -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sides", [(640, 427), (427, 640), (256, 256), (300, 257), (90, 41)])
 def test_the_view_is_torchvisions(sides):
-    content = encoded(Image.fromarray(noise(*sides)), "PNG")
+    content = encoded(Image.fromarray(pixels(*sides, 3)), "PNG")
     for size, resize_size in ((224, 256), (32, 37), (33, 64), (50, 50)):
         image = keras_smlp.load_image(content, size, resize_size)
         np.testing.assert_array_equal(image, peer.evaluation_view(content, size, resize_size))
-    np.testing.assert_array_equal(
-        keras_smlp.load_image(content), keras_smlp.load_image(content, 224, 256)
-    )
+    by_default = keras_smlp.load_image(content)
+    np.testing.assert_array_equal(by_default, keras_smlp.load_image(content, 224, 256))
 
 
 def test_a_crop_with_half_a_pixel_is_rounded_to_even():
     # resized to 16x23 and 16x25: 7 and 9 pixels are left over, of which 3.5 and 4.5 become 4
     for width in (23, 25):
-        pixels = noise(16, width)
-        np.testing.assert_array_equal(
-            keras_smlp.preprocess_input(pixels, 16, 16), pixels[:, 4:20], str(width)
-        )
+        image = pixels(16, width, 3)
+        cropped = keras_smlp.preprocess_input(image, 16, 16)
+        np.testing.assert_array_equal(cropped, image[:, 4:20], str(width))
 
 
 @pytest.mark.parametrize("sides", [(60, 90), (90, 60), (60, 150), (10, 21)])
@@ -53,7 +41,7 @@ def test_a_view_that_is_not_square_just_covers_its_size(sides):
     scale = max(32 / sides[0], 64 / sides[1])
     height, width = math.floor(sides[0] * scale + 1e-9), math.floor(sides[1] * scale + 1e-9)
     assert (height == 32 and width >= 64) or (height >= 32 and width == 64)
-    picture = Image.fromarray(noise(*sides))
+    picture = Image.fromarray(pixels(*sides, 3))
     top, left = round((height - 28) / 2), round((width - 56) / 2)
     whole = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
     expected = whole[top : top + 28, left : left + 56]
@@ -78,10 +66,12 @@ def test_the_view_is_that_of_the_data_pipeline(size):
 
 SMALL = photo("china", (90, 60))
 WHOLE = encoded(SMALL)
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6
 GOOD = {
     "gray": encoded(SMALL.convert("L")),
     "CMYK": encoded(SMALL.convert("CMYK")),
-    "EXIF-rotated": exif_rotated(),
+    "EXIF-rotated": encoded(SMALL, exif=ROTATED),
     "PNG with alpha": encoded(SMALL.convert("RGBA"), "PNG"),
     "PNG with a palette": encoded(SMALL.quantize(32), "PNG"),
     "16-bit PNG": encoded(Image.fromarray(np.arange(5400, dtype="uint16").reshape(60, 90)), "PNG"),
@@ -144,7 +134,7 @@ def test_sizes_out_of_range_are_refused(size):
         keras_smlp.load_image(WHOLE, size)
     if size is not None:
         with pytest.raises(ValueError, match="^`resize_size` must be a positive integer or a pair"):
-            keras_smlp.preprocess_input(noise(9, 9), 8, size)
+            keras_smlp.preprocess_input(pixels(9, 9, 3), 8, size)
 
 
 @pytest.mark.parametrize("resize_size", [31, (31, 40), (40, 31)])
@@ -180,7 +170,7 @@ def test_floats_stay_in_range_where_the_filter_leaves_it():
 
 
 def test_an_image_of_the_right_size_is_returned_as_it_is():
-    for images in (noise(32, 32), np.zeros((2, 32, 32, 3), "float32")):
+    for images in (pixels(32, 32, 3), np.zeros((2, 32, 32, 3), "float32")):
         assert keras_smlp.preprocess_input(images, 32) is images
         assert keras_smlp.preprocess_input(images, 32, 40) is images
     images = np.zeros((0, 20, 30, 3), "uint8")
