@@ -1,42 +1,31 @@
-"""Numbers with a range, for the typed configuration."""
+"""Types with a range, for the typed configuration: what a value is, and what it may be."""
 
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    restricted_number_type,
-    restricted_string_type,
-)
-
-__all__ = [
-    "ClosedUnitInterval",
-    "FileName",
-    "Magnitude",
-    "Name",
-    "NonNegativeFloat",
-    "NonNegativeInt",
-    "Part",
-    "PositiveFloat",
-    "PositiveInt",
-    "Rate",
-    "Seed",
-    "Shift",
-]
+import re
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 
-def number(name, base, *restrictions):
-    """A type such as jsonargparse's `PositiveInt`; its docstring says what it allows, as theirs."""
-    bounds = " and ".join(f"{sign}{bound}" for sign, bound in restrictions)
-    docstring = f"{base.__name__} restricted to be {bounds}"
-    return restricted_number_type(name, base, list(restrictions), docstring=docstring)
+class Range(NamedTuple):
+    """What is allowed of a number or a string.
+
+    Attributes:
+        words: String. The range, for people.
+        holds: Function of a value: whether it is in the range.
+    """
+
+    words: str
+    holds: Callable
 
 
-Part = number("Part", float, (">", 0), ("<=", 1))
-Magnitude = number("Magnitude", float, (">=", 0), ("<=", 10))
-Rate = number("Rate", float, (">=", 0), ("<", 1))
-Seed = number("Seed", int, (">=", 0), ("<", 2**31))
-Shift = number("Shift", float, (">=", 0), ("<=", 0.5))
-FileName = restricted_string_type("FileName", r".*\S.*", docstring="a path")
-Name = restricted_string_type("Name", r"\S+", docstring="a name")
+PositiveInt = Annotated[int, Range("int >0", lambda x: x > 0)]
+NonNegativeInt = Annotated[int, Range("int >=0", lambda x: x >= 0)]
+Seed = Annotated[int, Range("int >=0 and <2147483648", lambda x: 0 <= x < 2**31)]
+PositiveFloat = Annotated[float, Range("float >0", lambda x: x > 0)]
+NonNegativeFloat = Annotated[float, Range("float >=0", lambda x: x >= 0)]
+UnitInterval = Annotated[float, Range("float >=0 and <=1", lambda x: 0 <= x <= 1)]
+Rate = Annotated[float, Range("float >=0 and <1", lambda x: 0 <= x < 1)]
+Fraction = Annotated[float, Range("float >0 and <=1", lambda x: 0 < x <= 1)]
+Magnitude = Annotated[float, Range("float >=0 and <=10", lambda x: 0 <= x <= 10)]
+Shift = Annotated[float, Range("float >=0 and <=0.5", lambda x: 0 <= x <= 0.5)]
+FileName = Annotated[str, Range("a path", re.compile(r".*\S").match)]
+Name = Annotated[str, Range("a name", re.compile(r"\S").match)]

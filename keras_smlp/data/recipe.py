@@ -3,18 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from keras_smlp.data.ranges import (
-    ClosedUnitInterval,
-    FileName,
-    Magnitude,
-    Name,
-    NonNegativeFloat,
-    Part,
-    PositiveFloat,
-    PositiveInt,
-    Rate,
-    Shift,
-)
+from keras_smlp.data import ranges
 from keras_smlp.preprocessing import shorter_side
 
 BUNDLED = ("digits",)
@@ -32,11 +21,11 @@ class DataConfig:
             Datasets (null for their own).
         manual_dir: Folder of the files that TensorFlow Datasets cannot download, such as
             ILSVRC2012_img_train.tar; null for its own.
-        threads: Images made at a time; null leaves it to tf.data.
+        threads: Images prepared at a time; null leaves it to tf.data.
         max_bad_fraction: Part of the files that may be damaged; more of them end the run.
         resize_size: Shorter side before the central crop of an evaluation; null for 256 / 224 of
             model.input_size.
-        crop: Random resized crop, or the evaluation's view.
+        crop: resized for a random resized crop, center for the crop of an evaluation.
         crop_scale: Smallest and largest area of a random resized crop, as a part of the image's.
         crop_ratio: Its smallest and largest width over height.
         scaled_decoding: Decode a JPEG whose crop is twice as large as the input, or more, at half
@@ -53,31 +42,32 @@ class DataConfig:
         cutmix: alpha of CutMix', likewise; a fair coin decides where both are positive.
         group_size: Images that share a draw of mixup and CutMix; divides a process' batch.
         label_smoothing: Part of the target spread over all classes.
-        repeats: Repeated augmentation: copies of an image in an epoch, of a third as many images.
+        repeats: Repeated augmentation: copies of an image in an epoch, which shows 1 / repeats of
+            all images.
     """
 
-    name: Name
-    dir: FileName | None = None
-    manual_dir: FileName | None = None
-    threads: PositiveInt | None = None
-    max_bad_fraction: Rate = 0.001
-    resize_size: PositiveInt | None = None
+    name: ranges.Name
+    dir: ranges.FileName | None = None
+    manual_dir: ranges.FileName | None = None
+    threads: ranges.PositiveInt | None = None
+    max_bad_fraction: ranges.Rate = 0.001
+    resize_size: ranges.PositiveInt | None = None
     crop: Literal["resized", "center"] = "resized"
-    crop_scale: tuple[Part, Part] = (0.08, 1.0)
-    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    crop_scale: tuple[ranges.Fraction, ranges.Fraction] = (0.08, 1.0)
+    crop_ratio: tuple[ranges.PositiveFloat, ranges.PositiveFloat] = (3 / 4, 4 / 3)
     scaled_decoding: bool = False
-    max_shift: Shift = 0.0
-    flip: ClosedUnitInterval = 0.5
+    max_shift: ranges.Shift = 0.0
+    flip: ranges.UnitInterval = 0.5
     augment: Literal["rand_augment", "keras_cv", "none"] = "rand_augment"
-    magnitude: Magnitude = 9.0
-    magnitude_std: NonNegativeFloat = 0.5
-    operations: PositiveInt = 2
-    erase: ClosedUnitInterval = 0.25
-    mixup: NonNegativeFloat = 0.8
-    cutmix: NonNegativeFloat = 1.0
-    group_size: PositiveInt = 128
-    label_smoothing: Rate = 0.1
-    repeats: PositiveInt = 3
+    magnitude: ranges.Magnitude = 9.0
+    magnitude_std: ranges.NonNegativeFloat = 0.5
+    operations: ranges.PositiveInt = 2
+    erase: ranges.UnitInterval = 0.25
+    mixup: ranges.NonNegativeFloat = 0.8
+    cutmix: ranges.NonNegativeFloat = 1.0
+    group_size: ranges.PositiveInt = 128
+    label_smoothing: ranges.Rate = 0.1
+    repeats: ranges.PositiveInt = 3
 
     def __post_init__(self):
         if self.name in BUNDLED and self.dir is not None:

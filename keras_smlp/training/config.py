@@ -8,16 +8,7 @@ from typing import Literal
 
 import yaml
 
-from keras_smlp.data.ranges import (
-    ClosedUnitInterval,
-    FileName,
-    NonNegativeInt,
-    Part,
-    PositiveFloat,
-    PositiveInt,
-    Rate,
-    Seed,
-)
+from keras_smlp.data import ranges
 from keras_smlp.data.recipe import DataConfig
 from keras_smlp.variants import VARIANTS, list_models
 from keras_smlp.weights import loading
@@ -45,15 +36,15 @@ class ModelConfig:
     """
 
     variant: Literal[tuple(VARIANTS)] | None = None  # type: ignore[valid-type]
-    dim: PositiveInt | None = None
-    depths: tuple[PositiveInt, ...] | None = None
-    expansion: PositiveInt = 3
-    patch_size: PositiveInt = 4
-    input_size: PositiveInt = 224
-    drop_path_rate: Rate | None = None
-    weights: FileName | None = None
+    dim: ranges.PositiveInt | None = None
+    depths: tuple[ranges.PositiveInt, ...] | None = None
+    expansion: ranges.PositiveInt = 3
+    patch_size: ranges.PositiveInt = 4
+    input_size: ranges.PositiveInt = 224
+    drop_path_rate: ranges.Rate | None = None
+    weights: ranges.FileName | None = None
     new_head: bool = False
-    freeze: NonNegativeInt = 0
+    freeze: ranges.NonNegativeInt = 0
 
     def __post_init__(self):
         if self.variant and (self.dim or self.depths):
@@ -93,7 +84,7 @@ class ModelConfig:
 
     def architecture(self):
         """The arguments of `keras_smlp.SMLPNet` that a variant sets."""
-        published = VARIANTS.get(self.variant, self)
+        published = VARIANTS[self.variant] if self.variant else self
         rate = self.drop_path_rate
         return {
             "dim": published.dim,
@@ -111,23 +102,23 @@ class OptimizerConfig:
         warmup_lr: Learning rate at the start of the warm-up, not scaled.
         min_lr: Learning rate at the end of the cosine, not scaled.
         warmup_epochs: Epochs of linear warm-up, at most train.epochs.
-        schedule: The learning rate changes each epoch, one late, as in the official code, or each
-            step.
+        schedule: epoch changes the learning rate after each epoch and lags one behind, as the
+            official code; step changes it after each step.
         weight_decay: Decay of all weights but biases and norms.
         accumulation: Batches whose gradients are averaged for one update.
         clip_norm: Largest norm of all gradients together; null for no clipping.
         ema_decay: Decay of the average over weights and statistics; null for none.
     """
 
-    base_lr: Part = 5e-4
-    warmup_lr: Part = 1e-6
-    min_lr: Part = 1e-5
-    warmup_epochs: NonNegativeInt = 20
+    base_lr: ranges.Fraction = 5e-4
+    warmup_lr: ranges.Fraction = 1e-6
+    min_lr: ranges.Fraction = 1e-5
+    warmup_epochs: ranges.NonNegativeInt = 20
     schedule: Literal["epoch", "step"] = "epoch"
-    weight_decay: ClosedUnitInterval = 0.05
-    accumulation: PositiveInt = 1
-    clip_norm: PositiveFloat | None = None
-    ema_decay: Rate | None = 0.99996
+    weight_decay: ranges.UnitInterval = 0.05
+    accumulation: ranges.PositiveInt = 1
+    clip_norm: ranges.PositiveFloat | None = None
+    ema_decay: ranges.Rate | None = 0.99996
 
 
 @dataclass(frozen=True)
@@ -145,14 +136,14 @@ class TrainConfig:
         keep_checkpoints: How many of the newest checkpoints stay.
     """
 
-    epochs: PositiveInt = 300
-    batch_size: PositiveInt = 1024
-    seed: Seed = 0
+    epochs: ranges.PositiveInt = 300
+    batch_size: ranges.PositiveInt = 1024
+    seed: ranges.Seed = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     resume: bool = True
-    checkpoint_minutes: PositiveFloat = 15.0
-    checkpoint_steps: PositiveInt | None = None
-    keep_checkpoints: PositiveInt = 2
+    checkpoint_minutes: ranges.PositiveFloat = 15.0
+    checkpoint_steps: ranges.PositiveInt | None = None
+    keep_checkpoints: ranges.PositiveInt = 2
 
 
 @dataclass(frozen=True)
@@ -167,9 +158,9 @@ class EvalConfig:
     """
 
     only: bool = False
-    batch_size: PositiveInt | None = None
-    predictions: FileName | None = None
-    real_labels: FileName | None = None
+    batch_size: ranges.PositiveInt | None = None
+    predictions: ranges.FileName | None = None
+    real_labels: ranges.FileName | None = None
 
 
 @dataclass(frozen=True)
@@ -187,9 +178,9 @@ class DistributionConfig:
     """
 
     kind: Literal["auto", "none", "data_parallel", "multi_host"] = "auto"
-    coordinator: FileName | None = None
-    processes: PositiveInt | None = None
-    rank: NonNegativeInt | None = None
+    coordinator: ranges.FileName | None = None
+    processes: ranges.PositiveInt | None = None
+    rank: ranges.NonNegativeInt | None = None
     batch_norm: Literal["auto", "local", "global"] = "auto"
 
 
@@ -207,7 +198,7 @@ class Config:
         distribution: The devices.
     """
 
-    output_dir: FileName = "runs/train"
+    output_dir: ranges.FileName = "runs/train"
     data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig

@@ -1,21 +1,32 @@
-"""Reads the configuration of train.py from YAML and the command line; errors are one line.
+"""Reads the configuration of train.py from YAML files and the command line.
 
-The library is jsonargparse (why: docs/dependencies.md).
+Keys, types and the sentences of `--help` are those of the dataclasses in `config`. Whatever is
+wrong is one line: `key: what was received, allowed: ...`.
 """
 
 import argparse
 import dataclasses
+import functools
+import inspect
 import re
 import types
-import typing
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
 
 from keras_smlp.training.config import Config
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
+# name -> dataclass of a section; whole key, such as "train.epochs" -> field of its dataclass
+SECTIONS: dict[str, Any] = {}
+KEYS: dict[str, Any] = {}
+for outer in dataclasses.fields(Config):
+    if dataclasses.is_dataclass(outer.type):
+        SECTIONS[outer.name] = outer.type
+        KEYS |= {f"{outer.name}.{field.name}": field for field in dataclasses.fields(outer.type)}
+    else:
+        KEYS[outer.name] = outer
 
 
 def parse(argv):
@@ -26,108 +37,167 @@ def parse(argv):
             `--section.key value`, which goes over the file's wherever it stands, and `--eval`.
 
     Returns:
-        A `Config`. `--help` prints and exits instead.
+        A `Config`. `--help` and `--print_config` print and exit instead.
 
     Raises:
         ValueError: If anything is wrong: one line `key: what was received, allowed: ...`.
     """
-    # jsonargparse lets the last one win; the line shall win over the file in any order
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--config", action="append", default=[])
-    finder.add_argument("--eval", action="store_true")
-    files = []
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        usage="%(prog)s [--config FILE] [--eval] [--section.key VALUE ...]",
+        description="Trains an sMLPNet.",
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="append", metavar="FILE", help="YAML file of these keys")
+    parser.add_argument("--print_config", action="store_true", help="print all values and exit")
+    parser.add_argument("--eval", action="store_true", help="the same as --eval.only true")
+    values: dict[str, Any] = {}
     try:
-        found, overrides = finder.parse_known_args(argv)
-        files = found.config
-        parser = ArgumentParser(
-            prog="train.py",
-            description="Trains an sMLPNet.",
-            exit_on_error=False,
-            allow_abbrev=False,
-            default_config_files=[] if files else [str(DEFAULT_CONFIG)],
-        )
-        parser.add_argument("--config", action="config", help="YAML file with these keys.")
-        parser.add_class_arguments(Config, as_group=False)
-        only = ["--eval.only=true"] if found.eval else []
-        values = parser.parse_args([*(f"--config={name}" for name in files), *overrides, *only])
-    except (argparse.ArgumentError, UnicodeDecodeError) as error:
-        raise ValueError(explain(str(error), files)) from error
-    return build(Config, values)
+        # the files first: the line goes over them, and `--help` shows their values
+        found, _ = parser.parse_known_args(argv)
+        for file in getattr(found, "config", [DEFAULT_CONFIG]):
+            values |= by_key(read_yaml(file, "config"))
+        add_options(parser, values)
+        found, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    if unknown:
+        raise unknown_key(unknown[0].lstrip("-").partition("=")[0])
+    line = vars(found)
+    line.pop("config", None)
+    prints = line.pop("print_config", False)
+    if line.pop("eval", False):
+        line["eval.only"] = True
+    config = build(values | by_key(line))
+    if prints:
+        print(config.to_yaml(), end="")
+        raise SystemExit
+    return config
 
 
-def build(cls, values, prefix=""):
-    """The dataclass of a parsed section; jsonargparse lets null and non-sections through."""
-    arguments = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        key, value = prefix + name, values[name]
-        is_section = dataclasses.is_dataclass(hint)
-        nullable = types.NoneType in typing.get_args(hint)
-        if is_section != isinstance(value, Namespace) or (value is None and not nullable):
-            received = "null" if value is None else value
-            raise ValueError(f"{key}: {received}, allowed: {allowed(hint)}")
-        arguments[name] = build(hint, value, f"{key}.") if is_section else plain(value)
-    return cls(**arguments)
+def read_yaml(file, key):
+    """The keys and values in a YAML file; `key` is `config` or that of a section."""
+    try:
+        values = yaml.safe_load(Path(file).read_text("utf-8"))
+        problem = "no mapping"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        values, problem = None, " ".join(str(error).split())
+    if isinstance(values, dict):
+        return values
+    keys = keys_of(SECTIONS.get(key, Config))
+    raise ValueError(f"{key}: {file} ({problem}), allowed: a YAML file with {keys}")
 
 
-def plain(value):
-    """The value without jsonargparse's types, which not every library takes for numbers."""
-    if isinstance(value, tuple):
-        return tuple(map(plain, value))
-    base = next((base for base in (bool, int, float, str) if isinstance(value, base)), None)
-    return base(value) if base else value
+def by_key(values):
+    """The values by their whole keys; of a section they are a dict or the name of a file."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in SECTIONS and isinstance(value, str):
+            value = read_yaml(value, name)
+        if name in SECTIONS and isinstance(value, dict):
+            found |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            found[str(name)] = value
+    return found
 
 
-def explain(message, files):
-    """One line `key: what was received, allowed: ...` from an error of jsonargparse."""
-    if match := re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL):
-        key, detail = match.groups()
-        for noise in (
-            r"^.*(Given|Got) value:\s*",
-            r"^Not of type \w+:\s*",
-            r"^(invalid literal for int\(\) with base 10|could not convert string to float): ",
-            r" does not conform to restriction.*$",
-        ):
-            detail = re.sub(noise, "", detail, flags=re.DOTALL)
-        hint = hint_of(key)
-        message = f"{key}: {detail}" + (f", allowed: {allowed(hint)}" if hint else "")
-    elif match := re.match(
-        r"unrecognized arguments: -*(?P<line>[^\s=]+)|Option '(?P<file>.+)' is not accepted"
-        r"|Group '(?P<group>.+)' does not accept option '(?P<option>.+)'",
-        message,
-    ):
-        group, option = match["group"], match["option"]
-        key = match["line"] or match["file"] or f"{group}.{option.removeprefix(f'{group}.')}"
-        section = hint_of(key.partition(".")[0])
-        known = section if dataclasses.is_dataclass(section) else Config
-        message = f"{key}: unknown key, allowed: {allowed(known)}"
-    elif match := re.match(r"the following arguments are required: (\S+)", message):
-        message = f"{match[1]}: missing, allowed: {allowed(hint_of(match[1]))}"
-    elif not message.startswith("argument --"):
-        names = ", ".join(files) or DEFAULT_CONFIG.name
-        message = f"config: {names}: {message}, allowed: a YAML file with {allowed(Config)}"
-    return " ".join(message.split())
+def add_options(parser, values):
+    """Adds `--help` and an option for each section and key; `values` are shown as defaults."""
+    parser.add_argument("-h", "--help", action="help", help="print this and exit")
+    for section, cls in {"": Config, **SECTIONS}.items():
+        docstring = inspect.getdoc(cls) or ""
+        sentences = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", docstring, re.MULTILINE))
+        group = parser.add_argument_group(docstring.partition(".")[0])
+        for field in dataclasses.fields(cls):
+            key = f"{section}.{field.name}".lstrip(".")
+            allowed = "a YAML file"
+            if key == "eval":  # taken
+                continue
+            if key in KEYS:
+                value = values.get(key, field.default)
+                default = "required" if value is dataclasses.MISSING else f"default: {shown(value)}"
+                allowed = f"{reader(field.type)[0]}, {default}"
+            text = f"{sentences[field.name]} ({allowed})"
+            group.add_argument(f"--{key}", metavar="VALUE", help=text.replace("%", "%%"))
 
 
-def hint_of(key):
-    """The type of `section.key` or of a section; `None` if there is no such key."""
-    hint = Config
-    for name in key.split("."):
-        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
-    return hint
+def build(values):
+    """The `Config` of values by their keys; what is no key, or no value of it, is refused."""
+    arguments: dict[str, dict] = {section: {} for section in ("", *SECTIONS)}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        if key in SECTIONS:
+            raise ValueError(f"{key}: {shown(value)}, allowed: {keys_of(SECTIONS[key])}")
+        if key not in KEYS:
+            raise unknown_key(key)
+        allowed, read = reader(KEYS[key].type)
+        try:
+            arguments[section][name] = read(value)
+        except (ValueError, TypeError, OverflowError, yaml.YAMLError) as error:
+            raise ValueError(f"{key}: {shown(value)}, allowed: {allowed}") from error
+    if "data.name" not in values:
+        raise ValueError(f"data.name: missing, allowed: {reader(KEYS['data.name'].type)[0]}")
+    sections = {name: cls(**arguments[name]) for name, cls in SECTIONS.items()}
+    return Config(**arguments[""], **sections)
 
 
-def allowed(hint):
-    """What a type allows, in words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return "the keys " + ", ".join(f.name for f in dataclasses.fields(hint))
+def reader(hint):
+    """What a type allows, in words, and a function that makes its value from YAML's, or raises."""
+    origin, kinds = get_origin(hint), get_args(hint)
+    if types.NoneType in kinds:
+        allowed, read = reader(kinds[0])
+        return f"{allowed} or null", lambda x: None if x in (None, "null", "~") else read(x)
+    if origin is Annotated:
+        return kinds[1].words, functools.partial(in_range, *kinds)
     if origin is Literal:
-        return ", ".join(arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(allowed, arguments))
+        return ", ".join(kinds), lambda x: kinds[kinds.index(x)]
     if origin is tuple:
-        return f"a list [a, b, ...] of {allowed(arguments[0])}"
-    plain = {str: "a string", bool: "true or false", types.NoneType: "null"}
-    if hint in plain:
-        return plain[hint]
-    return hint.__doc__.replace(" restricted to be", "")
+        allowed, read = reader(kinds[0])
+        count = None if kinds[-1] is Ellipsis else len(kinds)
+        return f"a list [a, b, ...] of {allowed}", functools.partial(listed, read, count)
+    return "true or false", functools.partial(loaded, bool)
+
+
+def in_range(kind, allowed, value):
+    """A number or a string; numbers also from strings, as they come from the command line."""
+    if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
+        raise TypeError
+    made = kind(value)
+    if not allowed.holds(made) or (isinstance(value, float) and made != value):
+        raise ValueError
+    return made
+
+
+def listed(read, count, value):
+    """A tuple of so many values, `None` for any number."""
+    values = loaded(list, value)
+    if len(values) != (count or len(values)):
+        raise ValueError
+    return tuple(map(read, values))
+
+
+def loaded(kind, value):
+    """A value of a Python type; on the command line it is YAML."""
+    value = yaml.safe_load(value) if isinstance(value, str) else value
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def unknown_key(key):
+    """The error for a key that does not exist."""
+    section = SECTIONS.get(key.partition(".")[0], Config)
+    return ValueError(f"{key}: unknown key, allowed: {keys_of(section)}")
+
+
+def keys_of(cls):
+    """The keys of a dataclass, in words."""
+    return "the keys " + ", ".join(field.name for field in dataclasses.fields(cls))
+
+
+def shown(value):
+    """A value in a message; an empty one in quotes."""
+    return "null" if value is None else str(value) if str(value).strip() else repr(value)

@@ -7,7 +7,7 @@ import pytest
 from helpers.photos import folder
 from helpers.processes import ROOT, python
 
-for package in ("tensorflow", "jsonargparse"):
+for package in ("tensorflow", "yaml"):
     pytest.importorskip(package, reason=f"the peer reads train.py's configuration by {package}")
 if keras.backend.backend() != "torch":
     pytest.skip("the peer is PyTorch's", allow_module_level=True)
