@@ -3,17 +3,16 @@
 import keras
 
 from keras_smlp import naming
-from keras_smlp.checks import check_policy
-from keras_smlp.model import SMLPNet, classifier
+from keras_smlp.model import SMLPNet
 from keras_smlp.saving import PortableModel
-from keras_smlp.variants import VARIANTS
-from keras_smlp.weights.identify import infer
+from keras_smlp.variants import Variant
+from keras_smlp.weights import download, identify, loading
 
 
 def build(config, classes, dtype):
     """The network of a configuration, with logits for `classes`.
 
-    A file with a head for another number of classes, the published ones included, gives the body
+    A file with a head for another number of classes, the published ones included, fills the body
     alone; the head is new then.
 
     Args:
@@ -29,35 +28,34 @@ def build(config, classes, dtype):
         ValueError: If the weights do not fit; `OSError` if they cannot be read.
     """
     input_shape = (config.input_size, config.input_size, 3)
-    arguments = {
-        **config.architecture(),
-        "expansion": config.expansion,
-        "patch_size": config.patch_size,
-        "input_shape": input_shape,
-        "weights": config.weights,
-        "dtype": dtype,
-    }
-    found, trained_at = origin(config.weights)
-    if found in (None, classes) and not config.new_head:
-        network = SMLPNet(**arguments, classes=classes, classifier_activation=None)
-        found = None
-    else:
-        body = SMLPNet(**arguments, include_top=False, pooling="avg")
-        logits = classifier(body.output, classes, None, check_policy(dtype))
-        network = PortableModel(body.input, logits, name=body.name)
+    architecture = {"expansion": config.expansion, "patch_size": config.patch_size}
+    architecture |= config.architecture()
+    drop_path_rate = architecture.pop("drop_path_rate")
+    source = loading.check(
+        config.weights, **architecture, include_top=False, classes=classes, channels=3
+    )
+    if source is not None:
+        file = identify.read(download.fetch(source) if isinstance(source, Variant) else source)
+        origin = identify.architecture_of(file)
+    network = SMLPNet(
+        **architecture,
+        input_shape=input_shape,
+        classes=classes,
+        classifier_activation=None,
+        drop_path_rate=drop_path_rate,
+        dtype=dtype,
+    )
+    left_out = trained_at = None
+    if source is not None:
+        filled = network
+        if config.new_head or origin.classes not in (None, classes):
+            left_out = origin.classes
+            filled = PortableModel(network.input, network.get_layer(naming.AVG_POOL).output)
+        loading.fill(filled, file)
+        if origin.input_shape != input_shape:
+            trained_at = origin.input_shape
     freeze(network, config.freeze)
-    return network, found, None if trained_at == input_shape else trained_at
-
-
-def origin(weights):
-    """Classes and input shape of the network in a weights file; `None` where there is none."""
-    if weights is None:
-        return None, None
-    if weights == "imagenet":
-        published = next(iter(VARIANTS.values()))
-        return published.classes, (published.input_size, published.input_size, 3)
-    architecture = infer(weights)
-    return architecture.classes, architecture.input_shape
+    return network, left_out, trained_at
 
 
 def freeze(network, stages):
