@@ -1,7 +1,7 @@
 """RandAugment on uint8 images as timm 0.3.2 does it with PIL, in TensorFlow operations.
 
-Arithmetic in float32 is far faster here than look-ups, `tf.where`, uint8 and what is broadcast over
-the channels. Hence the forms below; the colors come out as PIL's bit by bit all the same.
+The operations are arithmetic in float32, which is far faster here than look-ups, `tf.where`, uint8
+and broadcasting over the channels; the colors equal PIL's bit by bit all the same.
 """
 
 import functools
@@ -73,7 +73,7 @@ def draw(seed, magnitude, magnitude_std, operations, probability):
 
 
 def scaled(magnitude, most, sign=1):
-    """What a magnitude means where 10 means `most`: timm's float64, to truncate where it does."""
+    """How much an operation does at a magnitude, `most` at 10; in float64, to truncate as timm."""
     # Neither `/` nor the sign as a factor: graphs reorder those, and a last bit can shift an edge
     amount = tf.math.divide_no_nan(tf.cast(magnitude, "float64"), 10) * most
     return tf.where(sign < 0, -amount, amount)
@@ -230,7 +230,7 @@ def spread(values, axis):
 
 
 def slide(image, offsets, axis):
-    """Each line of pixels along `axis` from its own offset on."""
+    """Moves each line of pixels along `axis` by its own offset, interpolating as PIL does."""
     height, width, _ = image.shape
     size = image.shape[axis]
     offsets = tf.broadcast_to(tf.cast(offsets, "float64"), [image.shape[1 - axis]])

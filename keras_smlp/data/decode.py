@@ -1,8 +1,8 @@
 """A file's bytes or an array -> a uint8 RGB image of one size, as PIL and torchvision make it.
 
 A crop (`CenterCrop`, `RandomCrop`) says which window of an image is needed, and how that window is
-resized. JPEG and common PNG are decoded by TensorFlow, of a JPEG only the window; whatever it
-refuses (CMYK, palettes, damage) goes to PIL, whose word is final.
+resized. JPEG and common PNG are decoded by TensorFlow, of a JPEG only the window. What TensorFlow
+refuses (CMYK, palettes, damage) goes to PIL; what PIL cannot decode is a bad file.
 """
 
 import io
@@ -255,14 +255,15 @@ class RandomCrop:
         whole = Window(top, left, h, w, scale, tf.zeros(2))
         if not (self.scaled_decoding and is_jpeg):
             return whole
-        # in pixels twice as large, whose borders may fall within one
-        begun_before = tf.cast(tf.stack([top, left]) % 2, "float32") / 2
+        # in pixels twice as large; the window may begin in the middle of one
+        begin = tf.cast(tf.stack([top, left]) % 2, "float32") / 2
         half = Window(
-            top // 2, left // 2, (h + 1) // 2, (w + 1) // 2, 2 * scale, -2 * scale * begun_before
+            top // 2, left // 2, (h + 1) // 2, (w + 1) // 2, 2 * scale, -2 * scale * begin
         )
         is_half = tf.minimum(h, w) >= 2 * self.size[0]
         pairs = zip(half[:-1], whole[:-1], strict=True)
-        return Window(*(tf.where(is_half, a, b) for a, b in pairs), is_half)
+        chosen = Window(*(tf.where(is_half, a, b) for a, b in pairs))
+        return chosen._replace(is_half=is_half)
 
 
 def random_window(height, width, draws, scale, ratio):

@@ -1,4 +1,4 @@
-"""What is done to a picture after RandAugment: flip, erase, shift; mixup and CutMix of a group.
+"""Augmentation beside RandAugment: flip, shift, random erasing; mixup and CutMix of a group.
 
 Pixels stay in [0, 255]: normalization is linear in each channel, so noise drawn and images mixed in
 normalized space are the same here, rescaled.
@@ -93,7 +93,8 @@ def mix(images, targets, seed, mixup, cutmix):
     alpha = tf.cast(alpha, "float64")
     gammas = tf.random.stateless_gamma((2,), [seed[0], seed[1] + 1], alpha, dtype="float64")
     lam = tf.cast(gammas[0] / (gammas[0] + gammas[1]), "float32")
-    inside, outside = cutmix_box(*images.shape[1:3], lam, tf.stack(center))
+    _, height, width, _ = images.shape
+    inside, outside = cutmix_box(height, width, lam, center)
     # how much each pixel keeps of itself: far faster as a factor than as a choice
     kept = tf.where(use_cutmix, tf.cast(~inside, "float32"), lam)
     kept = tf.cast(tf.tile(kept[..., None], (1, 1, 3)), images.dtype)

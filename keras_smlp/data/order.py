@@ -1,4 +1,4 @@
-"""Which image stands where: a function of seed and epoch alone (NumPy)."""
+"""The order of the training images: a function of the seed and the epoch alone (NumPy)."""
 
 import numpy as np
 
@@ -6,11 +6,12 @@ import numpy as np
 def epoch_order(count, seed, epoch, batch_size, group_size, repeats=1):
     """The images of one epoch, in the order in which they are trained on.
 
-    With repeated augmentation the permuted images stand `repeats` times in a row and are dealt out
-    in turn to as many hands as a batch has groups (the official code's GPUs); what is dealt is cut
-    where the epoch is full, so an epoch shows about `1 / repeats` of the images. A batch of fewer
-    than `repeats` groups is dealt to `repeats` hands, which play their groups in turn: the copies
-    of an image never meet in one group.
+    A permutation; with `repeats` above 1 as repeated augmentation (`RASampler`) orders it: each
+    image stands `repeats` times in a row, and element `i` of this sequence goes to replica
+    `i % replicas`. A replica is a GPU of the official code and a group of the batch here. The epoch
+    ends where it would without repeats, so it shows about `1 / repeats` of the images. A batch of
+    fewer than `repeats` groups takes those of `repeats` replicas in turn: the copies of an image
+    never meet in one group.
 
     Args:
         count: Positive integer. Images of the data set.
@@ -30,15 +31,15 @@ def epoch_order(count, seed, epoch, batch_size, group_size, repeats=1):
     positions = np.arange(count // batch_size * batch_size)
     if repeats == 1:
         return permutation[positions]
-    hands = max(batch_size // group_size, repeats)
+    replicas = max(batch_size // group_size, repeats)
     group, place = np.divmod(positions, group_size)
-    dealt = group % hands + hands * (group // hands * group_size + place)
-    # of a data set smaller than a few batches the last hand may go beyond its end
-    return permutation[dealt // repeats % count]
+    element = group % replicas + replicas * (group // replicas * group_size + place)
+    # of a data set smaller than a few batches the last replica may go beyond its end
+    return permutation[element // repeats % count]
 
 
-def part(steps, batch_size, rank, processes):
-    """The positions of an epoch that one process reads: its share of every batch.
+def process_positions(steps, batch_size, rank, processes):
+    """The positions in an epoch that one process reads: its share of every batch.
 
     Args:
         steps: Range of the steps.

@@ -1,4 +1,4 @@
-"""A source -> batches by tf.data, for every backend.
+"""Batches by tf.data from a source of images, for every backend.
 
 Training: read -> crop and decode -> shift, flip, RandAugment, erase -> mix a group. Which image
 stands at which place of an epoch, and what happens to it, depends on the seed, the epoch and the
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_smlp.data import augment, decode, mixing
-from keras_smlp.data.order import epoch_order, part
+from keras_smlp.data.order import epoch_order, process_positions
 from keras_smlp.data.sources import Arrays
 
 if keras.backend.backend() != "tensorflow":
@@ -102,9 +102,11 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     # traced once for all epochs; nothing here is for AutoGraph to convert, which takes seconds
     @tf.function(input_signature=(integer, integers, integers), autograph=False)
     def load(epoch, places, indices):
-        draws = each(lambda place: draw(seed, epoch, place), places).get_single_element()
+        draws = map_rows(lambda place: draw(seed, epoch, place), places).get_single_element()
         images, labels = decoded(split, read, crop, indices, draws, bad)
-        images = each(lambda image, draws: augmented(image, draws, recipe, dtype), images, draws)
+        images = map_rows(
+            lambda image, draws: augmented(image, draws, recipe, dtype), images, draws
+        )
         return images.get_single_element(), labels, places
 
     images = tf.TensorSpec((group, size, size, 3), dtype)
@@ -122,7 +124,8 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
 
     def batches(epoch, steps):
         order = epoch_order(len(split), seed, epoch, batch_size, recipe.group_size, recipe.repeats)
-        places, epoch = part(steps, batch_size, rank, processes), tf.constant(epoch, "int64")
+        places = process_positions(steps, batch_size, rank, processes)
+        epoch = tf.constant(epoch, "int64")
         return (
             tf.data.Dataset.from_tensor_slices((places, order[places]))
             .batch(chunk, drop_remainder=True)
@@ -149,7 +152,7 @@ def decoded(split, read, crop, indices, draws, bad):
     """The cropped images and the labels of a chunk; a damaged image is replaced by a later one."""
     contents, labels, _ = read(indices)
     if isinstance(split, Arrays):
-        crops = each(lambda x, draws: decode.crop_pixels(x, crop, draws.crop), contents, draws)
+        crops = map_rows(lambda x, draws: decode.crop_pixels(x, crop, draws.crop), contents, draws)
         return crops.get_single_element(), labels
 
     def fast(content, label, draws):
@@ -171,7 +174,7 @@ def decoded(split, read, crop, indices, draws, bad):
 
     # if one of them is an error, all of them the slow way
     return decode.first_of(
-        each(fast, contents, labels, draws), each(with_replacement, indices, draws)
+        map_rows(fast, contents, labels, draws), map_rows(with_replacement, indices, draws)
     )
 
 
@@ -195,7 +198,7 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
 
     Args:
         split: `sources.Arrays` or `sources.Files`.
-        recipe: A `recipe.DataConfig`, of which only the evaluation's view counts.
+        recipe: A `recipe.DataConfig`, of which only `resize_size` counts.
         size: Positive integer. Side in pixels of the images given out.
         batch_size: Positive integer. Images in a batch of this process.
         bad: `decode.BadFiles`. Where damaged files are noted.
@@ -217,11 +220,17 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     def load(indices):
         contents, labels, names = read(tf.maximum(indices, 0))
         if isinstance(split, Arrays):
-            images = each(lambda pixels: decode.crop_pixels(pixels, crop), contents)
+            images = map_rows(lambda pixels: decode.crop_pixels(pixels, crop), contents)
             return images.get_single_element(), labels, indices, names
+
+        def fast(content):
+            return decode.fast_decode(content, crop), True
+
+        def careful(content, name):
+            return decode.decode_with_fallback(content, name, bad, crop)
+
         images, is_good = decode.first_of(
-            each(lambda content: (decode.fast_decode(content, crop), True), contents),
-            each(lambda *file: decode.decode_with_fallback(*file, bad, crop), contents, names),
+            map_rows(fast, contents), map_rows(careful, contents, names)
         )
         return images, labels, tf.where(is_good, indices, -1), names
 
@@ -242,12 +251,12 @@ def evaluation_crop(recipe, size):
 
 # ---- both ---------------------------------------------------------------------------------------
 def chunk_size(count):
-    """How many images one thread makes at a time: what `count` can be divided by."""
+    """How many images one thread makes at a time: the largest divisor of `count` up to `CHUNK`."""
     return max(n for n in range(1, CHUNK + 1) if count % n == 0)
 
 
-def each(function, *tensors):
-    """A dataset of one element: what the function makes of the rows of tensors, together."""
+def map_rows(function, *tensors):
+    """A dataset of one element: a function's results for each row of some tensors, as a batch."""
     [count] = tf.nest.flatten(tensors)[0].shape[:1]
     rows = tf.data.Dataset.from_tensor_slices(tensors)
     return rows.map(function).batch(count, drop_remainder=True)

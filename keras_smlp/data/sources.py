@@ -122,18 +122,13 @@ def npz(path):
     names = arrays.get("class_names")
     if names is None:
         names = range(max(int(split.labels.max()) for split in splits) + 1)
-    return checked(Source(tuple(map(str, names)), *splits), path)
-
-
-def checked(source, path):
-    """The source, if all its labels have names."""
-    for split in (source.train, source.validation):
-        if split.labels.min() < 0 or split.labels.max() >= len(source.class_names):
+    for part in splits:
+        if part.labels.min() < 0 or part.labels.max() >= len(names):
             raise ValueError(
-                f"`path`: {path} has labels from {split.labels.min()} to {split.labels.max()}, "
-                f"allowed: 0 to {len(source.class_names) - 1}, one for each class name"
+                f"`path`: {path} has labels from {part.labels.min()} to {part.labels.max()}, "
+                f"allowed: 0 to {len(names) - 1}, one for each class name"
             )
-    return source
+    return Source(tuple(map(str, names)), *splits)
 
 
 def folder(path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_smlp.data.order import epoch_order, part
+from keras_smlp.data.order import epoch_order, process_positions
 
 pytestmark = pytest.mark.once
 
@@ -60,6 +60,6 @@ def test_small_sets_stay_in_range():
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_the_parts_of_the_processes_are_the_epoch(processes):
-    parts = [part(range(3, 7), 8, rank, processes) for rank in range(processes)]
+    parts = [process_positions(range(3, 7), 8, rank, processes) for rank in range(processes)]
     together = np.stack([p.reshape(4, -1) for p in parts], axis=1).reshape(4, 8)
     np.testing.assert_array_equal(together, np.arange(24, 56).reshape(4, 8))
