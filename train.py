@@ -7,6 +7,7 @@ Without arguments: `configs/digits.yaml`. `KERAS_BACKEND` chooses tensorflow, ja
 import contextlib
 import dataclasses
 import gc
+import math
 import os
 import re
 import shlex
@@ -14,19 +15,13 @@ import sys
 import time
 from pathlib import Path
 
+from huge_pages import restart_with_huge_pages
+
 ROOT = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
-TRAIN_EXTRA = (
-    "tensorflow",
-    "jsonargparse",
-    "matplotlib",
-    "PIL",
-    "sklearn",
-    "tensorboardX",
-    "tensorflow_datasets",
-    "tqdm",
-    "yaml",
-)
+# the modules that the extra `train` installs
+TRAIN_EXTRA = ("tensorflow", "matplotlib", "PIL", "sklearn")
+TRAIN_EXTRA += ("tensorboardX", "tensorflow_datasets", "tqdm", "yaml")
 # what the package calls an argument -> the key of the configuration
 KEYS = {
     "path": "data.dir",
@@ -46,17 +41,15 @@ def train(config):
 
     from keras_smlp.data import decode, pipeline, sources
     from keras_smlp.training import engines, evaluation, network, optimizer, report
-    from keras_smlp.training.callbacks import Progress, Signals, Steps
+    from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
 
     began, folder, size = time.monotonic(), Path(config.output_dir), config.model.input_size
     epochs, batch_size = config.train.epochs, config.train.batch_size
-    # a loss that is not finite, a full disk
-    ends = (FloatingPointError, OSError)
 
     # ---- devices --------------------------------------------------------------------------------
-    with failing(keys=KEYS):
+    with exit_on_errors(keys=KEYS):
         engine = engines.start(**dataclasses.asdict(config.distribution))
         engine.check_batch(batch_size)
         config.check_groups(engine.processes)
@@ -66,7 +59,7 @@ def train(config):
     keras.utils.set_random_seed(config.train.seed)
 
     # ---- data -----------------------------------------------------------------------------------
-    with failing(keys=KEYS):
+    with exit_on_errors(keys=KEYS):
         source = sources.load(config.data.name, config.data.dir, config.data.manual_dir)
         real_labels = config.eval.real_labels and evaluation.read_real(config.eval.real_labels)
     classes, images = len(source.class_names), len(source.train)
@@ -75,23 +68,23 @@ def train(config):
         allowed = images // config.optimizer.accumulation
         fail(f"train.batch_size: {batch_size}, allowed: at most {allowed}, for one update an epoch")
     bad = decode.BadFiles(folder / "bad_files.txt", images + len(source.validation))
-    share = {"bad": bad, "rank": engine.rank, "processes": engine.processes}
-    local_devices = engine.devices // engine.processes
-    eval_batch = -(-(config.eval.batch_size or min(batch_size, 256)) // local_devices)
-    validation = pipeline.validation_batches(
-        source.validation, config.data, size, eval_batch * local_devices, **share
-    )
-
+    common = {"bad": bad, "rank": engine.rank, "processes": engine.processes}
     training = pipeline.train_batches(
-        source.train, config.data, size, classes, batch_size, config.train.seed, **share
+        source.train, config.data, size, classes, batch_size, config.train.seed, **common
+    )
+    # rounded up to what all devices of this process can share
+    local_devices = engine.devices // engine.processes
+    per_device = math.ceil((config.eval.batch_size or min(batch_size, 256)) / local_devices)
+    validation = pipeline.validation_batches(
+        source.validation, config.data, size, per_device * local_devices, **common
     )
 
     def check_files():
-        with failing(keys=KEYS):
+        with exit_on_errors(keys=KEYS):
             bad.check(config.data.max_bad_fraction)
 
     # ---- model ----------------------------------------------------------------------------------
-    with engine.scope(), failing(prefix="model: "):
+    with engine.scope(), exit_on_errors(prefix="model: "):
         net, left_out, trained_at = network.build(config.model, classes, config.train.precision)
     if left_out and config.eval.only:
         fail(f"model.weights: a head for {left_out} classes, allowed: for {classes}, as the data")
@@ -102,9 +95,9 @@ def train(config):
 
     def evaluate(signals, **options):
         forward = engine.forward(net)
-        if engine.processes == 1:  # several must stay together
-            forward = signals.between(forward)
-        with failing(keys=KEYS):
+        if engine.processes == 1:  # of several none may leave the others waiting
+            forward = signals.guard(forward)
+        with exit_on_errors(keys=KEYS):
             score = evaluation.evaluate(forward, validation, engine, source.class_names, **options)
         check_files()
         return score
@@ -120,7 +113,7 @@ def train(config):
         return
 
     # ---- optimization ---------------------------------------------------------------------------
-    with engine.scope(), failing(keys=KEYS):
+    with engine.scope(), exit_on_errors(keys=KEYS):
         model = TrainingModel(net.input, net.output, config.optimizer.ema_decay, engine)
         model.compile(
             optimizer.adamw(config, steps),
@@ -136,17 +129,18 @@ def train(config):
 
     # ---- resume ---------------------------------------------------------------------------------
     run = Run(config, folder / "checkpoints", engine)
-    with failing():
+    with exit_on_errors():
         run.resume(model, say)
     engine.check_same(model)
     results = report.Results(folder, classifier, source.class_names, run)
     if run.path is None:
-        with failing():
+        with exit_on_errors():
             results.begin(training(0, range(1)), source.validation)
     progress = Progress(rates, steps, batch_size, run, engine.is_main)
 
     # ---- train ----------------------------------------------------------------------------------
-    with Signals() as signals, contextlib.closing(progress), failing(ends, code=1):
+    lost = (FloatingPointError, OSError)  # a loss that is not finite, a full disk
+    with Signals() as signals, contextlib.closing(progress), exit_on_errors(lost, code=1):
         while run.epoch < epochs:
             rate = rates[run.epoch]
             if run.step < steps:
@@ -155,21 +149,24 @@ def train(config):
                     initial_epoch=run.epoch,
                     epochs=run.epoch + 1,
                     steps_per_epoch=steps - run.step,
-                    callbacks=[Steps(run, signals, rate, check_files), progress],
+                    callbacks=[StepMonitor(run, signals, rate, check_files), progress],
                     shuffle=False,  # the batches come in their order
                     verbose=0,
                 )
             row = {"epoch": run.epoch + 1, "learning_rate": rate, **run.training_means()}
-            with run.saved_if_interrupted(model):
-                results.judge("val", evaluate(signals), row)
+            try:
+                results.record("val", evaluate(signals), row)
                 if config.optimizer.ema_decay is not None:
                     with model.ema_swapped_in():
-                        results.judge("ema", evaluate(signals), row)
+                        results.record("ema", evaluate(signals), row)
+            except Interrupted:
+                run.checkpoint(model)
+                raise
             run.finish_epoch(row)
             results.write()
             run.checkpoint(model)
             progress.report(row)
-            run.end_if(signals)
+            run.raise_if_interrupted(signals)
 
     # ---- evaluate -------------------------------------------------------------------------------
     engine.barrier()
@@ -187,7 +184,7 @@ def read_config(argv):
     """Reads the configuration and makes its `output_dir`."""
     from keras_smlp.training.parsing import parse
 
-    with failing():
+    with exit_on_errors():
         config = parse(argv)
     try:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
@@ -197,7 +194,7 @@ def read_config(argv):
 
 
 @contextlib.contextmanager
-def failing(errors=(ValueError, OSError), prefix="", code=2, keys=None):
+def exit_on_errors(errors=(ValueError, OSError), prefix="", code=2, keys=None):
     """Ends the program with one line for errors that the user can mend.
 
     `keys` are those of the configuration that stand for arguments named in the messages.
@@ -251,21 +248,6 @@ def main(argv):
     fail(message, code)
 
 
-def take_huge_pages():
-    """Starts Python anew, once, so that its memory comes in huge pages where the kernel has them.
-
-    A step takes and returns gigabytes; in small pages, each of which the kernel clears, that is a
-    seventh of a step on a CPU with JAX (docs/performance.md). The C library reads the setting when
-    a process starts; one of the user's stays.
-    """
-    setting = "GLIBC_TUNABLES"
-    # not where another program runs this file, whose command line would be started anew
-    own = sys.platform == "linux" and sys.argv[0] in sys.orig_argv
-    if own and setting not in os.environ:
-        os.environ[setting] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 if __name__ == "__main__":
-    take_huge_pages()
+    restart_with_huge_pages()
     main(sys.argv[1:])

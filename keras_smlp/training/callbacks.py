@@ -1,4 +1,4 @@
-"""What happens between two steps: progress, checkpoints, signals, and the end where all is lost."""
+"""Keras callbacks of a run: checkpoints, signals and the loss after each step; the progress bar."""
 
 import math
 import signal
@@ -8,8 +8,8 @@ import time
 import keras
 from tqdm import tqdm
 
-# steps after which several processes agree whether to end or to save
-AGREE = 10
+# steps after which several processes tell each other whether to end or to save
+SYNC_STEPS = 10
 
 
 class Interrupted(Exception):
@@ -46,8 +46,8 @@ class Signals:
         self.received = number
         signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
 
-    def between(self, function):
-        """The function, which raises `Interrupted` instead of being called after a signal."""
+    def guard(self, function):
+        """The same function, but one that raises `Interrupted` if a signal was received."""
 
         def called(*arguments):
             if self.received:
@@ -61,8 +61,8 @@ class Signals:
             signal.signal(number, handler)
 
 
-class Steps(keras.callbacks.Callback):
-    """After each step: is the loss finite, is a checkpoint due, was there a signal.
+class StepMonitor(keras.callbacks.Callback):
+    """Looks after each step whether the loss is finite, a checkpoint due, a signal received.
 
     Args:
         run: The `run.Run` that counts the steps.
@@ -89,8 +89,7 @@ class Steps(keras.callbacks.Callback):
                 f"{self.learning_rate:.3e}; the last good checkpoint is {run.path}"
             )
         self.check()
-        # several processes agree on what to do now and then
-        if engine.processes > 1 and run.step % AGREE:
+        if engine.processes > 1 and run.step % SYNC_STEPS:
             return
         due, received = engine.sum([engine.is_main and self.is_due(), self.signals.received])
         if due or received:

@@ -1,12 +1,13 @@
-"""All of a run in a folder that is whole or absent: weights, optimizer, place, results."""
+"""Checkpoints: folders, each written atomically, of all that a run needs to go on."""
 
 import errno
-import hashlib
 import json
 import os
 import secrets
 import shutil
 from pathlib import Path
+
+from keras_smlp.weights.download import sha256
 
 WEIGHTS, STATE = "training.weights.h5", "state.json"
 
@@ -52,7 +53,7 @@ class Checkpoints:
         try:
             temporary.mkdir(parents=True)
             model.save_weights(temporary / WEIGHTS)
-            state = {**state, "sha256": digest(temporary / WEIGHTS)}
+            state = {**state, "sha256": sha256(temporary / WEIGHTS)}
             with open(temporary / STATE, "w") as file:
                 json.dump(state, file, indent=1)
                 file.flush()
@@ -83,22 +84,16 @@ class Checkpoints:
             `(path, state, damaged)`: its folder, its state and what was wrong with newer ones, a
             list of strings; `(None, None, damaged)` if there is none.
         """
-        damaged = []
+        damaged: list[str] = []
         for path in self.paths():
             try:
                 state = json.loads((path / STATE).read_text())
-                if digest(path / WEIGHTS) == state["sha256"]:
+                if sha256(path / WEIGHTS) == state["sha256"]:
                     return path, state, damaged
                 damaged.append(f"{path} (its weights are not those that were written)")
             except (OSError, ValueError, KeyError, TypeError) as error:
                 damaged.append(f"{path} ({error})")
         return None, None, damaged
-
-
-def digest(path):
-    """The SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def reason(error, folder):

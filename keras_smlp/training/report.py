@@ -57,8 +57,8 @@ class Results:
             with replacing(self.example) as temporary:
                 first_picture(validation).save(temporary)
 
-    def judge(self, name, score, row):
-        """Saves the model as it is, with its score, and apart if it is the best so far.
+    def record(self, name, score, row):
+        """Adds a score to an epoch's row and saves the model, as `best.keras` too if it is best.
 
         Args:
             name: String. `"val"` for the trained weights, `"ema"` for their average.

@@ -1,6 +1,5 @@
-"""Where a run is and what it has found: what a checkpoint holds beside the weights."""
+"""The state of a run beside the weights: its place, its history, its checkpoints."""
 
-import contextlib
 import platform
 import signal
 
@@ -10,25 +9,14 @@ import keras_smlp
 from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints, differences
 
-# may differ between a run and what goes on with it: nothing of the training depends on them
-MAY_CHANGE_ON_RESUME = (
-    "output_dir",
-    "data.dir",
-    "data.manual_dir",
-    "data.threads",
-    "data.max_bad_fraction",
-)
-SECTIONS_MAY_CHANGE_ON_RESUME = (
-    "eval.",
-    "distribution.",
-    "train.resume",
-    "train.checkpoint_",
-    "train.keep_",
-)
+# beginnings of the keys that nothing of the training depends on
+MAY_CHANGE_ON_RESUME: tuple[str, ...] = ("output_dir", "data.dir", "data.manual_dir")
+MAY_CHANGE_ON_RESUME += ("data.threads", "data.max_bad_fraction", "eval.", "distribution.")
+MAY_CHANGE_ON_RESUME += ("train.resume", "train.checkpoint_", "train.keep_")
 
 
 class Run:
-    """The place of a run and its results.
+    """The state of a run: the epoch and step that it has reached, and its results so far.
 
     Attributes:
         epoch: Epoch that is trained, from 0.
@@ -85,7 +73,7 @@ class Run:
         changed = [
             f"{key}: {old} -> {new}"
             for key, old, new in differences(state["config"], self.config.to_dict())
-            if key not in MAY_CHANGE_ON_RESUME and not key.startswith(SECTIONS_MAY_CHANGE_ON_RESUME)
+            if not key.startswith(MAY_CHANGE_ON_RESUME)
         ]
         if changed:
             raise ValueError(
@@ -150,16 +138,7 @@ class Run:
         self.rows.append(row)
         self.epoch, self.step, self.means = self.epoch + 1, 0, {}
 
-    @contextlib.contextmanager
-    def saved_if_interrupted(self, model):
-        """Writes a checkpoint if the block is interrupted."""
-        try:
-            yield
-        except Interrupted:
-            self.checkpoint(model)
-            raise
-
-    def end_if(self, signals):
+    def raise_if_interrupted(self, signals):
         """Raises `Interrupted` if a process got a signal."""
         if self.engine.sum([signals.received])[0]:
             raise Interrupted(signals.received or signal.SIGTERM)

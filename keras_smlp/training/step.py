@@ -1,6 +1,7 @@
 """The training step: Keras' own, then the averages of the weights."""
 
 import contextlib
+from typing import Any
 
 import keras
 from keras import ops
@@ -167,10 +168,9 @@ class TrainingModel(PortableModel):
 
     def updates(self):
         """How often the optimizer has updated; `None` where each step does (or none averages)."""
-        optimizer = self.optimizer
-        scaled = hasattr(optimizer, "inner_optimizer")
-        accumulating = getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps
-        if self.averages is None or not (scaled or accumulating):
+        optimizer: Any = self.optimizer
+        inner = getattr(optimizer, "inner_optimizer", None)  # where the loss is scaled
+        if self.averages is None or not (inner or optimizer.gradient_accumulation_steps):
             return None
         return ops.copy(optimizer.iterations)
 

@@ -33,7 +33,8 @@ def start(kind):
 class TorchEngine(Engine):
     """A process per device, started by `torchrun`; the gradients are averaged by the step.
 
-    Each process draws the same masks for its own images: their random states are one checkpoint's.
+    All processes have the random states of one checkpoint, so each draws the same masks of
+    stochastic depth, for its own images.
     """
 
     name = "torch.distributed"
