@@ -1,4 +1,7 @@
-"""The process that exports for another backend: a job as JSON on its standard input."""
+"""Exports a saved model on the running backend: what `api.write_in_subprocess` starts.
+
+The arguments are a JSON object on the standard input.
+"""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A model -> what servers and devices run: SavedModel, ONNX, OpenVINO, LiteRT, PyTorch's .pt2.
+"""`export`: a model as a SavedModel, ONNX, OpenVINO, LiteRT or PyTorch's .pt2 file.
 
 Each format is written by a backend that writes it well; under another one the same call runs that
 backend in a process of its own, from the saved model.
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -30,12 +30,12 @@ class Format:
 
     Attributes:
         ending: What the path must end in; empty for a folder.
-        backends: Those that write it; the first one does where none of them runs.
+        backends: Those that write it; if another one is running, the first does.
         packages: What must be installed.
-        extra: The extra that brings them.
+        extra: The extra of this package that installs them.
         precisions: What its weights can be stored in.
-        reduces: Whether its own converter stores them so; else the network is rebuilt to compute
-            in that precision.
+        reduces: Whether its converter takes a float32 network and stores the weights so; else the
+            network is rebuilt to compute in that precision.
     """
 
     ending: str
@@ -46,55 +46,19 @@ class Format:
     reduces: bool = False
 
 
+# ONNX Runtime and LiteRT compute nothing in bfloat16
+NO_BFLOAT16 = ("float32", "float16")
 FORMATS = {
     "tf_saved_model": Format("", ("tensorflow", "jax"), ("tensorflow",), "tensorflow"),
-    # ONNX Runtime and LiteRT compute nothing in bfloat16
-    "onnx": Format(
-        ".onnx", ("torch",), ("torch", "onnxscript"), "onnx", precisions=("float32", "float16")
-    ),
+    "onnx": Format(".onnx", ("torch",), ("torch", "onnxscript"), "onnx", NO_BFLOAT16),
     "openvino": Format(
-        ".xml",
-        ("torch",),
-        ("torch", "onnxscript", "openvino"),
-        "openvino",
-        precisions=("float32", "float16"),
-        reduces=True,
+        ".xml", ("torch",), ("torch", "onnxscript", "openvino"), "openvino", NO_BFLOAT16, True
     ),
     "litert": Format(
-        ".tflite",
-        ("tensorflow",),
-        ("tensorflow",),
-        "tensorflow",
-        precisions=("float32", "float16", "int8"),
-        reduces=True,
+        ".tflite", ("tensorflow",), ("tensorflow",), "tensorflow", (*NO_BFLOAT16, "int8"), True
     ),
     "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
 }
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What travels with an exported model, as JSON.
-
-    Attributes:
-        class_names: The name of each class, or `None`.
-        height: Of the images, in pixels.
-        width: Of the images, in pixels.
-        input: What the pixels are.
-        preprocessing: How a photo becomes such an image.
-        origin: Where the weights come from, or `None`.
-        license: Of the weights, or `None`.
-        made_by: The program and its version.
-    """
-
-    class_names: list[str] | None
-    height: int
-    width: int
-    input: str
-    preprocessing: str
-    origin: str | None
-    license: str | None
-    made_by: str
 
 
 def export(
@@ -165,18 +129,18 @@ def export(
     path = Path(path)
     check(model, path, format, precision, class_names)
     model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
-    metadata = json.dumps(asdict(describe(model, class_names, origin, license)))
+    metadata = json.dumps(describe(model, class_names, origin, license))
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        writes = write if is_written_here(model, format) else elsewhere
+        run = write if is_written_here(model, format) else write_in_subprocess
         try:
-            writes(model, made, format, features, precision, metadata)
+            run(model, made, format, features, precision, metadata)
         except Exception as error:  # each exporter has its own
             full = os.strerror(errno.ENOSPC)
             if full in str(error) or shutil.disk_usage(path.parent).free < 2**16:
                 raise OSError(errno.ENOSPC, full, str(path)) from error
             raise
-        for file in made.parent.glob(f"{path.stem}.*" if path.suffix else path.name):
+        for file in list(made.parent.iterdir()):
             os.rename(file, path.parent / file.name)
     return path
 
@@ -225,34 +189,35 @@ def check(model, path, format, precision, class_names):
 
 
 def ends(model):
-    """The shapes of a model's one input and one output; empty where it has not one of each."""
+    """The shapes of a model's input and output; two empty tuples if it has not one of each."""
     if not isinstance(model, keras.Model) or not model.built:
         return (), ()
-    inputs, outputs = getattr(model, "inputs", ()), getattr(model, "outputs", ())
+    inputs, outputs = getattr(model, "inputs", []), getattr(model, "outputs", [])
     one_of_each = len(inputs) == len(outputs) == 1
     return (inputs[0].shape, outputs[0].shape) if one_of_each else ((), ())
 
 
 def describe(model, class_names, origin, license):
-    """The metadata of a model."""
+    """The metadata that every exported file carries (docs/export.md says where), for JSON."""
     import keras_smlp
 
     _, height, width, _ = model.input_shape
-    inside = naming.takes_pixels(model)
-    return Metadata(
-        class_names=None if class_names is None else [str(name) for name in class_names],
-        height=height,
-        width=width,
-        input="RGB in [0, 255]" if inside else "RGB, normalized by ImageNet's mean and deviation",
-        preprocessing=(
+    takes_pixels = naming.takes_pixels(model)
+    normalized = "RGB, normalized by ImageNet's mean and deviation"
+    return {
+        "class_names": None if class_names is None else [str(name) for name in class_names],
+        "height": height,
+        "width": width,
+        "input": "RGB in [0, 255]" if takes_pixels else normalized,
+        "preprocessing": (
             f"resize, bicubic and antialiased, so that {shorter_side(height)} x "
             f"{shorter_side(width)} pixels (height x width) are just covered; crop the middle "
-            f"{height} x {width}" + ("" if inside else "; normalize")
+            f"{height} x {width}" + ("" if takes_pixels else "; normalize")
         ),
-        origin=origin,
-        license=license,
-        made_by=f"keras_smlp {keras_smlp.__version__}",
-    )
+        "origin": origin,
+        "license": license,
+        "made_by": f"keras_smlp {keras_smlp.__version__}",
+    }
 
 
 def endpoint(model, features):
@@ -266,13 +231,13 @@ def endpoint(model, features):
         outputs = {"probabilities": softmax(model.output)}
     if features:
         # a layer, for under 16-bit policies they are not float32
-        features = keras.layers.Identity(name="features", dtype="float32")
-        outputs["features"] = features(model.get_layer(naming.AVG_POOL).output)
+        float32 = keras.layers.Identity(name="features", dtype="float32")
+        outputs["features"] = float32(model.get_layer(naming.AVG_POOL).output)
     return PortableModel(model.input, outputs, name=model.name)
 
 
 def is_written_here(model, format):
-    """Whether this process writes a format, in graphs for any device: not PyTorch on a GPU."""
+    """Whether this process writes a format; PyTorch on a GPU does not: the file would need one."""
     backend = keras.backend.backend()
     if backend == "torch" and any(x.value.device.type != "cpu" for x in model.weights):
         return False
@@ -282,34 +247,25 @@ def is_written_here(model, format):
 def write(model, path, format, features, precision, metadata):
     """Writes a format that the running backend writes."""
     if format in ("tf_saved_model", "litert"):
-        from keras_smlp.deploy.export import tensorflow_formats as formats
+        from keras_smlp.deploy.export.tensorflow_formats import WRITERS
     else:
-        from keras_smlp.deploy.export import torch_formats as formats
-    formats.WRITERS[format](endpoint(model, features), path, precision, metadata)
+        from keras_smlp.deploy.export.torch_formats import WRITERS
+    WRITERS[format](endpoint(model, features), path, precision, metadata)
 
 
-def elsewhere(model, path, format, features, precision, metadata):
-    """Writes a format by a process that runs the backend for it."""
+def write_in_subprocess(model, path, format, features, precision, metadata):
+    """Writes a format in a process of its own, which runs the backend for it."""
     backend = FORMATS[format].backends[0]
     saved = path.with_name("model.keras")
     model.save(saved)
-    job = {
-        "model": str(saved),
-        "path": str(path),
-        "format": format,
-        "features": features,
-        "precision": precision,
-        "metadata": metadata,
-    }
+    job = {"model": str(saved), "path": str(path), "format": format, "features": features}
+    job |= {"precision": precision, "metadata": metadata}
+    environment = os.environ | {"KERAS_BACKEND": backend, "KERAS_TORCH_DEVICE": "cpu"}
+    environment["TF_CPP_MIN_LOG_LEVEL"] = "2"
     done = subprocess.run(
         [sys.executable, "-m", "keras_smlp.deploy.export"],
         input=json.dumps(job),
-        env={
-            **os.environ,
-            "KERAS_BACKEND": backend,
-            "KERAS_TORCH_DEVICE": "cpu",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-        },
+        env=environment,
         capture_output=True,
         text=True,
     )

@@ -1,4 +1,4 @@
-"""Exported models run by what they were exported for: each format's own runtime."""
+"""Opens and runs exported models, each in its format's own runtime: to compare and to measure."""
 
 import numpy as np
 

@@ -8,7 +8,7 @@ import torch
 
 
 class Endpoint(torch.nn.Module):
-    """A Keras model as PyTorch's exporters take it: a tuple of outputs."""
+    """A Keras model as PyTorch's exporters need it: with a tuple of outputs, not a dict."""
 
     def __init__(self, model):
         super().__init__()
@@ -20,7 +20,7 @@ class Endpoint(torch.nn.Module):
 
 
 def exported(model):
-    """The endpoint, images to trace it with, and the batch as a dimension of any size."""
+    """What the exporters take: module, images to trace it with, which axes may have any size."""
     images = torch.zeros((2, *model.input_shape[1:]), device="cpu")
     return Endpoint(model).eval(), (images,), ({0: torch.export.Dim("batch", min=1)},)
 
