@@ -1,7 +1,7 @@
-"""A network for inference in which what is linear is merged, exactly.
+"""Folding: normalizations merged into the linear layers beside them, for inference.
 
 pixels -> normalization -> stem            the normalization goes into the stem
-norm1 -> gelu                              norm1 becomes a factor and a summand
+norm1 -> gelu                              norm1 becomes one scale and shift per channel
 depthwise -> norm2 -> gelu                 norm2 goes into the depthwise convolution
 layer norm's scale and shift -> dense1     they go into dense1
 norm -> mean over positions -> head        norm goes into the head
@@ -80,23 +80,27 @@ def fold(model: keras.Model) -> keras.Model:
 
 
 class Omitted(keras.layers.Identity):
-    """Stands for a layer that the copy has no more, while it is made."""
+    """Takes the place of a merged layer while the copy is made; not part of the copy."""
 
 
 # ---- what can be merged -------------------------------------------------------------------------
 def linear_pairs(model):
     """The pairs (affine layer, linear layer after it) of which only the second one is needed."""
-    followers = only_followers(model)
+    readers = only_readers(model)
     layers = {layer.name: layer for layer in model.layers}
+
+    def after(layer):
+        return layers.get(readers.get(layer.name))
+
     pairs = []
     for layer in model.layers:
-        following = layers.get(followers.get(layer.name))
+        following = after(layer)
         if type(layer) is keras.layers.Rescaling and following is layers[naming.STEM]:
             if layer.compute_dtype == following.compute_dtype == "float32":
                 pairs.append((layer, following))
         elif is_last_norm(layer):
             if type(following) is keras.layers.GlobalAveragePooling2D:
-                following = layers.get(followers.get(following.name))
+                following = after(following)
             if type(following) is keras.layers.Dense:
                 pairs.append((layer, following))
     return pairs
@@ -107,12 +111,12 @@ def is_last_norm(layer):
     return layer.name == naming.NORM and type(layer) is keras.layers.BatchNormalization
 
 
-def only_followers(model):
-    """By name, what takes an operation's output, where nothing else does; both are called once."""
+def only_readers(model):
+    """By name, the one operation that takes another's output, if each of the two is called once."""
     # as a plain functional model, whose config tells every call in its graph
     config = keras.Model(model.input, model.output).get_config()
     calls = {x["name"]: len(x["inbound_nodes"]) for x in config["layers"]}
-    readers = {name: [] for name in calls}
+    readers: dict[str, list[str]] = {name: [] for name in calls}
     for x in config["layers"]:
         for name in tensor_sources(x["inbound_nodes"]):
             readers[name].append(x["name"])
@@ -176,7 +180,7 @@ def fill(copy, layer, source):
 
 
 def affine(layer):
-    """The factor and the summand per channel of a normalization (a layer norm's last step)."""
+    """Scale and shift per channel of a normalization; of a layer norm those that it is trained."""
     if isinstance(layer, keras.layers.Rescaling):
         return np.array(layer.scale, "float64"), np.array(layer.offset, "float64")
     scale, shift = numpy(layer.gamma), numpy(layer.beta)
@@ -206,7 +210,7 @@ def numpy(variable):
 
 
 def summary(folded, merges):
-    """What was merged, a line each."""
+    """The attribute `folding` of a folded model: a line for each kind of merge."""
     blocks = [layer for layers in naming.mixings(folded).values() for layer in layers]
     tokens = sum(isinstance(layer, FoldedTokenMixing) for layer in blocks)
     lines = [f"{source} -> {target.name}" for source, target in merges.items()]

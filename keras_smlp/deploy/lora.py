@@ -1,4 +1,4 @@
-"""Low-rank additions (LoRA) to the dense layers of a network: fewer weights are trained."""
+"""LoRA: low-rank adaptation of the dense layers of a network, and how it is merged again."""
 
 import keras
 import numpy as np
@@ -49,6 +49,7 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> li
         raise ValueError(f"`alpha` must be None or a positive number. Received: alpha={alpha!r}")
     for layer in body(model):
         freeze(layer)
+    # the head, which stays as it is, is not part of another layer
     adapted = {path: x for path, x in dense_layers(model).items() if "/" in path}
     for layer in adapted.values():
         inputs = layer.kernel.shape[0]
@@ -123,7 +124,7 @@ def transfer(new, old):
         for variable in new.variables:
             variable.assign(values[variable.name])
     else:
-        store = {}
+        store: dict = {}
         old.save_own_variables(store)
         # copies: JAX would share the arrays, and delete them when one of the models is called
         new.load_own_variables({key: numpy(value) for key, value in store.items()})

@@ -1,4 +1,4 @@
-"""The same network with other numbers: float32, or 16 bits for inference."""
+"""A network in another precision: float32, or 16 bits for inference."""
 
 import keras
 import numpy as np
@@ -9,11 +9,11 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def with_precision(model, precision):
-    """The network with its weights, and its computation, in another precision.
+    """A network whose weights and computation are in another precision.
 
-    In 16 bits are the layers from the stem to the last normalization; the normalization of the
-    pixels (with a stem that it is folded into) and the head stay in float32, as in a network that
-    is built with such a `dtype`.
+    Under a 16-bit precision the layers from the stem to the final normalization change; the
+    normalization of the pixels (with a stem that it is folded into) and the head stay in float32,
+    as in a network that is built with such a `dtype`.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` or `keras_smlp.fold` made, or a functional one on
@@ -50,11 +50,11 @@ def with_precision(model, precision):
 
 
 def sees_pixels(layer):
-    """Whether 16 bits would round raw pixels: before the normalization, or where it is folded."""
+    """Whether it takes raw pixels, which 16 bits would round: up to the normalization of them."""
     before = isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
     return before or (layer.name == naming.STEM and layer.use_bias)
 
 
 def dtypes(layer):
-    """What a layer computes in, and what its weights are."""
+    """The dtypes that a layer computes in and has its weights in."""
     return {layer.compute_dtype, layer.variable_dtype}

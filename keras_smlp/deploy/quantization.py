@@ -14,10 +14,10 @@ PYTHON_FROZEN_OBJECTS = 1000  # at most: Python 3.12 itself freezes some hundred
 def quantize(model: keras.Model, mode: str = "int8") -> list[str]:
     """Quantizes the dense layers of a network in place: `fuse`, `dense1`, `dense2` and the head.
 
-    They hold most of the weights. Kernels become 8-bit integers with one factor per output; the
-    inputs of these layers are rounded at each call, by their largest value at each position. It is
-    `keras.Model.quantize` without its warnings about the layers that it leaves alone. The `.keras`
-    file loads on every backend.
+    They hold most of the weights. Kernels become 8-bit integers with one scale per output; the
+    inputs of these layers are quantized at each call, with one scale per position (their largest
+    absolute value there). It is `keras.Model.quantize` without its warnings about the layers that
+    it leaves alone. The `.keras` file loads on every backend.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` or `keras_smlp.fold` made, or a functional one on
