@@ -1,10 +1,14 @@
-"""What the tools' command lines share."""
+"""What the tools' command lines share.
+
+The tools import Keras in functions: `--help` and wrong arguments then answer at once, and a backend
+that is not installed is an error of one line.
+"""
 
 import argparse
 import json
 from pathlib import Path
 
-VARIANTS = ("tiny", "small", "base")
+VARIANTS = ("tiny", "small", "base")  # of keras_smlp.VARIANTS
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,6 +17,20 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=form)
+
+    def add_network_options(self):
+        """The options for `open_model` and `read_names`."""
+        self.add_argument(
+            "--variant",
+            choices=VARIANTS,
+            help="the published network (default: small); a file says it itself",
+        )
+        self.add_argument(
+            "--classes",
+            metavar="FILE.json",
+            help="list of the names of the classes (default: the classes.json beside a .keras "
+            "file, or ImageNet's for 1000)",
+        )
 
     def error(self, message):
         """Ends the program with one line and the status 2."""

@@ -24,39 +24,28 @@ def main():
     before = PAGE.read_text()
     start = before.index(BEGIN) + len(BEGIN)
     after = before[:start] + picture() + before[before.index(END, start) :]
-    if options.check and after != before:
+    if not options.check:
+        PAGE.write_text(after)
+    elif after != before:
         parser.error("the picture in docs/architecture.md is out of date: run it without --check")
-    PAGE.write_text(after)
 
 
 def picture():
     """The graph as Mermaid: a line per arrow."""
     graph = grimp.build_graph("keras_smlp")
-    above = {}
-    inner = graph.modules - {"keras_smlp"}
-    for module in inner:
-        for imported in graph.find_modules_directly_imported_by(module) & inner:
-            if folder(module) != folder(imported):
-                above.setdefault(folder(module), set()).add(folder(imported))
-    arrows = sorted((one, other) for one, others in above.items() for other in others)
-    lines = ["graph TD", *(f"  {a} --> {b}" for a, b in arrows if not is_implied(above, a, b))]
+    folders = graph.find_children("keras_smlp")
+    for folder in folders:
+        graph.squash_module(folder)
+    for importer in graph.find_modules_that_directly_import("keras_smlp"):  # for the version
+        graph.remove_import(importer=importer, imported="keras_smlp")
+    lines = ["graph TD"]
+    for above in sorted(folders):
+        for below in sorted(graph.find_modules_directly_imported_by(above) - {above}):
+            graph.remove_import(importer=above, imported=below)
+            if not graph.chain_exists(importer=above, imported=below):
+                graph.add_import(importer=above, imported=below)
+                lines.append(f"  {above} --> {below}".replace("keras_smlp.", ""))
     return "\n".join(lines) + "\n"
-
-
-def folder(module):
-    """The entry of keras_smlp that a module belongs to."""
-    return module.split(".")[1]
-
-
-def is_implied(above, one, other):
-    """Whether another way leads from one folder to the other."""
-    reached, waiting = set(), [x for x in above[one] if x != other]
-    while waiting:
-        here = waiting.pop()
-        if here not in reached:
-            reached.add(here)
-            waiting += above.get(here, ())
-    return other in reached
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ read by its own runtime, if that is installed, and compared with the model on tw
 import os
 from pathlib import Path
 
-from command_line import VARIANTS, Parser, labels, open_model, read_names
+from command_line import Parser, labels, open_model, read_names
 
+# those of keras_smlp.export
 FORMATS = ("tf_saved_model", "onnx", "openvino", "litert", "torch")
 EXACT = 1e-4  # of the largest probability, in float32
 
@@ -25,11 +26,7 @@ def main():
     parser.add_argument(
         "--out", metavar="PATH", required=True, help="a folder for tf_saved_model, else a file"
     )
-    parser.add_argument(
-        "--variant",
-        choices=VARIANTS,
-        help="the published network (default: small); a file says it itself",
-    )
+    parser.add_network_options()
     parser.add_argument("--fold", action="store_true", help="merge what is linear first")
     parser.add_argument("--quantize", choices=("int8",), help="the dense layers, to 8 bits")
     parser.add_argument(
@@ -39,12 +36,6 @@ def main():
         help="of the rest (default: float32)",
     )
     parser.add_argument("--features", action="store_true", help="return them beside probabilities")
-    parser.add_argument(
-        "--classes",
-        metavar="FILE.json",
-        help="list of the names of the classes (default: the classes.json beside a .keras file, "
-        "or ImageNet's for 1000)",
-    )
     parser.add_argument("--origin", help="of the weights (default: the name of the file)")
     parser.add_argument("--license", help="of the weights (default: MIT for imagenet)")
     arguments = parser.parse_args()
@@ -94,7 +85,7 @@ def export(arguments):
 
 
 def source(arguments):
-    """Where the weights come from, and their license."""
+    """Origin and license of the weights, for the metadata."""
     import keras_smlp
     from keras_smlp.variants import RELEASE
 

@@ -37,40 +37,40 @@ def main():
     try:
         return port(arguments)
     except (ValueError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+        parser.error(error)
 
 
 def port(arguments):
+    """One port from top to bottom; returns the exit status."""
     import keras
     import numpy as np
 
     import keras_smlp
+    from keras_smlp import naming
     from keras_smlp.weights import identify, loading, official
 
+    # ---- source ---------------------------------------------------------------------------------
     source, target = arguments.source, arguments.target
     for path in (source, target):
         if not path.endswith(loading.ENDINGS):
             raise ValueError(f"{path} must end in one of {loading.ENDINGS}")
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"DST must be another file than SRC, {source}")
-    found = identify.infer(source, arguments.key)
-    variant = found.variant()
+    file = identify.read(source, arguments.key)
+    network = identify.architecture_of(file)
+    variant = network.variant()
     if arguments.variant not in (None, variant):
         raise ValueError(
-            f"{source} holds dim={found.dim}, depths={found.depths}, not {arguments.variant}"
+            f"{source} holds dim={network.dim}, depths={network.depths}, not {arguments.variant}"
         )
+    model = keras_smlp.SMLPNet(
+        **network.arguments(),
+        drop_path_rate=keras_smlp.VARIANTS[variant].drop_path_rate if variant else None,
+        name=f"smlpnet_{variant or 'custom'}",
+    )
+    loading.fill(model, file)
 
-    def build(path, key="model", activation=None):
-        model = keras_smlp.SMLPNet(
-            **found.arguments(),
-            classifier_activation=activation,
-            drop_path_rate=keras_smlp.VARIANTS[variant].drop_path_rate if variant else None,
-            name=f"smlpnet_{variant or 'custom'}",
-        )
-        return loading.load(model, Path(path), key=key)
-
-    model = build(source, arguments.key, activation="softmax")
+    # ---- target ---------------------------------------------------------------------------------
     if target.endswith(official.ENDINGS):
         keras_smlp.save_official(model, target)
     elif target.endswith(".keras"):
@@ -78,13 +78,19 @@ def port(arguments):
     else:
         model.save_weights(target)
 
-    image = np.random.default_rng(0).uniform(0, 255, (1, *found.input_shape)).astype("float32")
-    before = build(source, arguments.key).predict_on_batch(image)
-    after = build(target).predict_on_batch(image)
+    # ---- comparison -----------------------------------------------------------------------------
+    image = np.random.default_rng(0).uniform(0, 255, (1, *network.input_shape)).astype("float32")
+
+    def logits(model):
+        if network.classes:
+            model.get_layer(naming.HEAD).activation = keras.activations.linear
+        return model.predict_on_batch(image)
+
+    before, after = logits(model), logits(keras_smlp.load_model(target, compile=False))
     difference = np.linalg.norm(after - before) / np.linalg.norm(before)
     agree = bool(difference <= TOLERANCE)
     print(f"{source} -> {target}: sMLPNet-{variant or 'custom'}, {model.count_params():,} weights")
-    print(f"    {found}")
+    print(f"    {network}")
     print(
         f"    logits on a random image, {keras.backend.backend()}: relative difference "
         f"{difference:.1e} (allowed {TOLERANCE:.0e}), largest {np.abs(after - before).max():.1e}: "

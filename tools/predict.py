@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import VARIANTS, Parser, labels, open_model, positive, read_names
+from command_line import Parser, labels, open_model, positive, read_names
 
 TOP = 5
 MOST_PLOTTED = 64
@@ -30,17 +30,7 @@ def main():
     parser.add_argument(
         "--weights", default="imagenet", help="imagenet (default) or the path of a weights file"
     )
-    parser.add_argument(
-        "--variant",
-        choices=VARIANTS,
-        help="the published network (default: small); a file says it itself",
-    )
-    parser.add_argument(
-        "--classes",
-        metavar="FILE.json",
-        help="list of the names of the classes (default: the classes.json beside a .keras file, "
-        "else ImageNet's)",
-    )
+    parser.add_network_options()
     parser.add_argument(
         "--top", type=positive, help=f"classes per photo (default: {TOP}, or all if there are less)"
     )
@@ -147,12 +137,11 @@ def find(photos):
         exists = os.path.exists(argument)
         found = []
         for match in [argument] if exists else sorted(glob.glob(argument, recursive=True)):
-            below = sorted(Path(match).rglob("*")) if os.path.isdir(match) else None
-            if below is None:
-                found.append(match)
+            if os.path.isdir(match):
+                below = sorted(Path(match).rglob("*"))
+                found += [str(x) for x in below if x.suffix.lower() in ENDINGS and not x.is_dir()]
             else:
-                images = [x for x in below if x.suffix.lower() in ENDINGS and not x.is_dir()]
-                found += map(str, images)
+                found.append(match)
         if not found:
             raise ValueError(
                 "PHOTO must be a file, a folder with images or a pattern that fits some, "
