@@ -20,6 +20,7 @@ BICUBIC = Image.Resampling.BICUBIC
 
 
 def affine(image, *coefficients):
+    """PIL's affine transform, with the recipe's interpolation and fill."""
     return image.transform(
         image.size, Image.Transform.AFFINE, coefficients, resample=BICUBIC, fillcolor=FILL
     )
@@ -38,6 +39,7 @@ def solarize_add(image, added):
 
 
 def enhance(kind):
+    """timm's use of one of PIL's ImageEnhance classes."""
     return lambda im, level, sign: kind(im).enhance(1 + sign * (level * 0.9))
 
 
@@ -64,6 +66,7 @@ OPERATIONS = {
 
 
 def rand_augment(image, rng, recipe):
+    """RandAugment: some operations at random, each with the probability 0.5."""
     names = list(OPERATIONS)
     for _ in range(recipe.operations):
         name = names[rng.integers(len(names))]
@@ -112,6 +115,7 @@ def random_box(rng, side):
 
 
 def normalized(image):
+    """An image as float32, normalized by ImageNet's mean and deviation."""
     return (np.asarray(image, "float32") / 255 - np.float32(MEAN)) / np.float32(STD)
 
 
@@ -174,4 +178,5 @@ def mixed(x, targets, rng, recipe):
 
 
 def smooth_targets(labels, classes, smoothing):
+    """Targets (n, classes) with label smoothing."""
     return (np.eye(classes)[labels] * (1 - smoothing) + smoothing / classes).astype("float32")

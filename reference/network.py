@@ -9,6 +9,8 @@ from torch import nn
 
 
 class DepthwiseMerge(nn.Module):
+    """The first half of token mixing: batch normalization, GELU, depthwise convolution."""
+
     def __init__(self, channels):
         super().__init__()
         self.conv_merge = nn.ModuleDict(
@@ -23,6 +25,8 @@ class DepthwiseMerge(nn.Module):
 
 
 class SparseMLP(nn.Module):
+    """The second half of token mixing: identity, rows and columns, fused."""
+
     def __init__(self, side, channels):
         super().__init__()
         self.BN = nn.BatchNorm2d(channels)
@@ -38,6 +42,8 @@ class SparseMLP(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """The MLP of channel mixing."""
+
     def __init__(self, channels, expansion):
         super().__init__()
         wide = expansion * channels
@@ -50,16 +56,22 @@ class FeedForward(nn.Module):
 
 
 class ToLast(nn.Module):
+    """To channels last, for the layers over channels."""
+
     def forward(self, x):
         return x.permute(0, 2, 3, 1)
 
 
 class ToFirst(nn.Module):
+    """Back to channels first."""
+
     def forward(self, x):
         return x.permute(0, 3, 1, 2)
 
 
 class OfficialSMLPNet(nn.Module):
+    """The whole network: images (n, 3, size, size), normalized, to logits (n, classes)."""
+
     def __init__(
         self, dim, depths, size=224, classes=1000, expansion=3, patch_size=4, drop_path_rate=0.0
     ):

@@ -1,4 +1,4 @@
-"""Stand-ins for official checkpoints: their keys and shapes, with weights that any machine redraws.
+"""Stand-ins for official checkpoints: their keys and shapes, with reproducible random weights.
 
 Every tensor is drawn from a generator seeded by (seed, key). `golden/*.npz` holds what the official
 PyTorch code answered with these weights, in float64.
@@ -55,7 +55,7 @@ def shapes(variant):
 
 
 def tensor(key, shape, seed=0):
-    """The values of one key: norms too are drawn, for fresh ones would hide a swap."""
+    """The values of one key; normalizations are random too, or two could be swapped unnoticed."""
     if key.endswith("num_batches_tracked"):
         return np.array(1000, np.int64)
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
@@ -70,6 +70,7 @@ def tensor(key, shape, seed=0):
 
 
 def state_dict(variant, seed=0):
+    """The stand-in checkpoint of a variant: a dict of arrays by official key."""
     return {key: tensor(key, shape, seed) for key, shape in shapes(variant).items()}
 
 

@@ -44,9 +44,7 @@ def batches(split, config, epoch, classes):
     """The batches of an epoch: normalized images (n, 3, size, size) and targets."""
     recipe, train = config.data, config.train
     group = recipe.group_size
-    order = epoch_order(
-        len(split), train.seed, epoch, train.batch_size, recipe.group_size, recipe.repeats
-    )
+    order = epoch_order(len(split), train.seed, epoch, train.batch_size, group, recipe.repeats)
     dataset = Images(split, order, (train.seed, epoch), config.model.input_size, recipe)
     rng = np.random.default_rng((train.seed, epoch))
     loader = torch.utils.data.DataLoader(dataset, train.batch_size, num_workers=2)
