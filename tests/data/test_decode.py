@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from helpers.photos import Image, encoded, photo
+from helpers.statistics import assert_same_quantiles
 
 from reference import images as peer
 
@@ -28,6 +29,15 @@ def view(content, crop, draws=None, bad=None):
     return image.numpy(), bool(good)
 
 
+def uniform(seed, number=0):
+    """What a random window is made of."""
+    return tf.random.stateless_uniform((10, 4), [seed, number])
+
+
+def random_crop(size, *scaled):
+    return decode.RandomCrop((size, size), SCALE, RATIO, *scaled)
+
+
 def close_to_pil(ours, theirs):
     difference = np.abs(ours.astype(int) - theirs)
     assert difference.mean() <= 0.5 and (difference > 3).mean() < 0.01, difference.mean()
@@ -49,11 +59,8 @@ def test_the_view_is_the_same_eagerly_and_of_pixels_in_memory():
     content = encoded(photo("flower"), "PNG")
     whole = center(96, 110)
     files = tf.data.Dataset.from_tensors(content)
-    inside, good = next(
-        files.map(
-            lambda file: decode.decode_with_fallback(file, "", decode.BadFiles(), whole)
-        ).as_numpy_iterator()
-    )
+    decoded = files.map(lambda x: decode.decode_with_fallback(x, "", decode.BadFiles(), whole))
+    inside, good = next(decoded.as_numpy_iterator())
     assert good
     np.testing.assert_array_equal(inside, view(content, whole)[0])
     pixels = np.asarray(photo("flower"))
@@ -81,8 +88,8 @@ def pil_crop(content, box, size):
 )
 def test_a_random_crop_is_pils_of_the_same_box(seed):
     content = encoded(photo("china"), quality=95)
-    draws = tf.random.stateless_uniform((10, 4), [seed, 0])
-    image, _ = view(content, decode.RandomCrop((96, 96), SCALE, RATIO), draws)
+    draws = uniform(seed)
+    image, _ = view(content, random_crop(96), draws)
     box = [int(x) for x in decode.random_window(427, 640, draws, SCALE, RATIO)]
     close_to_pil(image, pil_crop(content, box, 96))
 
@@ -92,9 +99,9 @@ def test_scaled_decoding_changes_little_and_only_where_it_may(seeds):
     content = encoded(photo("china"), quality=95)
     changes = []
     for seed in range(seeds):
-        draws = tf.random.stateless_uniform((10, 4), [seed, 0])
-        exact, _ = view(content, decode.RandomCrop((96, 96), SCALE, RATIO), draws)
-        halved, _ = view(content, decode.RandomCrop((96, 96), SCALE, RATIO, True), draws)
+        draws = uniform(seed)
+        exact, _ = view(content, random_crop(96), draws)
+        halved, _ = view(content, random_crop(96, True), draws)
         box = [int(x) for x in decode.random_window(427, 640, draws, SCALE, RATIO)]
         if min(box[2:]) < 192:
             np.testing.assert_array_equal(halved, exact)
@@ -105,60 +112,50 @@ def test_scaled_decoding_changes_little_and_only_where_it_may(seeds):
 
 
 def test_scaled_decoding_is_for_jpeg_alone():
-    content, draws = encoded(photo("china"), "PNG"), tf.random.stateless_uniform((10, 4), [1, 0])
+    content, draws = encoded(photo("china"), "PNG"), uniform(1)
     assert min(decode.random_window(427, 640, draws, SCALE, RATIO)[2:]) >= 64
-    exact, halved = (
-        view(content, decode.RandomCrop((32, 32), SCALE, RATIO, scaled), draws)[0]
-        for scaled in (False, True)
-    )
+    exact, halved = (view(content, random_crop(32, scaled), draws)[0] for scaled in (False, True))
     np.testing.assert_array_equal(halved, exact)
 
 
 @pytest.mark.parametrize("sides", [(375, 500), (500, 375), (100, 900)])
 def test_windows_are_distributed_as_timms(sides):
     def one(i):
-        draws = tf.random.stateless_uniform((10, 4), tf.stack([np.int64(3), i]))
-        return tf.stack(decode.random_window(*sides, draws, SCALE, RATIO))
+        return tf.stack(decode.random_window(*sides, uniform(np.int64(3), i), SCALE, RATIO))
 
     ours = next(tf.data.Dataset.range(4000).map(one).batch(4000).as_numpy_iterator())
     rng = np.random.default_rng(0)
-    windows = (peer.random_window(rng, *sides, SCALE, RATIO) for _ in range(20_000))
-    theirs = np.array(list(windows))
+    theirs = np.array([peer.random_window(rng, *sides, SCALE, RATIO) for _ in range(20_000)])
     assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= sides).all()
-    quantiles = np.linspace(0.05, 0.95, 10)
     for i in range(4):
-        difference = np.quantile(ours[:, i], quantiles) - np.quantile(theirs[:, i], quantiles)
-        assert np.abs(difference).max() < 0.03 * max(sides)
-    areas = [np.quantile(x[:, 2] * x[:, 3] / np.prod(sides), quantiles) for x in (ours, theirs)]
-    np.testing.assert_allclose(*areas, atol=0.03)
-    shapes = [np.quantile(np.log(x[:, 3] / x[:, 2]), quantiles) for x in (ours, theirs)]
-    np.testing.assert_allclose(*shapes, atol=0.05)
+        assert_same_quantiles(ours[:, i], theirs[:, i], atol=0.03 * max(sides))
+    areas = [x[:, 2] * x[:, 3] / np.prod(sides) for x in (ours, theirs)]
+    assert_same_quantiles(*areas, atol=0.03)
+    shapes = [np.log(x[:, 3] / x[:, 2]) for x in (ours, theirs)]
+    assert_same_quantiles(*shapes, atol=0.05)
 
 
 # ---- odd and damaged files ----------------------------------------------------------------------
 
 
-def exif_rotated():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return encoded(photo("china", (90, 60)), exif=exif)
-
-
-WHOLE = encoded(photo("china", (90, 60)))
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6
+SMALL = photo("china", (90, 60))
+WHOLE = encoded(SMALL)
 GOOD = {
-    "gray": encoded(photo("china", (90, 60)).convert("L")),
-    "CMYK": encoded(photo("china", (90, 60)).convert("CMYK")),
-    "progressive": encoded(photo("china", (90, 60)), progressive=True),
-    "no chroma subsampling": encoded(photo("china", (90, 60)), subsampling=0),
-    "EXIF-rotated": exif_rotated(),
-    "PNG": encoded(photo("china", (90, 60)), "PNG"),
-    "gray PNG": encoded(photo("china", (90, 60)).convert("L"), "PNG"),
-    "PNG with alpha": encoded(photo("china", (90, 60)).convert("RGBA"), "PNG"),
-    "PNG with a palette": encoded(photo("china", (90, 60)).quantize(32), "PNG"),
+    "gray": encoded(SMALL.convert("L")),
+    "CMYK": encoded(SMALL.convert("CMYK")),
+    "progressive": encoded(SMALL, progressive=True),
+    "no chroma subsampling": encoded(SMALL, subsampling=0),
+    "EXIF-rotated": encoded(SMALL, exif=ROTATED),
+    "PNG": encoded(SMALL, "PNG"),
+    "gray PNG": encoded(SMALL.convert("L"), "PNG"),
+    "PNG with alpha": encoded(SMALL.convert("RGBA"), "PNG"),
+    "PNG with a palette": encoded(SMALL.quantize(32), "PNG"),
     "16-bit PNG": encoded(Image.fromarray(np.arange(5400, dtype="uint16").reshape(60, 90)), "PNG"),
-    "GIF": encoded(photo("china", (90, 60)), "GIF"),
-    "BMP": encoded(photo("china", (90, 60)), "BMP"),
-    "WebP": encoded(photo("china", (90, 60)), "WEBP"),
+    "GIF": encoded(SMALL, "GIF"),
+    "BMP": encoded(SMALL, "BMP"),
+    "WebP": encoded(SMALL, "WEBP"),
     "1x1": encoded(photo("china", (1, 1))),
     "1x300": encoded(photo("china", (1, 300)), quality=95),
     "junk after the end": WHOLE + b"junk",
@@ -169,7 +166,7 @@ BAD = {
     "header alone": WHOLE[:100] + b"\xff\xd9",
     "empty": b"",
     "text": b"not an image",
-    "truncated PNG": encoded(photo("china", (90, 60)), "PNG")[:2000],
+    "truncated PNG": encoded(SMALL, "PNG")[:2000],
 }
 
 
@@ -179,9 +176,7 @@ def test_what_pil_decodes_is_decoded_as_pil_does_it(kind):
     image, good = view(GOOD[kind], center(32, 36), bad=bad)
     assert good and not bad.names
     close_to_pil(image, peer.evaluation_view(GOOD[kind], 32, 36))
-    draws = tf.random.stateless_uniform((10, 4), [1, 2])
-    random = decode.RandomCrop((32, 32), SCALE, RATIO)
-    assert view(GOOD[kind], random, draws)[0].shape == (32, 32, 3)
+    assert view(GOOD[kind], random_crop(32), uniform(1, 2))[0].shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -189,9 +184,8 @@ def test_what_pil_refuses_is_noted(kind):
     with pytest.raises(Exception):  # noqa: B017 - whatever PIL raises
         peer.evaluation_view(BAD[kind], 32, 36)
     bad = decode.BadFiles()
-    draws = tf.random.stateless_uniform((10, 4), [1, 2])
-    for crop in (center(32, 36), decode.RandomCrop((32, 32), SCALE, RATIO)):
-        image, good = view(BAD[kind], crop, draws, bad)
+    for crop in (center(32, 36), random_crop(32)):
+        image, good = view(BAD[kind], crop, uniform(1, 2), bad)
         assert not good and image.shape == (32, 32, 3)
     assert list(bad.names) == ["a file"] and "0x" not in bad.names["a file"]
 

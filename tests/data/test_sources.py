@@ -158,13 +158,6 @@ def test_imagenet_prepared_by_tfds(imagenet, file_format):
     assert sorted(names)[0] == "ILSVRC2012_val_00000001.JPEG"
 
 
-def test_imagenet_is_prepared_from_the_archives(tmp_path):
-    pytest.importorskip("tensorflow_datasets", reason="the data set is prepared by TFDS")
-    manual = imagenet_archives(tmp_path / "manual")
-    source = sources.load("imagenet2012", tmp_path / "data", manual)
-    assert (len(source.train), len(source.validation)) == (12, 5)
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
