@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers import photos
 from helpers.processes import ROOT, python
-from helpers.training import SMALL, TRAIN, Run
+from helpers.training import SMALL, TRAIN, Run, refused, train
 
 from keras_smlp.data import pipeline, sources
 from keras_smlp.data.decode import BadFiles
@@ -23,14 +23,6 @@ from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.parsing import parse
 
 LINE = re.compile(r"^\* Acc@1 (\d+\.\d{3}) Acc@5 (\d+\.\d{3}) loss (\d+\.\d{3})$", re.MULTILINE)
-
-
-@pytest.fixture
-def train(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    import train
-
-    return train
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +48,13 @@ def evaluated(path, validation):
     return 100 * (ranks < 1).mean(), 100 * (ranks < 5).mean(), -np.log(own).mean()
 
 
+def table(path):
+    """The rows of a CSV file."""
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def history(folder):
-    with open(folder / "history.csv", newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{k: float(v) for k, v in row.items()} for row in table(folder / "history.csv")]
 
 
 # ---- what it leaves behind ----------------------------------------------------------------------
@@ -125,9 +121,8 @@ def test_without_a_terminal_an_epoch_is_one_line(run):
 def test_the_printed_command_predicts(run):
     command = run.out.splitlines()[-1].removeprefix("Use it: ")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        command, shell=True, capture_output=True, text=True, env={**os.environ, "PATH": path}
-    )
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
     assert re.fullmatch(r"\S+/example\.png\n   1  [01]\.\d{4}  \d\n", done.stdout), done.stderr
 
 
@@ -151,8 +146,7 @@ def test_eval_prints_the_official_line_and_a_row_per_image(run, validation, tmp_
     assert LINE.search(again.out)[0] == LINE.search(run.out)[0]
     assert re.search(r"best.keras: 360 images, \d+ images/s$", again.out, re.MULTILINE)
     assert list((tmp_path / "out").iterdir()) == []
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(path)
     assert [int(row["index"]) for row in rows] == list(range(360))
     assert [row["label"] for row in rows] == [str(label) for label in validation[1]]
 
@@ -206,71 +200,68 @@ def test_fine_tuning_gets_a_new_head_and_keeps_what_is_frozen(run, tmp_path):
 # ---- what it refuses ----------------------------------------------------------------------------
 
 
-def refused(train, capsys, *arguments):
-    """The one line of a run that ends with exit code 2."""
-    with pytest.raises(SystemExit) as stop:
-        train.main([*SMALL, *arguments])
-    out, err = capsys.readouterr()
-    assert stop.value.code == 2 and out == "" and err.count("\n") == 1
-    return err
+REFUSED = {
+    "--train.batch_size=1438": (
+        "train.batch_size: 1438, allowed: at most 1437, for one update an epoch\n"
+    ),
+    "--data.name=folder --data.dir={0}": "data.dir: {0}, allowed: a folder that holds",
+    "--model.weights={0}/w.pth": "model: {0}/w.pth is not a PyTorch file",
+    "--distribution.kind=data_parallel": "distribution.kind: data_parallel, allowed: ",
+}
 
 
 @pytest.mark.once
-def test_what_only_data_and_network_can_tell(train, capsys, tmp_path):
-    folder = f"--output_dir={tmp_path}"
-    assert refused(train, capsys, folder, "--train.batch_size=1438") == (
-        "train.py: error: train.batch_size: 1438, allowed: at most 1437, for one update an epoch\n"
-    )
-    assert list(tmp_path.iterdir()) == [], "a run that was refused left its configuration"
-    file = tmp_path / "weights.pth"
-    file.touch()
-    error = refused(train, capsys, folder, f"--model.weights={file}")
-    assert error.startswith(f"train.py: error: model: {file} is not a PyTorch file")
-    error = refused(train, capsys, f"--output_dir={file}")
-    assert error.startswith("train.py: error: output_dir: ") and str(file) in error
-    error = refused(train, capsys, folder, "--data.name=folder", f"--data.dir={tmp_path}")
-    assert error.startswith(f"train.py: error: data.dir: {tmp_path}, allowed: a folder that holds")
-    error = refused(train, capsys, folder, "--distribution.kind=data_parallel")
-    assert error.startswith("train.py: error: distribution.kind: data_parallel, allowed: ")
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_only_data_and_network_can_tell(line, capsys, tmp_path):
+    (tmp_path / "w.pth").touch()
+    folder, arguments = tmp_path / "out", line.format(tmp_path).split()
+    error = refused(capsys, *SMALL, f"--output_dir={folder}", *arguments)
+    assert error.startswith("train.py: error: " + REFUSED[line].format(tmp_path))
+    assert not list(folder.iterdir()), "a run that was refused left its configuration"
 
 
 @pytest.mark.once
-def test_too_many_damaged_files_end_the_run(train, capsys, tmp_path):
+def test_a_file_is_no_output_dir(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    error = refused(capsys, f"--output_dir={tmp_path / 'file'}")
+    assert error.startswith("train.py: error: output_dir: ") and f"{tmp_path / 'file'}" in error
+
+
+@pytest.mark.once
+def test_too_many_damaged_files_end_the_run(capsys, tmp_path):
     path = photos.folder(tmp_path / "photos")
     for name in ("n01_0", "n01_1"):
         (path / "train" / "n01" / f"{name}.JPEG").write_text("no image")
     arguments = ["--data.name=folder", f"--data.dir={path}", "--train.batch_size=8"]
-    error = refused(train, capsys, f"--output_dir={tmp_path / 'out'}", *arguments)
+    error = refused(capsys, *SMALL, f"--output_dir={tmp_path / 'out'}", *arguments)
     assert error.startswith("train.py: error: data.max_bad_fraction: 2 of 14 files cannot be dec")
     named = (tmp_path / "out" / "bad_files.txt").read_text().splitlines()
     assert sorted(named) == [f"{path}/train/n01/n01_{i}.JPEG: not an image" for i in (0, 1)]
 
 
 @pytest.mark.once
-def test_another_configuration_is_no_resume(run, train, capsys):
-    error = refused(train, capsys, f"--output_dir={run.folder}", "--train.seed=3")
+def test_another_configuration_is_no_resume(run, capsys):
+    error = refused(capsys, *SMALL, f"--output_dir={run.folder}", "--train.seed=3")
     assert "was trained with another configuration (" in error and "train.seed: 0 -> 3" in error
 
 
 @pytest.mark.once
-def test_a_backend_that_is_none_is_refused(train, capsys, monkeypatch):
+def test_a_backend_that_is_none_is_refused(capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "theano")
-    assert refused(train, capsys) == (
+    assert refused(capsys) == (
         "train.py: error: KERAS_BACKEND: theano, allowed: tensorflow, jax, torch\n"
     )
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(
-    ("module", "extras"), [("sklearn.datasets", "train"), ("jsonargparse", "train")]
-)
-def test_a_missing_package_names_the_extra(train, capsys, monkeypatch, tmp_path, module, extras):
+@pytest.mark.parametrize("module", ["sklearn.datasets", "yaml"])
+def test_a_missing_package_names_the_extra(capsys, monkeypatch, tmp_path, module):
     monkeypatch.setitem(sys.modules, module, None)
     for name in ("parsing", "config"):
         monkeypatch.delitem(sys.modules, f"keras_smlp.training.{name}")
     package = module.partition(".")[0]
-    assert refused(train, capsys, f"--output_dir={tmp_path}") == (
-        f'train.py: error: {package} is not installed: pip install -e ".[{extras}]"\n'
+    assert refused(capsys, *SMALL, f"--output_dir={tmp_path}") == (
+        f'train.py: error: {package} is not installed: pip install -e ".[train]"\n'
     )
 
 
@@ -292,15 +283,13 @@ def test_a_missing_backend_names_the_extra(tmp_path, backend, extras):
         (Interrupted(signal.SIGTERM), 143, "interrupted by SIGTERM"),
     ],
 )
-def test_an_interruption_is_one_line(train, capsys, monkeypatch, tmp_path, error, code, line):
+def test_an_interruption_is_one_line(capsys, monkeypatch, tmp_path, error, code, line):
     def interrupted(config):
         raise error
 
     monkeypatch.setattr(train, "train", interrupted)
-    with pytest.raises(SystemExit) as stop:
-        train.main([f"--output_dir={tmp_path}"])
-    assert stop.value.code == code
-    assert capsys.readouterr().err == f"train.py: error: {line}\n"
+    found = refused(capsys, f"--output_dir={tmp_path}", code=code)
+    assert found == f"train.py: error: {line}\n"
 
 
 # ---- the real thing ------------------------------------------------------------------------------
@@ -318,7 +307,7 @@ def test_the_digits_are_learned(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="the setting is the GNU C library's")
 @pytest.mark.parametrize("users", [None, "glibc.malloc.top_pad=1"])
 def test_huge_pages_by_starting_anew_once(users):
-    script = "import os, sys, train; train.take_huge_pages(); "
+    script = "import os, sys, huge_pages; huge_pages.restart_with_huge_pages(); "
     script += "print(os.environ['GLIBC_TUNABLES'], sys.argv[1:])"
     environment = {key: x for key, x in os.environ.items() if key != "GLIBC_TUNABLES"}
     environment |= {"GLIBC_TUNABLES": users} if users else {}

@@ -14,9 +14,11 @@ import pytest
 from . import processes
 
 # what train.py imports beside Keras
-IMPORTED = ("tensorflow", "jsonargparse", "matplotlib", "sklearn", "tensorboardX", "tqdm")
+IMPORTED = ("tensorflow", "yaml", "matplotlib", "sklearn", "tensorboardX", "tqdm")
 for package in IMPORTED:
     pytest.importorskip(package, reason=f"train.py needs {package}")
+
+import train  # noqa: E402 - asked for first
 
 TRAIN = processes.ROOT / "train.py"
 SMALL = [
@@ -44,13 +46,19 @@ class Run:
             return fit(network, *args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(processes.ROOT)
             patch.setattr(keras.Model, "fit", noting)
-            import train
-
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 train.main(self.argv)
         self.out, self.err = out.getvalue(), err.getvalue()
+
+
+def refused(capsys, *arguments, code=2):
+    """The one line with which train.py ends where it refuses these arguments."""
+    with pytest.raises(SystemExit) as stop:
+        train.main(list(arguments))
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (code, "", 1) and err.endswith("\n")
+    return err
 
 
 def begin(folder, *arguments):

@@ -44,11 +44,6 @@ def state(model):
     )
 
 
-def assert_equal(first, second):
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 class Weights(keras.callbacks.Callback):
     """The weights after each batch; also looks into the averaged model, which must not matter."""
 
@@ -62,7 +57,7 @@ class Weights(keras.callbacks.Callback):
         self.after.append(values(self.model.averaged_variables))
         with self.model.ema_swapped_in():
             pass
-        assert_equal(self.after[-1], values(self.model.averaged_variables))
+        np.testing.assert_equal(self.after[-1], values(self.model.averaged_variables))
 
 
 def train(model):
@@ -101,7 +96,7 @@ def test_averages_of_half_precision_stand_still_on_overflow():
     before = values(model.averages.weights)
     fit(model, 0, 1)
     assert int(optimizer.iterations) == 0
-    assert_equal(before, values(model.averages.weights))
+    np.testing.assert_equal(before, values(model.averages.weights))
     optimizer.dynamic_scale.assign(1.0)
     fit(model, 0, 1)
     assert int(optimizer.iterations) == 1
@@ -129,22 +124,22 @@ def test_a_resumed_training_is_bit_equal(accumulated, tmp_path):
     straight.save_weights(tmp_path / "state.weights.h5")
     resumed = training_model(2, dtype="mixed_float16", gradient_accumulation_steps=2)
     resumed.load_weights(tmp_path / "state.weights.h5")
-    assert_equal(state(straight), state(resumed))
+    np.testing.assert_equal(state(straight), state(resumed))
     assert fit(straight, 5, BATCHES) == fit(resumed, 5, BATCHES)
-    assert_equal(state(straight), state(resumed))
+    np.testing.assert_equal(state(straight), state(resumed))
 
 
 def test_the_averaged_model_is_the_averages_and_then_itself_again(trained):
     model = trained[0]
     before, x = state(model), nets.to_train_on(BATCHES * BATCH)[0][:BATCH]
     with model.ema_swapped_in():
-        assert_equal(values(model.averaged_variables), values(model.averages.weights))
+        np.testing.assert_equal(values(model.averaged_variables), values(model.averages.weights))
         averaged = model.predict_on_batch(x)
-    assert_equal(before, state(model))
+    np.testing.assert_equal(before, state(model))
     assert np.abs(averaged - model.predict_on_batch(x)).max() > 1e-3
     with pytest.raises(KeyError), model.ema_swapped_in():
         raise KeyError
-    assert_equal(before, state(model))
+    np.testing.assert_equal(before, state(model))
 
 
 def test_loaded_weights_can_be_the_start_of_the_averages():
@@ -152,7 +147,7 @@ def test_loaded_weights_can_be_the_start_of_the_averages():
     for variable, value in zip(model.averaged_variables, values(other.weights), strict=True):
         variable.assign(value)
     model.reset_ema()
-    assert_equal(values(other.weights), values(model.averages.weights))
+    np.testing.assert_equal(values(other.weights), values(model.averages.weights))
 
 
 def test_what_cannot_be_is_refused(tmp_path):
