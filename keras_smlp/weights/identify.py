@@ -104,16 +104,12 @@ def from_official(shapes):
     """The architecture behind official keys."""
     dim, channels, patch, _ = shapes["to_patch_embedding.0.0.weight"]
     fused = [shape[0] for name, shape in shapes.items() if name.endswith(".1.fuse.weight")]
+    depths = tuple(fused.count(c) for c in sorted(set(fused)))
     hidden, inner = shapes["channel_mix.0.2.net.0.weight"]
     (height,), (width,) = shapes["token_mix.0.1.proh_w.bias"], shapes["token_mix.0.1.proj_h.bias"]
-    return Architecture(
-        dim=dim,
-        depths=tuple(fused.count(c) for c in sorted(set(fused))),
-        expansion=hidden // inner,
-        patch_size=patch,
-        input_shape=(height * patch, width * patch, channels),
-        classes=shapes.get("mlp_head.0.weight", (None,))[0],
-    )
+    input_shape = (height * patch, width * patch, channels)
+    classes = shapes.get("mlp_head.0.weight", (None,))[0]
+    return Architecture(dim, depths, hidden // inner, patch, input_shape, classes)
 
 
 def from_keras(shapes):
@@ -124,11 +120,7 @@ def from_keras(shapes):
     (height, _), (width, _) = shapes[f"{mix}/height/0"], shapes[f"{mix}/width/0"]
     places = [name.removesuffix("/mix/fuse/0") for name in shapes if name.endswith("/mix/fuse/0")]
     blocks = collections.Counter(filter(None, map(naming.stage_of, places)))
-    return Architecture(
-        dim=dim,
-        depths=tuple(blocks[stage] for stage in sorted(blocks)),
-        expansion=hidden // inner,
-        patch_size=patch,
-        input_shape=(height * patch, width * patch, channels),
-        classes=shapes.get(f"{naming.HEAD}/0", (None, None))[1],
-    )
+    depths = tuple(blocks[stage] for stage in sorted(blocks))
+    input_shape = (height * patch, width * patch, channels)
+    classes = shapes.get(f"{naming.HEAD}/0", (None, None))[1]
+    return Architecture(dim, depths, hidden // inner, patch, input_shape, classes)

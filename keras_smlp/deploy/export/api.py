@@ -224,9 +224,8 @@ def endpoint(model, features):
     """The model as it is exported: a dict of outputs, probabilities first."""
     last = model.layers[-1]
     is_softmax = isinstance(last, keras.layers.Softmax)
-    if is_softmax or getattr(last, "activation", None) is keras.activations.softmax:
-        outputs = {"probabilities": model.output}
-    else:
+    outputs = {"probabilities": model.output}
+    if not is_softmax and getattr(last, "activation", None) is not keras.activations.softmax:
         softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
         outputs = {"probabilities": softmax(model.output)}
     if features:
