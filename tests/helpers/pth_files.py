@@ -46,8 +46,12 @@ def reduce(function, *args):
 
 
 def storage(kind="Float", key="0", length=6):
-    pid = ("storage", find(f"torch.{kind}Storage"), key, "cpu", length)
-    return Raw(assemble(pid) + b"Q")
+    return persistent(("storage", find(f"torch.{kind}Storage"), key, "cpu", length))
+
+
+def persistent(identifier):
+    """What `torch.save` puts outside the pickle: a storage, by a tuple that describes it."""
+    return Raw(assemble(identifier) + b"Q")
 
 
 def tensor(store=None, offset=0, sizes=(2, 3), strides=(3, 1)):
@@ -59,6 +63,7 @@ def pickled(content):
     return b"\x80\x02" + assemble(content) + b"."
 
 
+GOOD = pickled({"model": {"w": tensor()}})
 VALUES = np.arange(6, dtype="<f4")
 
 

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from helpers.pth_files import (
+    GOOD,
     ORDERED_DICT,
     VALUES,
     Raw,
@@ -30,12 +31,15 @@ pytestmark = pytest.mark.once
 DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"]
 
 
+STATE = VALUES.reshape(2, 3)
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "m.pth"
 
 
-# Writing, and reading what was written.
+# ---- writing, and reading what was written ------------------------------------------------------
 
 
 def arrays():
@@ -67,7 +71,7 @@ def test_write_nothing(path):
 
 
 def test_write_layout(path):
-    pth.write(path, {"a": VALUES.reshape(2, 3), "b": np.array(1, "int64")})
+    pth.write(path, {"a": STATE, "b": np.array(1, "int64")})
     with zipfile.ZipFile(path) as archive:
         names = ["m/data.pkl", "m/byteorder", "m/data/0", "m/data/1", "m/version"]
         assert archive.namelist() == names
@@ -81,14 +85,10 @@ def test_write_layout(path):
             b"\x80\x02}X\x05\x00\x00\x00model}("
             b"X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage"
             b"ctorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
-            + b"".join(
-                [
-                    b"\x8a\x08\x06\0\0\0\0\0\0\0tQ\x8a\x08\0\0\0\0\0\0\0\0",
-                    b"(\x8a\x08\x02\0\0\0\0\0\0\0\x8a\x08\x03\0\0\0\0\0\0\0t",
-                    b"(\x8a\x08\x03\0\0\0\0\0\0\0\x8a\x08\x01\0\0\0\0\0\0\0t",
-                    b"\x89ccollections\nOrderedDict\n)RtR",
-                ]
-            )
+            b"\x8a\x08\x06\0\0\0\0\0\0\0tQ\x8a\x08\0\0\0\0\0\0\0\0"
+            b"(\x8a\x08\x02\0\0\0\0\0\0\0\x8a\x08\x03\0\0\0\0\0\0\0t"
+            b"(\x8a\x08\x03\0\0\0\0\0\0\0\x8a\x08\x01\0\0\0\0\0\0\0t"
+            b"\x89ccollections\nOrderedDict\n)RtR"
         )
         assert archive.read("m/data.pkl").startswith(golden)
     plant(path, pickled({"model": {"b": scalar}}), {"data/1": struct.pack("<q", 9)})
@@ -116,20 +116,6 @@ def test_write_refuses_name(path):
     assert os.listdir(path.parent) == []
 
 
-@pytest.mark.parametrize("function", ["replace", "fsync"])
-@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
-def test_write_is_atomic(path, monkeypatch, function, error):
-    pth.write(path, {"old": VALUES})
-
-    def fail(*args):
-        raise error
-
-    monkeypatch.setattr(os, function, fail)
-    with pytest.raises(type(error)):
-        pth.write(path, {"new": VALUES})
-    assert list(pth.read(path)) == ["old"] and os.listdir(path.parent) == ["m.pth"]
-
-
 def test_write_replaces(path):
     pth.write(path, {"old": VALUES})
     pth.write(path, {"new": VALUES})
@@ -141,18 +127,14 @@ def test_write_without_folder(tmp_path):
         pth.write(tmp_path / "missing" / "m.pth", {"a": VALUES})
 
 
-# Containers.
+# ---- containers ---------------------------------------------------------------------------------
 
 
 def test_bare(path):
     plant(path, pickled({"w": tensor()}))
-    np.testing.assert_array_equal(pth.read(path)["w"], VALUES.reshape(2, 3))
+    np.testing.assert_array_equal(pth.read(path)["w"], STATE)
     refused(path, "bare state dict", "'model_ema'", key="model_ema")
-
-
-def test_bare_with_a_tensor_named_model(path):
-    plant(path, pickled({"model": tensor()}))
-    assert list(pth.read(path)) == ["model"]
+    assert list(pth.read(plant(path, pickled({"model": tensor()})))) == ["model"]
 
 
 def test_container(path):
@@ -162,17 +144,12 @@ def test_container(path):
     content = {"model_ema": {"w": ema}, "optimizer": groups, "args": args, "epoch": 3}
     content |= {"scaler": {"growth": None, "on": True}, "model": {"w": tensor()}}
     plant(path, pickled(content), {"data/1": (VALUES + 100).tobytes()})
-    np.testing.assert_array_equal(pth.read(path)["w"], VALUES.reshape(2, 3))
-    np.testing.assert_array_equal(pth.read(path, "model_ema")["w"], VALUES.reshape(2, 3) + 100)
+    np.testing.assert_array_equal(pth.read(path)["w"], STATE)
+    np.testing.assert_array_equal(pth.read(path, "model_ema")["w"], STATE + 100)
     refused(path, "'nothing'", "'model_ema', 'optimizer', 'args'", key="nothing")
     refused(path, "'args'", "not a state dict", key="args")
     refused(path, "'epoch'", "not a state dict", key="epoch")
     refused(path, "not a tensor", "'optimizer'", "'state'", key="optimizer")
-
-
-def test_container_with_a_tensor_beside_the_weights(path):
-    plant(path, pickled({"rng": tensor(), "model": {"w": tensor()}}))
-    assert list(pth.read(path)) == ["w"]
 
 
 def test_memo(path):
@@ -198,26 +175,29 @@ def test_other_storages_are_not_read(path):
     refused(path, "lacks storage '1' of tensor 'w'", key="model_ema")
 
 
-def test_attributes_of_a_state_dict(path):
-    state = Raw(ORDERED_DICT + assemble({"w": tensor()})[1:])
-    metadata = assemble({"_metadata": {"": {"version": 1}}})
-    plant(path, pickled({"model": Raw(state + metadata + b"b")}))
-    assert list(pth.read(path)) == ["w"]
+ORDERED = Raw(ORDERED_DICT + assemble({"w": tensor()})[1:])
+METADATA = assemble({"_metadata": {"": {"version": 1}}})
+INERT = {
+    "number": 2**127,
+    "set": Raw(b"\x8f(" + assemble(1) + b"\x90"),
+    "old_set": reduce("__builtin__.set", [1, 2]),
+    "frozen": Raw(b"(" + assemble(1) + b"\x91"),
+}
+READ = {
+    "a tensor beside the weights": {"rng": tensor(), "model": {"w": tensor()}},
+    "attributes of a state dict": {"model": Raw(ORDERED + METADATA + b"b")},
+    "a parameter": {
+        "model": {"w": reduce("torch._utils._rebuild_parameter", tensor(), True, Raw(ORDERED_DICT))}
+    },
+    "values that are skipped": {"model": {"w": tensor()}, **INERT},
+}
 
 
-def test_parameter(path):
-    made = reduce("torch._utils._rebuild_parameter", tensor(), True, Raw(ORDERED_DICT))
-    plant(path, pickled({"model": {"w": made}}))
-    np.testing.assert_array_equal(pth.read(path)["w"], VALUES.reshape(2, 3))
-
-
-def test_inert_values(path):
-    content = {"model": {"w": tensor()}, "rng": 2**127}
-    content["set"] = Raw(b"\x8f(" + assemble(1) + b"\x90")
-    content["old_set"] = reduce("__builtin__.set", [1, 2])
-    content["frozen"] = Raw(b"(" + assemble(1) + b"\x91")
-    plant(path, pickled(content))
-    assert list(pth.read(path)) == ["w"]
+@pytest.mark.parametrize("content", READ.values(), ids=READ)
+def test_what_else_torch_saves_is_read(path, content):
+    found = pth.read(plant(path, pickled(content)))
+    assert list(found) == ["w"]
+    np.testing.assert_array_equal(found["w"], STATE)
 
 
 def test_views_share_a_storage(path):
@@ -253,27 +233,25 @@ def test_bool_bytes(path):
     assert pth.read(path)["w"].view("uint8").tolist() == [0, 1, 1]
 
 
-def test_big_endian(path):
-    entries = {"byteorder": b"big", "data/0": VALUES.astype(">f4").tobytes()}
-    plant(path, pickled({"model": {"w": tensor()}}), entries)
-    found = pth.read(path)["w"]
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"byteorder": b"big", "data/0": VALUES.astype(">f4").tobytes()},
+        {"byteorder": None, "version": None},
+    ],
+)
+def test_byte_order(path, entries):
+    found = pth.read(plant(path, GOOD, entries))["w"]
     assert found.dtype.isnative
-    np.testing.assert_array_equal(found, VALUES.reshape(2, 3))
+    np.testing.assert_array_equal(found, STATE)
 
 
-def test_without_byteorder(path):
-    plant(path, pickled({"model": {"w": tensor()}}), {"byteorder": None, "version": None})
-    np.testing.assert_array_equal(pth.read(path)["w"], VALUES.reshape(2, 3))
-
-
-# With PyTorch.
-
-NO_TORCH = "compares with PyTorch, which is not installed"
+# ---- with PyTorch -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch", reason=NO_TORCH)
+    return pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 
 
 def small(torch):
@@ -325,32 +303,29 @@ def test_torch_bare(torch, path):
     assert_same(pth.read(path), small(torch).state_dict())
 
 
-def test_torch_parameters(torch, path):
-    state = dict(small(torch).named_parameters())
-    torch.save({"model": state}, path)
-    assert_same(pth.read(path), state)
-
-
-def test_torch_views(torch, path):
+def states(torch):
+    """State dicts of parameters, of views of one tensor, and of all types."""
     base = torch.arange(24.0)
     grid = base.view(4, 6)
-    state = {"t": grid.T, "rows": grid[1:3], "columns": grid[:, 2:4], "steps": base[1::3]}
-    state |= {"one": base[5], "none": base[3:3], "all": grid, "copy": grid.clone().T}
-    torch.save(state, path)
+    views = {"t": grid.T, "rows": grid[1:3], "columns": grid[:, 2:4], "steps": base[1::3]}
+    views |= {"one": base[5], "none": base[3:3], "all": grid, "copy": grid.clone().T}
+    types = {name: (torch.randn(3, 4) * 9).to(getattr(torch, name)) for name in DTYPES}
+    types |= {"bfloat16": torch.randn(3, 4).bfloat16(), "view": torch.randn(3, 4).bfloat16().T}
+    return dict(small(torch).named_parameters()), views, types
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_torch_state_dicts(torch, path, which):
+    state = states(torch)[which]
+    torch.save({"model": state}, path)
     assert_same(pth.read(path), state)
-    torch.save({"w": base[:1].expand(6)}, path)
-    refused(path, "tensor 'w'", "expanded")
-
-
-def test_torch_dtypes(torch, path):
-    state = {name: (torch.randn(3, 4) * 9).to(getattr(torch, name)) for name in DTYPES}
-    state["bfloat16"] = torch.randn(3, 4).bfloat16()
-    state["half_view"] = torch.randn(3, 4).bfloat16().T
     torch.save(state, path)
     assert_same(pth.read(path), state)
 
 
 def test_torch_refused(torch, path):
+    torch.save({"w": torch.ones(1).expand(6)}, path)
+    refused(path, "tensor 'w'", "expanded")
     torch.save({"w": torch.zeros(2, dtype=torch.complex64)}, path)
     refused(path, "torch.ComplexFloatStorage")
     torch.save(small(torch), path)
