@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers.nets import answer
+from helpers.nets import answer, draw, pixels
 from keras import ops
 
 import keras_smlp
@@ -18,14 +18,13 @@ SHAPE = (32, 48, 3)
 def model():
     """A small classifier with logits; height and width differ. Shared: do not change it."""
     keras.utils.set_random_seed(1)
-    return keras_smlp.SMLPNet(
-        8, (1, 2), input_shape=SHAPE, classes=4, classifier_activation=None, dtype="float32"
-    )
+    arguments = {"input_shape": SHAPE, "classes": 4, "classifier_activation": None}
+    return keras_smlp.SMLPNet(8, (1, 2), dtype="float32", **arguments)
 
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (3, *SHAPE), dtype="uint8")
+    return pixels(3, *SHAPE)
 
 
 # ---- Grad-CAM -----------------------------------------------------------------------------------
@@ -81,19 +80,17 @@ def test_a_model_that_answers_with_probabilities_has_the_same_maps(model, images
     """As train.py saves it: softmax in a layer of its own behind `predictions`."""
     probabilities = keras.layers.Softmax(name="probabilities")(model.output)
     other = keras_smlp.PortableModel(model.input, probabilities)
-    np.testing.assert_allclose(
-        explain.grad_cam(other, images), explain.grad_cam(model, images), atol=1e-6
-    )
+    expected = explain.grad_cam(model, images)
+    np.testing.assert_allclose(explain.grad_cam(other, images), expected, atol=1e-6)
 
 
 def test_sixteen_bits_and_a_class_that_nothing_speaks_for():
     model = keras_smlp.SMLPNet(8, (1, 1), input_shape=SHAPE, classes=3, dtype="mixed_bfloat16")
-    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype="uint8")
     head = model.get_layer("predictions")
     kernel = np.ones(head.kernel.shape, "float32")
     kernel[:, 1] = 0
     head.kernel.assign(kernel)
-    result = explain.grad_cam(model, images, [0, 1])
+    result = explain.grad_cam(model, pixels(2, *SHAPE), [0, 1])
     assert result.dtype == np.float32 and result[0].max() == 1
     np.testing.assert_array_equal(result[1], 0)
 
@@ -132,12 +129,12 @@ def test_axial_kernels_are_the_matrices_that_mix(model):
         "stage2_height": (2, 4, 4),
     }
     mix = model.get_layer("stage2_block2_token_mixing").mix
-    x = np.random.default_rng(0).normal(size=(1, 4, 6, 16)).astype("float32")
+    x = draw(1, 4, 6, 16)
     for layer, name, equation in (
         (mix.width, "stage2_width", "vw,bhwc->bhvc"),
         (mix.height, "stage2_height", "gh,bhwc->bgwc"),
     ):
-        mixed = ops.convert_to_numpy(layer(x)) - ops.convert_to_numpy(layer(0 * x))
+        mixed = ops.convert_to_numpy(layer(x) - layer(0 * x))
         assert kernels[name].dtype == np.float32
         np.testing.assert_allclose(np.einsum(equation, kernels[name][1], x), mixed, atol=1e-5)
 
@@ -164,9 +161,8 @@ def drawn(monkeypatch):
 
 
 def test_kernels_are_drawn_around_zero(drawn, tmp_path):
-    rng = np.random.default_rng(0)
     kernels = {
-        f"stage{s}_{axis}": rng.normal(size=(depth, size, size)).astype("float32")
+        f"stage{s}_{axis}": draw(depth, size, size)
         for s, depth in ((1, 3), (2, 5))
         for axis, size in (("width", 12 // s), ("height", 8 // s))
     }

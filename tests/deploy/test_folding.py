@@ -7,7 +7,7 @@ from helpers.nets import SMALL, answer, build, net, pixels
 
 import keras_smlp
 from keras_smlp.layers import Affine
-from keras_smlp.layers.composite import Composite
+from keras_smlp.training.engines.base import batch_norms
 from reference import stand_in
 from reference.stand_in import relative
 
@@ -19,19 +19,6 @@ BLOCKS = (
 )
 PIXELS, HEAD = "preprocessing -> stem", "norm -> predictions"
 NORM = "norm -> a factor and a summand"
-
-
-def leaves(layers):
-    """The layers, those inside the blocks too."""
-    for layer in layers:
-        if isinstance(layer, Composite):
-            yield from leaves(getattr(layer, name) for name in layer.PARTS)
-        else:
-            yield layer
-
-
-def norms(model):
-    return [x for x in leaves(model.layers) if isinstance(x, keras.layers.BatchNormalization)]
 
 
 def fold(model, x=None):
@@ -61,7 +48,7 @@ def test_a_folded_network_answers_the_same_with_less(case):
     model = net(**arguments)
     folded = fold(model)
     assert folded.folding == lines
-    assert norms(model) and not norms(folded)
+    assert batch_norms(model) and not batch_norms(folded)
     assert len(folded.variables) < len(model.variables)
     assert folded.trainable_variables == [] and not folded.compiled
     assert type(folded) is keras_smlp.PortableModel and folded.name == model.name
@@ -77,7 +64,7 @@ def test_every_statistic_matters():
     """What was not drawn, or not folded, would be seen above: here each norm moves the output."""
     model, x = net(), pixels()
     folded = keras_smlp.fold(model)
-    for layer in norms(model):
+    for layer in batch_norms(model):
         for variable in layer.variables:
             value = np.array(variable)
             variable.assign(value + 0.5)
@@ -106,9 +93,7 @@ def test_images_of_any_type(dtype):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
 def test_under_16_bits_the_pixels_are_normalized_in_float32(policy):
-    full = net()
-    model = keras_smlp.SMLPNet(**SMALL, classifier_activation=None, dtype=policy)
-    model.set_weights(full.get_weights())
+    full, model = net(), net(dtype=policy)
     folded = keras_smlp.fold(model)
     assert folded.folding == (HEAD, *BLOCKS)
     assert folded.get_layer("preprocessing").compute_dtype == "float32"
