@@ -1,54 +1,86 @@
 """The contenders of a case (a variant, size and batch), their turns, and the rows of it."""
 
 import contextlib
+import functools
 import itertools
+import math
 import os
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import growth
-from benchmarks.workers import Worker, write_files
+from benchmarks.contenders import Job
+from benchmarks.workers import Worker
 
 
 @dataclass(frozen=True)
 class Export:
-    """A format: what its files end in, and what precisions its runtime offers."""
+    """Exported models of a format, or one that somebody has exported.
 
-    ending: str
-    precisions: tuple[str, ...]
+    Attributes:
+        name: The format, or the file's name.
+        runtime: The package that runs it.
+        endings: Precision that the runtime offers -> what the file's name ends in.
+        writer: The package that exporting it needs.
+        file: Path of the one that is there already.
+    """
+
+    name: str
+    runtime: str
+    endings: dict[str, str]
+    writer: str | None = None
+    file: Path | None = None
 
 
 BACKENDS = ("tensorflow", "jax", "torch")
 PRECISIONS = ("float32", "mixed_bfloat16", "bfloat16", "int8")
 PEER_MODES = ("eager", "channels_last", "compile")
+ONNX = {"float32": ".onnx", "int8": ".int8.onnx"}
+OPENVINO = {"float32": ".xml", "mixed_bfloat16": ".xml", "int8": ".int8.onnx"}
+LITERT = {"float32": ".tflite", "int8": ".int8.tflite"}
 EXPORTS = {
-    "onnx": Export(".onnx", ("float32", "int8")),
-    "openvino": Export(".xml", ("float32", "mixed_bfloat16", "int8")),
-    "litert": Export(".tflite", ("float32", "int8")),
+    "onnx": Export("onnx", "onnxruntime", ONNX, "onnxscript"),
+    "openvino": Export("openvino", "openvino", OPENVINO, "onnxscript"),
+    "litert": Export("litert", "ai_edge_litert", LITERT, "tensorflow"),
 }
-RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "ai_edge_litert"}
+RUNTIMES = {export.endings["float32"]: export.runtime for export in EXPORTS.values()}
 PASSES = {"inference": 1, "training": 3}  # forward; and backward, for inputs and for weights
 SAME_LOSS = {"float32": 1e-3, "mixed_bfloat16": 0.05, "bfloat16": 0.05}
 
 
+def parse_export(text, precisions):
+    """What an argument of `--exports` names; refuses what is no format, and no PRECISION:FILE."""
+    if text in EXPORTS:
+        allowed = EXPORTS[text].endings
+        if allowed.keys().isdisjoint(precisions):
+            raise ValueError(f"--exports {text} needs --precision {' or '.join(allowed)}")
+        return EXPORTS[text]
+    precision, _, file = text.partition(":")
+    path = Path(file)
+    if precision not in precisions or not path.is_file():
+        raise ValueError(
+            f"--exports must be {', '.join(EXPORTS)} or PRECISION:FILE, of a precision among those "
+            f"of --precision and a file that exists. Received: {text!r}"
+        )
+    if path.suffix not in RUNTIMES:
+        raise ValueError(f"--exports must end in {', '.join(RUNTIMES)}. Received: {text!r}")
+    return Export(path.name, RUNTIMES[path.suffix], {precision: path.suffix}, file=path)
+
+
 def jobs(options, variant, size, batch, scratch):
     """What each contender is to do, the limits first."""
-    common = {
-        "variant": variant,
-        "size": size,
-        "batch": batch,
-        "mode": options.mode,
-        "threads": options.threads,
-        "processors": sorted(os.sched_getaffinity(0))[: options.threads],
-        "weights": str(scratch / f"{variant}.safetensors"),
-    }
-
-    def job(kind, contender, backend, precision, **fields):
-        own = {"kind": kind, "contender": contender, "backend": backend, "precision": precision}
-        return {**common, **own, **fields}
-
+    job = functools.partial(
+        Job,
+        variant=variant,
+        size=size,
+        batch=batch,
+        mode=options.mode,
+        threads=options.threads,
+        processors=sorted(os.sched_getaffinity(0))[: options.threads],
+        weights=scratch / f"{variant}.safetensors",
+    )
     for precision in dict.fromkeys(map(limit_precision, options.precision)):
         yield job("limit", "limit", "torch", precision)
     if options.against == "reference":
@@ -60,22 +92,11 @@ def jobs(options, variant, size, batch, scratch):
         name = "keras_smlp" if form == "plain" else f"keras_smlp, {form}"
         for backend in options.backends:
             yield job("ours", name, backend, precision, form=form)
-    for export in options.exports:
-        if export not in EXPORTS:
-            precision, _, file = export.partition(":")
-            runtime = RUNTIMES[Path(file).suffix]
-            name = f"exported, {Path(file).name}"
-            yield job("export", name, runtime, precision, file=file, own=False)
-            continue
-        for precision in options.precision:
-            if precision in EXPORTS[export].precisions:
-                ending = EXPORTS[export].ending
-                if precision == "int8":  # OpenVINO reads ONNX's
-                    ending = ".int8" + (".onnx" if export == "openvino" else ending)
-                file = str(scratch / f"{variant}_{size}{ending}")
-                runtime = RUNTIMES[EXPORTS[export].ending]
-                name = f"exported, {export}"
-                yield job("export", name, runtime, precision, file=file, own=True)
+    for export, precision in itertools.product(options.exports, options.precision):
+        if precision in export.endings:
+            name, is_own = f"exported, {export.name}", export.file is None
+            file = export.file or scratch / f"{variant}_{size}{export.endings[precision]}"
+            yield job("export", name, export.runtime, precision, file=file, is_own=is_own)
 
 
 def limit_precision(precision):
@@ -90,21 +111,30 @@ def peer_precision(precision):
 
 def run(options, variant, size, batch, scratch):
     """The rows of one case."""
-    todo = list(jobs(options, variant, size, batch, scratch))
+    todo, workers = list(jobs(options, variant, size, batch, scratch)), []
     write_files(todo, options, scratch)
-    workers = []
     with contextlib.ExitStack() as stack:
         for job in todo:
             worker = Worker(job, options, scratch)
             stack.callback(worker.close)
+            worker.warm()
             workers.append(worker)
-            say(f"{worker.name}: ready, {worker.about['compile_seconds']:.1f} s of compiling")
+            say(f"{worker.job}: ready, {worker.about['compile_seconds']:.1f} s of compiling")
         check_losses(workers)
         for i in range(options.rounds):
             for worker in workers:
                 worker.turn(options.seconds)
             say(f"round {i + 1} of {options.rounds}")
     return rows(workers)
+
+
+def write_files(jobs, options, scratch):
+    """Writes the weights and the exported models, in a process that is gone afterwards."""
+    files = tuple(job.file for job in jobs if job.file and job.is_own)
+    own = {"kind": "files", "contender": "the weights and exported models", "form": "folded"}
+    job = replace(jobs[0], precision="float32", files=files, **own)
+    with contextlib.closing(Worker(job, options, scratch)) as worker:
+        worker.warm()
 
 
 def say(line):
@@ -117,48 +147,42 @@ def check_losses(workers):
     trained = [worker for worker in workers if "first_loss" in worker.about]
     for worker in trained:
         loss, expected = (x.about["first_loss"] for x in (worker, trained[0]))
-        if not abs(loss - expected) <= SAME_LOSS[worker.job["precision"]] * abs(expected):
+        if not abs(loss - expected) <= SAME_LOSS[worker.job.precision] * abs(expected):
             raise RuntimeError(
-                f"{worker.name} starts with the loss {loss}, {trained[0].name} with {expected}"
+                f"{worker.job} starts with the loss {loss}, {trained[0].job} with {expected}"
             )
 
 
 def rows(workers):
     """One for each contender but the limits, whose rates stand in the others'."""
-    limits = {x.job["precision"]: x for x in workers if x.job["kind"] == "limit"}
-    peers = {}
+    limits, peers, found = {}, {}, []
     for worker in workers:
-        if worker.job["kind"] == "peer":
-            peers.setdefault(worker.job["precision"], []).append(min(worker.times))
-    found = []
+        kind, precision, least = worker.job.kind, worker.job.precision, min(worker.times)
+        if kind == "limit":
+            limits[precision] = worker.about["operations"] / least
+        if kind == "peer":
+            peers[precision] = min(least, peers.get(precision, math.inf))
     for worker in workers:
-        job = worker.job
-        if job["kind"] == "limit":
+        job, seconds = worker.job, min(worker.times)
+        if job.kind == "limit":
             continue
-        seconds, limit = min(worker.times), limits[limit_precision(job["precision"])]
-        rate = limit.about["operations"] / min(limit.times)
-        macs = job["batch"] * PASSES[job["mode"]] * growth.macs(job["variant"], job["size"])
-        peer, float32 = (peers.get(x) for x in (peer_precision(job["precision"]), "float32"))
+        limit = limit_precision(job.precision)
+        macs = job.batch * PASSES[job.mode] * growth.macs(job.variant, job.size)
+        peer, float32 = (peers.get(x) for x in (peer_precision(job.precision), "float32"))
+        about = ("contender", "backend", "variant", "mode", "batch", "precision", "size", "threads")
         found.append(
             {
-                "contender": job["contender"],
-                "backend": job["backend"],
-                "variant": job["variant"],
-                "mode": job["mode"],
-                "batch": job["batch"],
-                "precision": job["precision"],
-                "ms_per_image": 1000 * seconds / job["batch"],
-                "ratio_to_peer": peer and seconds / min(peer),
-                "ratio_to_limit": seconds * rate / (2 * macs),
-                "ratio_to_float32_peer": float32 and seconds / min(float32),
-                "median_ms_per_image": 1000 * statistics.median(worker.times) / job["batch"],
-                "images_per_second": job["batch"] / seconds,
-                "limit": f"{limit.job['precision']} product {rate / 1e9:.0f} GFLOP/s",
-                "size": job["size"],
-                "threads": job["threads"],
+                **{key: getattr(job, key) for key in about},
+                "ms_per_image": 1000 * seconds / job.batch,
+                "median_ms_per_image": 1000 * statistics.median(worker.times) / job.batch,
+                "images_per_second": job.batch / seconds,
+                "ratio_to_peer": peer and seconds / peer,
+                "ratio_to_float32_peer": float32 and seconds / float32,
+                "ratio_to_limit": seconds * limits[limit] / (2 * macs),
+                "limit": f"{limit} product {limits[limit] / 1e9:.0f} GFLOP/s",
                 "calls": len(worker.times),
                 "idle": worker.idle,
-                **worker.last,
+                **worker.costs,
                 **worker.about,
             }
         )

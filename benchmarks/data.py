@@ -9,6 +9,7 @@ before the second batch: starting an epoch takes our graph some two seconds, whi
 """
 
 import argparse
+import dataclasses
 import os
 import statistics
 import time
@@ -20,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402 - the backend first
 import torch  # noqa: E402
 
+from benchmarks import tables  # noqa: E402
 from keras_smlp.data import pipeline, sources  # noqa: E402
 from keras_smlp.data.decode import BadFiles  # noqa: E402
 from keras_smlp.data.recipe import DataConfig  # noqa: E402
@@ -68,9 +70,7 @@ def contenders(paths, threads):
         len(paths), lambda i: ([paths[k].read_bytes() for k in i], [0] * len(i), [""] * len(i))
     )
     recipe = DataConfig(name="folder", dir=".", group_size=BATCH, threads=threads, repeats=1)
-    scaled = DataConfig(
-        name="folder", dir=".", group_size=BATCH, threads=threads, repeats=1, scaled_decoding=True
-    )
+    scaled = dataclasses.replace(recipe, scaled_decoding=True)
     bad, steps = BadFiles(), range(len(paths) // BATCH)
     validation = pipeline.validation_batches(split, recipe, SIZE, BATCH, bad)
 
@@ -103,8 +103,8 @@ def main():
     files = sorted(path for path in options.photos.rglob("*") if path.is_file())
     paths = (files * -(-options.images // len(files)))[: options.images // BATCH * BATCH]
     pipeline.CACHE_BYTES = 0  # evaluation makes its images each time
-    print("| | contender | first batch, s | ms per image: minimum, median | images/s | to PIL |")
-    print("|---|---|---|---|---|---|")
+    columns = ("first batch, s", "ms per image: minimum, median", "images/s", "to PIL")
+    print(tables.head("", "contender", *columns))
     for mode, runs in contenders(paths, options.threads).items():
         times = {name: [] for name in runs}
         for round_ in range(options.rounds + 1):
@@ -112,15 +112,16 @@ def main():
                 found = timed(run)
                 if round_:
                     times[name].append(found)
-        least = {name: min(each for _, each in found) for name, found in times.items()}
+        least_of_pil = min(each for _, each in times["PIL"])
         for name, found in times.items():
             first, each = zip(*found, strict=True)
-            print(
-                f"| {mode} | {name} | {min(first):.1f} | {least[name]:.2f}, "
-                f"{statistics.median(each):.2f} | {1000 / least[name]:.0f} | "
-                f"{least[name] / least['PIL']:.2f} |",
-                flush=True,
+            cells = (
+                f"{min(first):.1f}",
+                f"{min(each):.2f}, {statistics.median(each):.2f}",
+                f"{1000 / min(each):.0f}",
+                f"{min(each) / least_of_pil:.2f}",
             )
+            print(tables.line(mode, name, *cells), flush=True)
 
 
 def timed(run):

@@ -20,13 +20,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks import cases, tables
 from tools.command_line import Parser
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would take the others' cores
 
 TOOL = Path(__file__).parents[1] / "tools" / "export_model.py"
-BACKENDS = ("tensorflow", "jax", "torch")
 OPTIONS = {
     "as it is": [],
     "fold": ["--fold"],
@@ -36,14 +38,22 @@ OPTIONS = {
     "fold, int8": ["--fold", "--quantize", "int8"],
 }
 
-HEADS = (
-    """\
-| backend | format | written | size, MB | difference | ms per image: minimum, median |
-|---|---|---|---|---|---|""",
+
+@dataclass
+class Form:
+    """The model in one form.
+
+    Attributes:
+        cells: What it is, for the first two columns of a table.
+        size: In MB.
+        how: Which backend wrote it.
+        run: A function from images to probabilities; None if it could not be written.
     """
-| run by | form | size, MB | difference | top-1 equal, % | top-1, % | ms per image |
-|---|---|---|---|---|---|---|""",
-)
+
+    cells: tuple[str, str]
+    size: str
+    how: str
+    run: Callable | None
 
 
 def main():
@@ -52,7 +62,8 @@ def main():
     parser.add_argument("data", help="an .npz file")
     formats = ("tf_saved_model", "onnx", "openvino", "litert", "torch")
     parser.add_argument("--formats", nargs="*", default=formats, choices=formats)
-    parser.add_argument("--backends", nargs="*", default=BACKENDS, choices=BACKENDS)
+    backends = cases.BACKENDS
+    parser.add_argument("--backends", nargs="*", default=backends, choices=backends)
     parser.add_argument("--options", nargs="*", default=list(OPTIONS), choices=list(OPTIONS))
     parser.add_argument("--images", type=int, default=100, help="how many, evenly spread")
     parser.add_argument("--batch", type=int, default=8, help="images at a time")
@@ -61,47 +72,48 @@ def main():
     options = parser.parse_args()
 
     import keras
-    import numpy as np
 
-    from keras_smlp.data import sources
+    from keras_smlp.deploy.export.api import FORMATS
 
-    split = sources.npz(options.data).validation
-    chosen = np.linspace(0, len(split) - 1, min(options.images, len(split))).astype(int)
-    images, labels, _ = split.read(chosen)
-    images = np.asarray(images, "float32")
+    images, labels = validation_images(options.data, options.images)
+    images = images.astype("float32")
     limit(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        own = in_keras(options.model, Path(folder))
+        own = list(in_keras(options.model, Path(folder)))
         expected = answers(own[0].run, images, options.batch)
+
         everywhere = [
-            exported(options, Path(folder), f"{backend} | {format}", backend, format, "as it is")
+            exported(options, folder, (backend, format), backend, format, "as it is")
             for backend in options.backends
             for format in options.formats
         ]
-        print(HEADS[0])
-        for row, (difference, _, _), ms in measured(everywhere, images, labels, expected, options):
-            print(f"| {row.cells} | {row.how} | {row.size} | {difference} | {ms} |", flush=True)
+        columns = ("written", "size, MB", "difference", "ms per image: minimum, median")
+        print(tables.head("backend", "format", *columns))
+        for form, (difference, _, _), ms in measured(everywhere, images, labels, expected, options):
+            print(tables.line(*form.cells, form.how, form.size, difference, ms), flush=True)
 
         backend = keras.backend.backend()
         smaller = own + [
-            exported(options, Path(folder), f"{format} | {name}", backend, format, name)
+            exported(options, folder, (format, name), backend, format, name)
             for format in options.formats
             for name in options.options
-            if is_offered(format, OPTIONS[name])
+            # whether the format has the precision that the option asks for
+            if "--precision" not in OPTIONS[name] or OPTIONS[name][-1] in FORMATS[format].precisions
         ]
-        print(HEADS[1])
-        for row, cells, ms in measured(smaller, images, labels, expected, options):
-            print(f"| {row.cells} | {row.size} | {' | '.join(cells)} | {ms} |", flush=True)
+        columns = ("size, MB", "difference", "top-1 equal, %", "top-1, %", "ms per image")
+        print("", tables.head("run by", "form", *columns), sep="\n")
+        for form, found, ms in measured(smaller, images, labels, expected, options):
+            print(tables.line(*form.cells, form.size, *found, ms), flush=True)
 
 
-@dataclass
-class Row:
-    """One contender: its first cells, its size in MB, how it was made, and how it is run."""
+def validation_images(path, count):
+    """So many validation images of an .npz file, evenly spread, and their labels."""
+    from keras_smlp.data import sources
 
-    cells: str
-    size: str
-    how: str
-    run: Callable | None
+    split = sources.npz(path).validation
+    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
+    images, labels, _ = split.read(chosen)
+    return np.asarray(images), labels
 
 
 def limit(threads):
@@ -115,38 +127,27 @@ def limit(threads):
 
 
 def in_keras(path, folder):
-    """The model in Keras and its smaller forms, as rows; the first is the model itself."""
+    """The model in Keras and its smaller forms; the first is the model itself."""
     import keras
 
     import keras_smlp
     from keras_smlp.deploy.precision import with_precision
 
-    def quantized(model):
-        keras_smlp.quantize(model)
-        return model
-
-    model = keras.models.load_model(path, compile=False)
+    model, other = (keras.models.load_model(path, compile=False) for _ in range(2))
     forms = {
         "as it is": model,
         "fold": keras_smlp.fold(model),
         "bfloat16": with_precision(model, "bfloat16"),
-        "int8": quantized(keras.models.load_model(path, compile=False)),
-        "fold, int8": quantized(keras_smlp.fold(model)),
+        "int8": other,
+        "fold, int8": keras_smlp.fold(model),
     }
-    rows = []
-    for i, (name, form) in enumerate(forms.items()):
-        file = folder / f"{i}.keras"
+    for name in ("int8", "fold, int8"):
+        keras_smlp.quantize(forms[name])
+    for name, form in forms.items():
+        file = folder / f"{name}.keras"
         form.save(file)
-        cells = f"Keras on {keras.backend.backend()} | {name}"
-        rows.append(
-            Row(
-                cells,
-                megabytes(file),
-                "",
-                lambda x, form=form: form.predict_on_batch(x),
-            )
-        )
-    return rows
+        cells = (f"Keras on {keras.backend.backend()}", name)
+        yield Form(cells, megabytes(file), "", form.predict_on_batch)
 
 
 def megabytes(path):
@@ -156,15 +157,8 @@ def megabytes(path):
     return f"{size(path) / 1e6:.2f}"
 
 
-def is_offered(format, option):
-    """Whether a format has the precision that an option asks for."""
-    from keras_smlp.deploy.export.api import FORMATS
-
-    return "--precision" not in option or option[-1] in FORMATS[format].precisions
-
-
 def exported(options, folder, cells, backend, format, option):
-    """One export by the tool, in a process of its own, as a row that begins with the cells."""
+    """One export by the tool, in a process of its own."""
     from keras_smlp.deploy.export import api, runtimes
 
     kind = api.FORMATS[format]
@@ -177,39 +171,36 @@ def exported(options, folder, cells, backend, format, option):
     )
     how = "directly" if backend in kind.backends else f"by {kind.backends[0]}"
     if done.returncode:
-        return Row(cells, "-", done.stderr.strip().splitlines()[-1], None)
+        return Form(cells, "-", done.stderr.strip().splitlines()[-1], None)
     run = runtimes.opened(path, format, options.threads)
-    return Row(cells, megabytes(path), how, lambda x: run(x)["probabilities"])
+    return Form(cells, megabytes(path), how, lambda x: run(x)["probabilities"])
 
 
-def measured(rows, images, labels, expected, options):
-    """Each row with what it answers, beside what is expected, and with its times."""
-    import numpy as np
-
-    batch, times = images[: options.batch], {id(row): [] for row in rows}
+def measured(forms, images, labels, expected, options):
+    """Each form with what it answers, beside what is expected, and with its times."""
+    batch, times = images[: options.batch], [[] for _ in forms]
     for _ in range(options.rounds + 1):
-        for row in rows:
-            if row.run:
+        for form, own in zip(forms, times, strict=True):
+            if form.run:
                 time.sleep(0.02)  # the threads of the one before go to sleep
                 began = time.perf_counter()
-                row.run(batch)
-                times[id(row)].append((time.perf_counter() - began) / len(batch) * 1000)
-    for row in rows:
-        if not row.run:
-            yield row, ("-", "-", "-"), "-"
+                form.run(batch)
+                own.append((time.perf_counter() - began) / len(batch) * 1000)
+    for form, own in zip(forms, times, strict=True):
+        if not form.run:
+            yield form, ("-", "-", "-"), "-"
             continue
-        found, taken = answers(row.run, images, options.batch), times[id(row)][1:]
+        own = own[1:]
+        found = answers(form.run, images, options.batch)
         difference = np.abs(found - expected).max() / expected.max()
-        equal = 100 * np.mean(found.argmax(-1) == expected.argmax(-1))
-        right = 100 * np.mean(found.argmax(-1) == labels)
-        cells = f"{difference:.1e}", f"{equal:.2f}", f"{right:.2f}"
-        yield row, cells, f"{min(taken):.2f}, {statistics.median(taken):.2f}"
+        equal = np.mean(found.argmax(-1) == expected.argmax(-1))
+        right = np.mean(found.argmax(-1) == labels)
+        cells = f"{difference:.1e}", f"{100 * equal:.2f}", f"{100 * right:.2f}"
+        yield form, cells, f"{min(own):.2f}, {statistics.median(own):.2f}"
 
 
 def answers(run, images, batch):
     """The probabilities of all images, in batches."""
-    import numpy as np
-
     parts = [run(images[i : i + batch]) for i in range(0, len(images), batch)]
     return np.concatenate([np.asarray(x, "float32") for x in parts])
 

@@ -1,11 +1,14 @@
 """How cost grows with the batch, the input size and the variant: counted, and fitted to times."""
 
 import math
+import statistics
 
+from benchmarks import tables
 from reference import stand_in
 
 EXPANSION, PATCH = 3, 4
 NOISE = 0.05  # an exponent within it of 1 is linear
+CASE = ("variant", "size", "batch")
 
 
 def parts(variant, size):
@@ -39,27 +42,23 @@ def exponent(x, y):
     """The slope of a straight line through the logarithms, by least squares; None of nothing."""
     if len(set(x)) < 2 or min(y) <= 0:
         return None
-    x, y = [math.log(each) for each in x], [math.log(each) for each in y]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    spread = sum((a - mean_x) ** 2 for a in x)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+    logarithms = ([math.log(value) for value in values] for values in (x, y))
+    return statistics.linear_regression(*logarithms).slope
 
 
-SERIES = {
-    "batch": lambda row: row["batch"],
-    "pixels": lambda row: row["size"] ** 2,
-    "multiply-adds": lambda row: macs(row["variant"], row["size"]),
+# what a cost may grow with: which part of a case changes, and the number that stands for it
+AXES = {
+    "batch": ("batch", lambda row: row["batch"]),
+    "pixels": ("size", lambda row: row["size"] ** 2),
+    "multiply-adds": ("variant", lambda row: macs(row["variant"], row["size"])),
 }
 
 
-def series(rows, first):
-    """What is drawn over -> the rows that differ in nothing else from the first case."""
-    variant, size, batch = first
-    return {
-        "batch": [row for row in rows if (row["variant"], row["size"]) == (variant, size)],
-        "pixels": [row for row in rows if (row["variant"], row["batch"]) == (variant, batch)],
-        "multiply-adds": [row for row in rows if (row["size"], row["batch"]) == (size, batch)],
-    }
+def points(rows, first, axis):
+    """(number on the axis, row) of the rows that differ in nothing else from the first case."""
+    changes, number = AXES[axis]
+    fixed = {key: value for key, value in zip(CASE, first, strict=True) if key != changes}
+    return [(number(row), row) for row in rows if fixed.items() <= row.items()]
 
 
 def contenders(rows):
@@ -70,65 +69,55 @@ def contenders(rows):
     return found
 
 
+def call_time(row):
+    """Milliseconds of a call."""
+    return row["ms_per_image"] * row["batch"]
+
+
 def fits(rows, first):
     """(contender, what it grows with) -> the exponents of a call's time and of its memory."""
     found = {}
     for name, own in contenders(rows).items():
-        for axis, chosen in series(own, first).items():
-            x = [SERIES[axis](row) for row in chosen]
-            seconds = [row["ms_per_image"] * row["batch"] for row in chosen]
+        for axis in AXES:
+            x, chosen = zip(*points(own, first, axis), strict=True)
             memory = [row["calls_memory_mb"] for row in chosen]
-            found[name, axis] = exponent(x, seconds), exponent(x, memory)
+            found[name, axis] = exponent(x, list(map(call_time, chosen))), exponent(x, memory)
     return found
 
 
 def report(rows, first):
     """Lines of Markdown: the exponents, and what grows faster than linear in the pixels."""
-    found = fits(rows, first)
+    found, variant = fits(rows, first), first[0]
     show = lambda x: "" if x is None else f"{x:.2f}"  # noqa: E731
-    yield (
-        "| contender | backend | precision | "
-        + " | ".join(f"time ~ {axis}^ | memory ~ {axis}^" for axis in SERIES)
-        + " |"
-    )
-    yield "|---" * (3 + 2 * len(SERIES)) + "|"
+    costs = [f"{cost} ~ {axis}^" for axis in AXES for cost in ("time", "memory")]
+    yield tables.head("contender", "backend", "precision", *costs)
     for name in contenders(rows):
-        cells = [show(x) for axis in SERIES for x in found[name, axis]]
-        yield f"| {' | '.join((*name, *cells))} |"
-    variant = first[0]
-    sizes = sorted({row["size"] for row in series(rows, first)["pixels"]})
+        yield tables.line(*name, *(show(x) for axis in AXES for x in found[name, axis]))
+    sizes = sorted({row["size"] for _, row in points(rows, first, "pixels")})
     if len(sizes) < 2:
         return
-    least, most = sizes[0], sizes[-1]
-    counts = [parts(variant, size) for size in sizes]
-    yield f"\n| part of {variant} | of the multiply-adds at {least}, {most} | ~ pixels^ |"
+    yield f"\n| part of {variant} | of the multiply-adds at {sizes[0]}, {sizes[-1]} | ~ pixels^ |"
     yield "|---|---|---|"
-    pixels, faster = [size**2 for size in sizes], []
+    counts, faster = [parts(variant, size) for size in sizes], {}
     for part in counts[0]:
-        slope = exponent(pixels, [count[part] for count in counts])
-        shares = (100 * count[part] / sum(count.values()) for count in (counts[0], counts[-1]))
-        yield f"| {part} | {', '.join(f'{share:.1f}%' for share in shares)} | {show(slope)} |"
-        if slope > 1 + NOISE:
-            faster.append(f"{part} (counted, pixels^{show(slope)})")
-    for name in contenders(rows):
-        slope = found[name, "pixels"][0]
-        if slope is not None and slope > 1 + NOISE:
-            faster.append(f"{' '.join(name)} (timed, pixels^{show(slope)})")
-    yield f"\nFaster than linear in the pixels: {'; '.join(faster) or 'nothing'}."
+        slope = exponent([size**2 for size in sizes], [count[part] for count in counts])
+        shares = (count[part] / sum(count.values()) for count in (counts[0], counts[-1]))
+        yield tables.line(part, ", ".join(f"{share:.1%}" for share in shares), show(slope))
+        faster[f"{part} (counted"] = slope
+    faster |= {f"{' '.join(name)} (timed": found[name, "pixels"][0] for name in contenders(rows)}
+    lines = [f"{x}, pixels^{show(s)})" for x, s in faster.items() if s and s > 1 + NOISE]
+    yield f"\nFaster than linear in the pixels: {'; '.join(lines) or 'nothing'}."
 
 
 def plot(path, rows, first):
     """Draws the time of a call over batch, pixels and multiply-adds."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(SERIES), 4), layout="constrained")
-    for axes, axis in zip(figure.subplots(1, len(SERIES)), SERIES, strict=True):
+    figure = Figure(figsize=(5 * len(AXES), 4), layout="constrained")
+    for axes, axis in zip(figure.subplots(1, len(AXES)), AXES, strict=True):
         for name, own in contenders(rows).items():
-            points = sorted(
-                (SERIES[axis](row), row["ms_per_image"] * row["batch"])
-                for row in series(own, first)[axis]
-            )
-            axes.loglog(*zip(*points, strict=True), marker="o", label=" ".join(name))
+            times = sorted((x, call_time(row)) for x, row in points(own, first, axis))
+            axes.loglog(*zip(*times, strict=True), marker="o", label=" ".join(name))
         axes.set(xlabel=axis, ylabel="ms per call")
         axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=7)

@@ -4,7 +4,6 @@ python -m benchmarks.network --variant tiny --batch 1 8 --json rows.json --plot 
 python -m benchmarks.network --batch 8 --precision float32 int8 --exports openvino onnx litert
 python -m benchmarks.network --batch 8 --mode training
 python -m benchmarks.network --growth --backends jax
-python -m benchmarks.network --mode data --photos PHOTOS
 
 Ours is the Keras model on each backend by `predict_on_batch` or `train_on_batch`, compiled where
 Keras compiles by default; for inference its folded copy too, and that copy as exported. The peer is
@@ -27,7 +26,6 @@ import itertools
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -46,7 +44,7 @@ def parse(processors):
     add("--variant", nargs="+", choices=tuple(stand_in.VARIANTS), help="default: tiny")
     add("--batch", nargs="+", type=positive, help="images in a call (default: 1 8)")
     add("--size", nargs="+", type=positive, help="side of the images (default: the variant's)")
-    add("--mode", choices=("inference", "training", "data"), default="inference")
+    add("--mode", choices=("inference", "training"), default="inference")
     add("--precision", nargs="+", choices=cases.PRECISIONS, default=["float32"])
     add("--backends", nargs="*", choices=cases.BACKENDS, default=list(cases.BACKENDS))
     add("--forms", nargs="+", choices=("plain", "folded"), help="default: both, where they can be")
@@ -62,12 +60,12 @@ def parse(processors):
     policies = "whether OpenMP's threads sleep at once when idle, or as the libraries have it"
     add("--wait-policy", choices=("passive", "default"), default="passive", help=policies)
     add("--growth", action="store_true", help="vary batch, size and variant, one at a time")
-    add("--photos", help="folder of image files, for --mode data")
     add("--json", type=Path, metavar="FILE", help="write the rows")
     add("--plot", type=Path, metavar="FILE.png", help="draw the rows")
     options = parser.parse_args()
     complete(options)
     try:
+        options.exports = [cases.parse_export(text, options.precision) for text in options.exports]
         check(options, processors)
         check_packages(options)
     except ValueError as error:
@@ -93,12 +91,6 @@ def check(options, processors):
         raise ValueError(f"--threads must be at most {processors}. Received: {options.threads}")
     if not 0 <= options.seconds <= 60:
         raise ValueError(f"--seconds must be in [0, 60]. Received: {options.seconds}")
-    if (options.mode == "data") != bool(options.photos):
-        raise ValueError("--photos must stand with --mode data, and only there")
-    if options.photos and not os.path.isdir(options.photos):
-        raise ValueError(f"--photos must be a folder. Received: {options.photos!r}")
-    if options.mode == "data" and (options.json or options.plot or options.growth):
-        raise ValueError("--json, --plot and --growth are not for --mode data")
     if options.mode == "training":
         for name, wrong in {
             "--exports": options.exports,
@@ -107,8 +99,6 @@ def check(options, processors):
         }.items():
             if wrong:
                 raise ValueError(f"{name} must not stand with --mode training: none can be trained")
-    for export in options.exports:
-        check_export(export, options.precision)
     for size in options.size:
         if size % STRIDE:
             raise ValueError(f"--size must be a multiple of {STRIDE}. Received: {size}")
@@ -127,54 +117,30 @@ def check(options, processors):
         raise ValueError(f"--plot must end in .png. Received: {str(options.plot)!r}")
 
 
-def check_export(export, precisions):
-    """Refuses what is no format, and no PRECISION:FILE."""
-    if export in cases.EXPORTS:
-        allowed = cases.EXPORTS[export].precisions
-        if not set(allowed) & set(precisions):
-            raise ValueError(f"--exports {export} needs --precision {' or '.join(allowed)}")
-        return
-    precision, _, file = export.partition(":")
-    if precision not in precisions or not Path(file).is_file():
-        formats = ", ".join(cases.EXPORTS)
-        raise ValueError(
-            f"--exports must be {formats} or PRECISION:FILE, of a precision among those of "
-            f"--precision and a file that exists. Received: {export!r}"
-        )
-    if Path(file).suffix not in cases.RUNTIMES:
-        raise ValueError(f"--exports must end in {', '.join(cases.RUNTIMES)}. Received: {export!r}")
-
-
 def check_packages(options):
     """Refuses what needs a package that is not there."""
     needed = ["torch", "safetensors", *options.backends]  # PyTorch: the limit and the peer
     for export in options.exports:
-        own = export in cases.EXPORTS
-        ending = cases.EXPORTS[export].ending if own else Path(export).suffix
-        needed.append(cases.RUNTIMES[ending])
-        needed += ["tensorflow" if export == "litert" else "onnxscript"] if own else []
-        needed += ["onnxruntime"] if export == "openvino" and "int8" in options.precision else []
+        needed += [export.runtime, export.writer]
+        if export.name == "openvino" and "int8" in options.precision:
+            needed.append("onnxruntime")
     needed += ["matplotlib"] if options.plot else []
-    for package in needed:
+    for package in filter(None, needed):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"{package} is not installed")
 
 
 def main():
     options = parse(len(os.sched_getaffinity(0)))
-    if options.mode == "data":
-        command = [sys.executable, "-m", "benchmarks.data", options.photos]
-        command += [f"--rounds={options.rounds}", f"--threads={options.threads}"]
-        sys.exit(subprocess.run(command).returncode)
     choices = (options.variant, options.size, options.batch)
     first = tuple(values[0] for values in choices)
     wanted = itertools.product(*choices)
     if options.growth:
-        one_at_a_time = [
-            [(*first[:i], value, *first[i + 1 :]) for value in values]
+        wanted = (
+            (*first[:i], value, *first[i + 1 :])
             for i, values in enumerate(choices)
-        ]
-        wanted = itertools.chain.from_iterable(one_at_a_time)
+            for value in values
+        )
     print(
         f"{datetime.date.today()}, {platform.system()} {platform.machine()}, {os.cpu_count()} "
         f"processors, Python {platform.python_version()}, OpenMP waits: {options.wait_policy}",

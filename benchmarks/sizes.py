@@ -9,6 +9,11 @@ bicubic, to each size (height x width); prints a table of top-1 accuracies in pe
 import argparse
 import os
 
+import numpy as np
+
+from benchmarks import tables
+from benchmarks.exports import validation_images
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
@@ -21,17 +26,13 @@ def main():
     options = parser.parse_args()
 
     import keras
-    import numpy as np
     from PIL import Image
 
     import keras_smlp
-    from keras_smlp.data import sources
     from keras_smlp.weights.resizing import METHODS
 
     model = keras.models.load_model(options.model, compile=False)
-    split = sources.npz(options.data).validation
-    chosen = np.linspace(0, len(split) - 1, min(options.images, len(split))).astype(int)
-    images, labels, _ = split.read(chosen)
+    images, labels = validation_images(options.data, options.images)
 
     def accuracy(model):
         height, width = model.input_shape[1:3]
@@ -39,13 +40,13 @@ def main():
         probabilities = model.predict(np.stack(views), batch_size=250, verbose=0)
         return 100 * np.mean(probabilities.argmax(axis=-1) == labels)
 
-    own = "{} x {}".format(*model.input_shape[1:3])
-    print(f"at its own size, {own}: {accuracy(model):.2f}\n\n| | {' | '.join(METHODS)} |")
-    print("|---" * (1 + len(METHODS)) + "|")
+    height, width = model.input_shape[1:3]
+    print(f"at its own size, {height} x {width}: {accuracy(model):.2f}\n")
+    print(tables.head("", *METHODS))
     for size in options.sizes:
         shape = (*map(int, size.split("x")), 3)
         found = [accuracy(keras_smlp.resize_weights(model, shape, method)) for method in METHODS]
-        print(f"| {shape[0]} x {shape[1]} | {' | '.join(f'{x:.2f}' for x in found)} |", flush=True)
+        print(tables.line(size.replace("x", " x "), *(f"{x:.2f}" for x in found)), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,16 @@ COLUMNS = {
 }
 
 
+def line(*cells):
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def head(*names):
+    """The two lines that a Markdown table begins with."""
+    return f"{line(*names)}\n{'|---' * len(names)}|"
+
+
 def table(found):
     """Lines of Markdown: what the rows of a case share, then a line for each."""
     one = found[0]
@@ -31,10 +41,8 @@ def table(found):
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     if all(row["precision"] == "float32" for row in found):
         columns.pop("to the float32 peer", None)  # the same as the one before
-    yield f"| {' | '.join(columns)} |"
-    yield "|---" * len(columns) + "|"
-    for cells in zip(*columns.values(), strict=True):
-        yield f"| {' | '.join(cells)} |"
+    yield head(*columns)
+    yield from map(line, *columns.values())
 
 
 def cell(form, row):

@@ -2,25 +2,18 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
-import keras
 import pytest
-from helpers.processes import environment
+from helpers.nets import BACKEND
+from helpers.processes import python
 
-from benchmarks import growth
+from benchmarks import cases, growth
 from reference import stand_in
 
 pytestmark = pytest.mark.quick_once
 
-BACKEND = keras.backend.backend()
 KEYS = "contender backend variant mode batch precision ms_per_image ratio_to_peer ratio_to_limit"
-
-
-def run(*arguments):
-    command = [sys.executable, "-m", "benchmarks.network", *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True)
+EXPORTS = {"torch": ("onnx", "openvino"), "tensorflow": ("litert",), "jax": ()}
 
 
 def measured(tmp_path, *arguments):
@@ -28,8 +21,7 @@ def measured(tmp_path, *arguments):
     pytest.importorskip("torch", reason="the limit and the peer are PyTorch's")
     micro = ("--variant=micro", "--rounds=1", "--seconds=0", "--backends", BACKEND)
     file = tmp_path / "rows.json"
-    done = run(*micro, "--json", file, *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = python("-m", "benchmarks.network", *micro, "--json", file, *arguments)
     return json.loads(file.read_text()), done.stdout.splitlines()
 
 
@@ -43,12 +35,10 @@ def test_inference_is_measured(tmp_path):
         ("keras_smlp", BACKEND),
         ("keras_smlp, folded", BACKEND),
     ]
-    if BACKEND == "torch" and importlib.util.find_spec("openvino"):
-        options += ["--exports", "onnx", "openvino"]
-        wanted += [("exported, onnx", "onnxruntime"), ("exported, openvino", "openvino")]
-    if BACKEND == "tensorflow" and importlib.util.find_spec("ai_edge_litert"):
-        options += ["--exports", "litert"]
-        wanted += [("exported, litert", "ai_edge_litert")]
+    runtimes = {name: cases.EXPORTS[name].runtime for name in EXPORTS[BACKEND]}
+    if all(map(importlib.util.find_spec, runtimes.values())):
+        options += ["--exports", *runtimes]
+        wanted += [(f"exported, {name}", runtime) for name, runtime in runtimes.items()]
     rows, lines = measured(tmp_path, *options)
     assert [(row["contender"], row["backend"]) for row in rows] == wanted
     for row in rows:
@@ -74,28 +64,25 @@ def test_inference_is_measured(tmp_path):
 @pytest.mark.once
 def test_training_is_measured_in_two_precisions(tmp_path):
     rounding = {"float32": 1e-4, "mixed_bfloat16": 0.05}
-    precisions = list(rounding)
-    options = ("--batch=2", "--mode=training", "--peer-modes", "eager", "--precision", *precisions)
-    options += ("--peer-optimizer", "fused")
-    rows, _ = measured(tmp_path, *options)
+    options = "--batch=2 --mode=training --peer-modes eager --peer-optimizer fused --precision"
+    rows, _ = measured(tmp_path, *options.split(), *rounding)
     names = [(row["contender"], row["precision"]) for row in rows]
-    assert names == [(x, p) for x in ("official, eager", "keras_smlp") for p in precisions]
+    assert names == [(x, p) for x in ("official, eager", "keras_smlp") for p in rounding]
     peers, ours = rows[:2], rows[2:]
     assert peers[0]["setting"] == "AdamW, fused"
     for peer, row in zip(peers, ours, strict=True):
         assert peer["ratio_to_peer"] == 1.0
         assert row["ratio_to_peer"] == row["ms_per_image"] / peer["ms_per_image"]
         assert row["ratio_to_float32_peer"] == row["ms_per_image"] / peers[0]["ms_per_image"]
-        assert row["first_loss"] == pytest.approx(
-            rows[0]["first_loss"], rel=rounding[row["precision"]]
-        )
+        allowed = rounding[row["precision"]]
+        assert row["first_loss"] == pytest.approx(peers[0]["first_loss"], rel=allowed)
 
 
 @pytest.mark.deep
 @pytest.mark.once
 def test_growth_varies_one_thing_at_a_time(tmp_path):
-    choices = ("--batch", 1, 2, "--size", 64, 96, "--forms", "plain")
-    rows, lines = measured(tmp_path, "--growth", *choices)
+    choices = "--growth --batch 1 2 --size 64 96 --forms plain"
+    rows, lines = measured(tmp_path, *choices.split())
     assert [(row["size"], row["batch"]) for row in rows] == [(64, 1), (96, 1), (64, 2)]
     assert {row["ratio_to_peer"] for row in rows} == {None}
     assert "axial (counted, pixels^1.50)" in lines[-1]
@@ -117,17 +104,11 @@ def test_multiply_adds_are_those_of_the_peer():
 
 
 def test_exponents_are_those_of_the_times():
+    name = {"contender": "mine", "backend": "none", "precision": "float32", "variant": "micro"}
+
     def row(size, batch):
-        return {
-            "contender": "mine",
-            "backend": "none",
-            "precision": "float32",
-            "variant": "micro",
-            "size": size,
-            "batch": batch,
-            "ms_per_image": 3 * size**2.5,
-            "calls_memory_mb": 2 * batch**0.5,
-        }
+        costs = {"ms_per_image": 3 * size**2.5, "calls_memory_mb": 2 * batch**0.5}
+        return {**name, "size": size, "batch": batch, **costs}
 
     cases = [(64, 1), (128, 1), (192, 1), (64, 2), (64, 4)]
     rows, first = [row(*case) for case in cases], ("micro", 64, 1)
@@ -143,41 +124,31 @@ def test_exponents_are_those_of_the_times():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--batch", "0"], "--batch: must be a positive integer. Received: '0'"),
-        (["--threads", "4096"], "--threads must be at most"),
-        (["--seconds", "inf"], "--seconds must be in [0, 60]. Received: inf"),
-        (["--size", "100"], "--size must be a multiple of 32. Received: 100"),
-        (["--size", "256"], "--against must be none for other sizes than tiny's own, 224"),
-        (["--mode", "training", "--precision", "int8"], "int8 must not stand with --mode training"),
-        (["--mode", "training", "--exports", "onnx"], "--exports must not stand with"),
-        (["--exports", "onnx", "--precision", "bfloat16"], "needs --precision float32 or int8"),
-        (
-            ["--exports", "float32:nowhere.onnx"],
-            "--exports must be onnx, openvino, litert or PRECISION",
-        ),
-        (["--mode", "data"], "--photos must stand with --mode data, and only there"),
-        (
-            ["--mode", "data", "--photos", "nowhere"],
-            "--photos must be a folder. Received: 'nowhere'",
-        ),
-        (["--mode", "data", "--photos", ".", "--json", "x"], "are not for --mode data"),
-        (["--plot", "rows.jpg"], "--plot must end in .png. Received: 'rows.jpg'"),
-        (["--json", "nowhere/rows.json"], "the folder of 'nowhere/rows.json' must exist"),
-        (["--against", "none", "--backends"], "must name a contender"),
+        ("--batch 0", "--batch: must be a positive integer. Received: '0'"),
+        ("--threads 4096", "--threads must be at most"),
+        ("--seconds inf", "--seconds must be in [0, 60]. Received: inf"),
+        ("--size 100", "--size must be a multiple of 32. Received: 100"),
+        ("--size 256", "--against must be none for other sizes than tiny's own, 224"),
+        ("--mode training --precision int8", "int8 must not stand with --mode training"),
+        ("--mode training --exports onnx", "--exports must not stand with"),
+        ("--exports onnx --precision bfloat16", "needs --precision float32 or int8"),
+        ("--exports float32:nowhere.onnx", "--exports must be onnx, openvino, litert or PRECISION"),
+        ("--mode data", "argument --mode: invalid choice: 'data'"),
+        ("--plot rows.jpg", "--plot must end in .png. Received: 'rows.jpg'"),
+        ("--json nowhere/rows.json", "the folder of 'nowhere/rows.json' must exist"),
+        ("--against none --backends", "must name a contender"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(arguments, words):
-    done = run(*arguments)
-    assert done.returncode == 2 and done.stdout == ""
-    assert words in done.stderr and done.stderr.count("\n") == 1
+    done = python("-m", "benchmarks.network", *arguments.split(), status=2)
+    assert done.stdout == "" and words in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_contender_that_fails_is_named(tmp_path):
     pytest.importorskip("onnxruntime", reason="it fails")
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
-    options = ("--variant=micro", "--batch=1", "--against=none", "--backends")
-    done = run(*options, "--exports", f"float32:{broken}")
-    assert done.returncode == 1
+    options = "-m benchmarks.network --variant micro --batch 1 --against none --backends --exports"
+    done = python(*options.split(), f"float32:{broken}", status=1)
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("network.py: error: exported, broken.onnx on onnxruntime, float32: ")

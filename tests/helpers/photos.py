@@ -57,7 +57,6 @@ def imagenet_archives(path):
             add(train, f"{wnid}.tar", file.getvalue())
     with tarfile.open(path / "ILSVRC2012_img_val.tar", "w") as validation:
         for i in range(5):
-            add(
-                validation, f"ILSVRC2012_val_{i + 1:08}.JPEG", encoded(photo("china", (99 + i, 80)))
-            )
+            content = encoded(photo("china", (99 + i, 80)))
+            add(validation, f"ILSVRC2012_val_{i + 1:08}.JPEG", content)
     return path
