@@ -4,7 +4,6 @@
 nothing; in a process of its own an assertion that fails is the exit status.
 """
 
-import argparse
 import warnings
 from pathlib import Path
 
@@ -12,24 +11,22 @@ import keras
 import numpy as np
 
 import keras_smlp
-from helpers.nets import answer, trained_like
+from helpers.nets import SMALL, answer, drop_path_states, net, pixels
 from reference.stand_in import relative
 
 # a value that one backend rounds up and another down is a step of 1/127 in 8 bits
 TOLERANCES = {"plain": 1e-5, "folded": 1e-5, "int8": 5e-3, "folded_int8": 5e-3}
 POLICIES = {"float32": 1e-5, "mixed_float16": 5e-3}
-SIZE = {"dim": 8, "depths": (1, 1), "input_shape": (32, 32, 3), "classes": 4}
 
 
 def data():
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (8, 32, 32, 3)).astype("float32"), np.arange(8) % 4
+    return pixels(8, *SMALL["input_shape"], dtype="float32"), np.arange(8) % 4
 
 
 def compiled(policy):
     """Under `mixed_float16` the optimizer that keeps a loss scale holds another one within."""
     keras.utils.set_random_seed(1)
-    model = keras_smlp.SMLPNet(**SIZE, drop_path_rate=0.2, dtype=policy)
+    model = keras_smlp.SMLPNet(**SMALL, drop_path_rate=0.2, dtype=policy)
     optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.05)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
@@ -37,7 +34,7 @@ def compiled(policy):
 
 def written(name):
     """A network as it is, folded, quantized, or both."""
-    model = trained_like(keras_smlp.SMLPNet(**SIZE, classifier_activation=None))
+    model = net()
     if "folded" in name:
         model = keras_smlp.fold(model)
     if "int8" in name:
@@ -92,11 +89,7 @@ def read_trained(path, policy):
     # resumes: the moments are there, the drop path's draws go on, the loss is finite
     moments = [v for v in optimizer.variables if "momentum" in v.path]
     assert moments and any(np.abs(keras.ops.convert_to_numpy(v)).max() > 0 for v in moments)
-    states = [
-        keras.ops.convert_to_numpy(layer.drop_path.seed_generator.state)
-        for layer in model.layers
-        if hasattr(layer, "drop_path") and layer.drop_path.rate
-    ]
+    states = drop_path_states(model)
     assert states and all(state[1] > 0 for state in states), "the random state was lost"
     history = model.fit(x, y, batch_size=4, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"]).all()
@@ -108,21 +101,13 @@ def read_trained(path, policy):
     np.testing.assert_allclose(answer(other, x), expected, atol=POLICIES[policy])
     assert int(optimizer_of(other).iterations) == 2
 
-    by_name = keras_smlp.SMLPNet(**SIZE, weights=f"{path}.keras")
+    by_name = keras_smlp.SMLPNet(**SMALL, weights=f"{path}.keras")
     np.testing.assert_allclose(answer(by_name, x), expected, atol=POLICIES[policy])
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--names", nargs="+")
-    parser.add_argument("--read", nargs="*", type=Path)
-    parser.add_argument("--write", nargs="*", type=Path)
-    options = parser.parse_args(arguments)
-    for do, folders in ((read, options.read), (write, options.write)):
+def main(names, read_from, write_to):
+    """Reads and checks the networks of these names in some folders, then writes them to others."""
+    for do, folders in ((read, read_from), (write, write_to)):
         for folder in folders:
-            for name in options.names:
-                do(name, folder)
-
-
-if __name__ == "__main__":
-    main()
+            for name in names:
+                do(name, Path(folder))

@@ -20,13 +20,14 @@ pytestmark = [
 
 def run(backend, names, read=(), write=()):
     """Reads and checks the networks of these folders, then writes its own into others."""
-    arguments = ["--names", *names, "--read", *read, "--write", *write]
+    arguments = names, [*map(str, read)], [*map(str, write)]
     if backend == OWN:
-        cross_backend.main(map(str, arguments))
+        cross_backend.main(*arguments)
     else:
         # XLA's expensive passes are not the subject
         quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-        python("-m", "helpers.cross_backend", *arguments, KERAS_BACKEND=backend, **quick)
+        code = f"from helpers import cross_backend; cross_backend.main(*{arguments!r})"
+        python("-c", code, KERAS_BACKEND=backend, **quick)
 
 
 @pytest.fixture
