@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from helpers.damage import flipped, halved
+from helpers.nets import linear
 
-pytest.importorskip("jsonargparse", reason="the configuration needs jsonargparse")
+pytest.importorskip("yaml", reason="the configuration is YAML")
 
-from keras_smlp.saving import PortableModel  # noqa: E402 - asked for first
-from keras_smlp.training.checkpoints import STATE, WEIGHTS, Checkpoints  # noqa: E402
+from keras_smlp.training.checkpoints import STATE, WEIGHTS, Checkpoints  # noqa: E402 - see above
 from keras_smlp.training.parsing import parse  # noqa: E402
 from keras_smlp.training.run import Run  # noqa: E402
 
@@ -23,8 +24,7 @@ OTHER = SimpleNamespace(is_main=False)
 
 @pytest.fixture
 def model():
-    inputs = keras.Input((2,))
-    return PortableModel(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+    return linear()
 
 
 def config(*argv):
@@ -45,13 +45,19 @@ def saved(folder, model, place=(1, 5)):
     return run
 
 
+def resume(folder, model, *argv):
+    """A run that goes on from a folder; what it says."""
+    said, run = [], Run(config(*argv), folder, MAIN)
+    run.resume(model, said.append)
+    return run, said
+
+
 @pytest.mark.quick_each
 def test_a_run_goes_on_where_it_was(model, tmp_path):
     before = saved(tmp_path / "c", model)
     kept = model.get_weights()[0].copy()
     model.set_weights([kept + 1])
-    said, run = [], Run(config(), tmp_path / "c", MAIN)
-    run.resume(model, said.append)
+    run, said = resume(tmp_path / "c", model)
     np.testing.assert_array_equal(model.get_weights()[0], kept)
     for name in ("epoch", "step", "means", "rows", "best_score", "path"):
         assert getattr(run, name) == getattr(before, name)
@@ -72,36 +78,28 @@ def test_one_process_writes(model, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def cut(path):
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("damage", [cut, flip, lambda path: path.unlink()])
+@pytest.mark.parametrize("damage", [halved, flipped, None])
 @pytest.mark.parametrize("file", [WEIGHTS, STATE])
 def test_a_damaged_newest_is_left_for_the_one_before(model, tmp_path, damage, file):
     saved(tmp_path, model, (1, 5))
     run = saved(tmp_path, model, (2, 0))
-    if damage is flip and file == STATE:
-        (run.path / STATE).write_text("{}")
+    path = run.path / file
+    if damage is None:
+        path.unlink()
+    elif damage is flipped and file == STATE:
+        path.write_text("{}")  # one bit of it may mean nothing
     else:
-        damage(run.path / file)
-    said, again = [], Run(config(), tmp_path, MAIN)
-    again.resume(model, said.append)
+        path.write_bytes(damage(path.read_bytes()))
+    again, said = resume(tmp_path, model)
     assert (again.epoch, again.step) == (1, 5)
     assert said[0].startswith(f"damaged checkpoint, not used: {run.path} (") and len(said) == 2
 
 
 def test_damage_alone_is_no_new_beginning(model, tmp_path):
-    cut(saved(tmp_path, model).path / WEIGHTS)
+    path = saved(tmp_path, model).path / WEIGHTS
+    path.write_bytes(halved(path.read_bytes()))
     with pytest.raises(ValueError, match="^output_dir: no checkpoint in .* remove that folder"):
-        Run(config(), tmp_path, MAIN).resume(model, lambda _: None)
+        resume(tmp_path, model)
 
 
 def test_a_write_that_fails_leaves_what_was_there(model, tmp_path, monkeypatch):
@@ -136,7 +134,7 @@ def test_another_configuration_is_refused(model, tmp_path, changed):
     saved(tmp_path, model)
     key = changed[2:].partition("=")[0]
     with pytest.raises(ValueError, match=rf"another configuration \({key}: .* -> .*\), allowed"):
-        Run(config(changed), tmp_path, MAIN).resume(model, lambda _: None)
+        resume(tmp_path, model, changed)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +143,14 @@ def test_another_configuration_is_refused(model, tmp_path, changed):
 )
 def test_what_the_training_does_not_depend_on_may_change(model, tmp_path, changed):
     saved(tmp_path, model)
-    Run(config(changed), tmp_path, MAIN).resume(model, lambda _: None)
+    resume(tmp_path, model, changed)
 
 
 def test_resume_can_be_forbidden(model, tmp_path):
-    run = Run(config("--train.resume=false"), tmp_path / "c", MAIN)
-    run.resume(model, lambda _: None)
+    run, _ = resume(tmp_path / "c", model, "--train.resume=false")
     run.checkpoint(model)
     with pytest.raises(ValueError, match="^train.resume: false with checkpoints in"):
-        Run(config("--train.resume=false"), tmp_path / "c", MAIN).resume(model, lambda _: None)
+        resume(tmp_path / "c", model, "--train.resume=false")
 
 
 def test_means_go_on_over_an_interruption():
