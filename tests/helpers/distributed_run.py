@@ -47,20 +47,6 @@ def own_batches(engine):
     return tf.data.Dataset.from_tensor_slices((x, y))
 
 
-class Losses(keras.callbacks.Callback):
-    """The loss of each batch, from the running means that Keras logs."""
-
-    def on_train_begin(self, logs=None):
-        self.means = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.means.append(float(logs["loss"]))
-
-    def each(self):
-        totals = np.array(self.means) * np.arange(1, len(self.means) + 1)
-        return np.diff(totals, prepend=0.0)
-
-
 def copies(variable):
     """The values of a variable on all devices of this process."""
     if BACKEND == "jax":
@@ -103,11 +89,15 @@ def main(folder, batch_norm, kind, coordinator=None, processes=None, rank=None):
     network, model = training_model(engine, batch_norm == "local")
     engine.check_batch(BATCH)
     check_same(engine, model)
-    losses = Losses()
-    model.fit(own_batches(engine), epochs=1, verbose=0, shuffle=False, callbacks=[losses])
+    means = []  # of the losses up to each batch, as Keras logs them
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: means.append(float(logs["loss"]))
+    )
+    model.fit(own_batches(engine), epochs=1, verbose=0, shuffle=False, callbacks=[note])
     check_same(engine, model)
+    losses = np.diff(np.array(means) * np.arange(1, len(means) + 1), prepend=0.0)
     # of its own part (PyTorch), or of the whole batch
-    means = engine.sum(losses.each()) / engine.processes
+    losses = engine.sum(losses) / engine.processes
     assert np.array_equal(engine.gather(np.array([engine.rank])), np.arange(engine.processes))
     with model.ema_swapped_in():
         rows = evaluate(engine, model)
@@ -120,7 +110,7 @@ def main(folder, batch_norm, kind, coordinator=None, processes=None, rank=None):
             model.save_weights(folder / "state.weights.h5")
         index, logits = zip(*rows, strict=True)
         weights = {f"weight{i}": weight for i, weight in enumerate(network.get_weights())}
-        run = {"losses": means, "index": index, "logits": logits, "sum": total}
+        run = {"losses": losses, "index": index, "logits": logits, "sum": total}
         np.savez(folder / "run.npz", text=engine.describe(), **run, **weights)
     engine.barrier()
     # the same on all devices and processes, and exactly what it was
