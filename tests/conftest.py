@@ -2,7 +2,6 @@
 
 import random
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -58,20 +57,6 @@ def small_disk(tmp_path):
     yield mount
     if disk.is_mount():
         subprocess.run(["umount", disk], check=True)
-
-
-@pytest.fixture
-def run_tool(monkeypatch):
-    """Function that runs a module of tools/ with arguments, as a user does; the exit status."""
-
-    def run(tool, *arguments):
-        monkeypatch.setattr(sys, "argv", [tool.__file__, *map(str, arguments)])
-        try:
-            return tool.main()
-        except SystemExit as stop:
-            return stop.code
-
-    return run
 
 
 def seed():

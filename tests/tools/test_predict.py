@@ -1,5 +1,6 @@
 """From probabilities to names, and tools/predict.py as a user runs it."""
 
+import functools
 import importlib.util
 import json
 import re
@@ -63,17 +64,14 @@ def test_what_cannot_be_decoded_is_refused():
 
 # ---- tools/predict.py ---------------------------------------------------------------------------
 
+PHOTOS = [f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")]
+BUILD = {"dim": 8, "depths": (1, 1), "input_shape": (32, 32, 3), "classes": 4}
+
 
 @pytest.fixture
-def run(run_tool, capsys):
-    """Calls the tool with arguments; gives the exit status and what was written."""
-
-    def run(*arguments):
-        status = run_tool(predict, *arguments)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+def run(run_tool):
+    """Calls the tool with a line of arguments; gives the exit status and what was written."""
+    return functools.partial(run_tool, predict)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +87,8 @@ def here(tmp_path, monkeypatch, model):
     Path("classes.json").write_text(json.dumps(NAMES))
     Path("photos/more/folder.png").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp"):
-        Image.fromarray(rng.integers(0, 256, (60, 50, 3), "uint8")).save(f"photos/{name}")
+    for file in PHOTOS:
+        Image.fromarray(rng.integers(0, 256, (60, 50, 3), "uint8")).save(file)
     Path("photos/notes.txt").write_text("no photo")
     return tmp_path
 
@@ -102,10 +100,9 @@ def expected(model, file):
 
 def test_json_has_the_probabilities_of_each_photo(here, run, model):
     # batches of two, the last of one
-    status, out, err = run("photos", "--weights", "m.keras", "--json", "--batch-size", 2)
+    status, out, err = run("photos --weights m.keras --json --batch-size 2")
     rows = [json.loads(line) for line in out.splitlines()]
-    files = [f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")]
-    assert (status, err) == (0, "") and [row["file"] for row in rows] == files
+    assert (status, err) == (0, "") and [row["file"] for row in rows] == PHOTOS
     for row in rows:
         probabilities = expected(model, row["file"])
         order = np.argsort(-probabilities)
@@ -118,116 +115,107 @@ def test_json_has_the_probabilities_of_each_photo(here, run, model):
 
 
 def test_a_table_has_rank_probability_and_name(here, run, model):
-    Path("other.json").write_text(json.dumps(["one", "two", "three", "four"]))
-    photo = "photos/a.png"
-    arguments = (photo, "--weights", "m.keras", "--classes", "other.json", "--top", 2)
-    status, out, _ = run(*arguments)
-    best = np.argsort(-expected(model, photo))[:2]
-    lines = [
-        f"   {rank}  {expected(model, photo)[k]:.4f}  {('one', 'two', 'three', 'four')[k]}"
-        for rank, k in enumerate(best, start=1)
-    ]
-    assert (status, out.splitlines()) == (0, [photo, *lines])
+    names = ["one", "two", "three", "four"]
+    Path("other.json").write_text(json.dumps(names))
+    status, out, _ = run("photos/a.png --weights m.keras --classes other.json --top 2")
+    probabilities = expected(model, "photos/a.png")
+    first, second = np.argsort(-probabilities)[:2]
+    assert (status, out.splitlines()) == (
+        0,
+        [
+            "photos/a.png",
+            f"   1  {probabilities[first]:.4f}  {names[first]}",
+            f"   2  {probabilities[second]:.4f}  {names[second]}",
+        ],
+    )
 
 
 def test_patterns_name_photos_once(here, run):
-    arguments = ("--weights", "m.keras", "--json", "--top", 1)
-    _, out, _ = run("photos/**/*.png", "photos/more", "photos/a.png", *arguments)
+    photos = "'photos/**/*.png' photos/more photos/a.png"
+    _, out, _ = run(f"{photos} --weights m.keras --json --top 1")
     files = [json.loads(line)["file"] for line in out.splitlines()]
     assert files == ["photos/a.png", "photos/more/d.png", "photos/more/e.webp"]
 
 
 def test_imagenets_names_where_there_are_a_thousand_classes(here, run):
     Path("classes.json").unlink()
-    network = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3))
+    network = keras_smlp.SMLPNet(**{**BUILD, "classes": 1000})
     network.get_layer("predictions").bias.assign(np.eye(1000)[207] * 100)
     network.save("m.keras")
-    status, out, _ = run("photos/a.png", "--weights", "m.keras", "--top", 1)
+    status, out, _ = run("photos/a.png --weights m.keras --top 1")
     assert (status, out) == (0, "photos/a.png\n   1  1.0000  n02099601  golden_retriever\n")
 
 
 def test_imagenet_goes_through_the_constructor(here, run, monkeypatch):
     def constructor(weights):
         print("Downloading")  # as Keras does
-        return keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=1000)
+        return keras_smlp.SMLPNet(**{**BUILD, "classes": 1000})
 
     monkeypatch.setattr(keras_smlp, "SMLPNetTiny", constructor)
-    status, out, err = run("photos/a.png", "--variant", "tiny", "--json")
+    status, out, err = run("photos/a.png --variant tiny --json")
     assert (status, err) == (0, "Downloading\n") and len(json.loads(out)["predictions"]) == 5
 
 
-def test_weights_alone_say_which_network_they_are_of(here, run, model):
-    network = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=4)
-    keras_smlp.save_official(network, "x.pth")
-    arguments = ("photos/a.png", "--weights", "x.pth", "--classes", "classes.json", "--json")
-    status, out, err = run(*arguments)
+def test_weights_alone_say_which_network_they_are_of(here, run):
+    keras_smlp.save_official(keras_smlp.SMLPNet(**BUILD), "x.pth")
+    line = "photos/a.png --weights x.pth --classes classes.json --json"
+    status, out, err = run(line)
     assert (status, err) == (0, "") and len(json.loads(out)["predictions"]) == 4
-    status, _, err = run(*arguments, "--variant", "small")
+    status, _, err = run(f"{line} --variant small")
     assert status == 2 and "--variant must be that of the file; x.pth holds no small" in err
 
 
 def test_damaged_photos_are_named_and_skipped(here, run):
-    good = Path("photos/a.png").read_bytes()
-    Path("photos/0.png").write_bytes(good[:500])
+    Path("photos/0.png").write_bytes(Path("photos/a.png").read_bytes()[:500])
     Path("photos/a2.png").write_bytes(b"")
-    status, out, err = run("photos", "--weights", "m.keras", "--batch-size", 3, "--json")
+    status, out, err = run("photos --weights m.keras --batch-size 3 --json")
     assert status == 1
-    assert [json.loads(line)["file"] for line in out.splitlines()] == [
-        f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")
-    ]
+    assert [json.loads(line)["file"] for line in out.splitlines()] == PHOTOS
     first, second = err.splitlines()
     assert first.startswith("predict.py: skipped photos/0.png: ")
     assert second.startswith("predict.py: skipped photos/a2.png: ") and "empty" in second
-    # nothing is left to draw
-    arguments = ("--weights", "m.keras", "--plot", "out.png")
     if importlib.util.find_spec("matplotlib"):
-        assert run("photos/0.png", *arguments)[:2] == (1, "")
+        # nothing is left to draw
+        assert run("photos/0.png --weights m.keras --plot out.png")[:2] == (1, "")
         assert not Path("out.png").exists()
 
 
 def test_pictures(here, run, model, monkeypatch):
     pytest.importorskip("matplotlib", reason="draws the pictures")
+    before = {x.name for x in here.iterdir()}
     drawn, plot = [], plots.plot_predictions
     monkeypatch.setattr(plots, "plot_predictions", lambda *x: (drawn.extend(x), plot(*x)))
-    arguments = ("--weights", "m.keras", "--plot", "p.png", "--explain", "--kernels", "k.png")
-    status, out, err = run("photos", "--batch-size", 2, *arguments)
+    pictures = "--plot p.png --explain --kernels k.png"
+    status, out, err = run(f"photos --batch-size 2 --weights m.keras {pictures}")
     assert (status, err) == (0, "") and out.count("\n") == 5 * 5
     _, titles, images, found, maps = drawn
-    assert titles == ("a.png", "b.JPG", "c.bmp", "d.png", "e.webp")
-    files = [f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")]
-    np.testing.assert_array_equal(images, [keras_smlp.load_image(x, (32, 48)) for x in files])
+    assert titles == tuple(Path(x).name for x in PHOTOS)
+    np.testing.assert_array_equal(images, [keras_smlp.load_image(x, (32, 48)) for x in PHOTOS])
     np.testing.assert_allclose(maps, explain.grad_cam(model, images), atol=1e-4)
-    names = {0: "cat", 1: "dog", 2: "tench", 3: "bird"}
-    assert [x[0][0] for x in found] == [names[expected(model, x).argmax()] for x in files]
-    for name, (width, height) in {"p.png": (1060, 1300), "k.png": (620, 600)}.items():
+    names = ["cat", "dog", "tench", "bird"]
+    assert [x[0][0] for x in found] == [names[expected(model, x).argmax()] for x in PHOTOS]
+    for name, size in {"p.png": (1060, 1300), "k.png": (620, 600)}.items():
         with Image.open(name) as picture:
-            assert picture.size == (width, height)
+            assert picture.size == size
     Path("k.png").unlink()
-    assert run("--weights", "m.keras", "--kernels", "k.png") == (0, "", "")
-    assert sorted(x.name for x in here.iterdir()) == [
-        "classes.json",
-        "k.png",
-        "m.keras",
-        "p.png",
-        "photos",
-    ]
+    assert run("--weights m.keras --kernels k.png") == (0, "", "")
+    assert {x.name for x in here.iterdir()} == before | {"k.png", "p.png"}
 
 
 def test_a_bar_shows_the_batches_on_a_terminal_alone(here, run, monkeypatch):
     tqdm = pytest.importorskip("tqdm", reason="draws the bar")
-    shown = []
-    bar = tqdm.tqdm
-    monkeypatch.setattr(tqdm, "tqdm", type("Bar", (bar,), {"close": lambda x: shown.append(x.n)}))
-    arguments = ("photos", "--weights", "m.keras", "--json")
-    run(*arguments, "--batch-size", 2)
+    shown, line = [], "photos --weights m.keras --json"
+    bar = type("Bar", (tqdm.tqdm,), {"close": lambda self: shown.append(self.n)})
+    monkeypatch.setattr(tqdm, "tqdm", bar)
+    run(f"{line} --batch-size 2")
     assert shown == []
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    assert run(*arguments)[0] == 0 and shown == []  # one batch
-    status, out, _ = run(*arguments, "--batch-size", 2)
+    assert run(line)[0] == 0 and shown == []  # one batch
+    status, out, _ = run(f"{line} --batch-size 2")
     assert status == 0 and set(shown) == {3} and len(out.splitlines()) == 5
 
 
-def test_wrong_arguments_are_one_line_and_status_2(here, run):
+def test_wrong_arguments_are_one_line_and_status_2(here, refused):
     Path("empty").mkdir()
     Path("many").mkdir()
     for i in range(65):
@@ -236,42 +224,35 @@ def test_wrong_arguments_are_one_line_and_status_2(here, run):
     Path("dict.json").write_text('{"0": "cat"}')
     Path("bad.json").write_text("[")
     Path("bad.keras").write_text("nothing")
-    model = ("--weights", "m.keras")
-    cases = [
-        ([], "PHOTO must be given"),
-        (["photos/x.png", *model], "PHOTO must be a file, a folder with images .* photos/x.png"),
-        (["empty", *model], "PHOTO .* not empty"),
-        (["photos/*.tiff", *model], "PHOTO .* not photos/"),
-        (["photos", "--explain", *model], "--explain must stand with --plot"),
-        (
-            ["photos", "--top", "0", *model],
-            "argument --top: must be a positive integer. Received: '0'",
+    model = "--weights m.keras"
+    cases = {
+        "": "PHOTO must be given",
+        f"photos/x.png {model}": "PHOTO must be a file, a folder with images .* photos/x.png",
+        f"empty {model}": "PHOTO .* not empty",
+        f"photos/*.tiff {model}": "PHOTO .* not photos/",
+        f"photos --explain {model}": "--explain must stand with --plot",
+        f"photos --top 0 {model}": "argument --top: must be a positive integer. Received: '0'",
+        f"photos --top 5 {model}": "--top must be at most 4",
+        f"photos --batch-size x {model}": (
+            "argument --batch-size: must be a positive integer. Received: 'x'"
         ),
-        (["photos", "--top", "5", *model], "--top must be at most 4"),
-        (
-            ["photos", "--batch-size", "x", *model],
-            "argument --batch-size: must be a positive integer. Received: 'x'",
-        ),
-        (["photos", "--plot", "p.jpg", *model], "argument --plot: p.jpg is no .png file"),
-        (["photos", "--kernels", "no/p.png", *model], "argument --kernels: no/p.png is no .png"),
-        (["photos", "--variant", "tiny", *model], "--variant must not stand with a .keras file"),
-        (["photos", "--variant", "huge", *model], "argument --variant: invalid choice"),
-        (["photos", "--classes", "three.json", *model], "--classes must name .* 4 classes, not 3"),
-        (["photos", "--classes", "dict.json", *model], "--classes must be a JSON list of names"),
-        (["photos", "--classes", "bad.json", *model], "--classes must be a JSON file; bad.json"),
-        (["photos", "--classes", "no.json", *model], "no.json"),
-        (["photos", "--weights", "no.keras"], "--weights names no file"),
-        (["photos", "--weights", "bad.keras"], "bad.keras"),
-        (["photos", "--weights", "x.onnx"], "--weights must be"),
-        (["photos", "--weights", "x.pth"], "--weights names no file"),
-    ]
+        f"photos --plot p.jpg {model}": "argument --plot: p.jpg is no .png file",
+        f"photos --kernels no/p.png {model}": "argument --kernels: no/p.png is no .png",
+        f"photos --variant tiny {model}": "--variant must not stand with a .keras file",
+        f"photos --variant huge {model}": "argument --variant: invalid choice",
+        f"photos --classes three.json {model}": "--classes must name .* 4 classes, not 3",
+        f"photos --classes dict.json {model}": "--classes must be a JSON list of names",
+        f"photos --classes bad.json {model}": "--classes must be a JSON file; bad.json",
+        f"photos --classes no.json {model}": "no.json",
+        "photos --weights no.keras": "--weights names no file",
+        "photos --weights bad.keras": "bad.keras",
+        "photos --weights x.onnx": "--weights must be",
+        "photos --weights x.pth": "--weights names no file",
+    }
     if importlib.util.find_spec("matplotlib"):
-        cases.append((["many", "--plot", "p.png", *model], "--plot must be for 1 to 64 photos"))
-    for arguments, words in cases:
-        status, out, err = run(*arguments)
-        assert (status, out, err.count("\n")) == (2, "", 1), (arguments, out, err)
-        assert re.search(words, err), (arguments, err)
-        assert err.startswith("predict.py: error: ")
+        cases[f"many --plot p.png {model}"] = "--plot must be for 1 to 64 photos"
+    for line, words in cases.items():
+        assert re.search(words, refused(predict, line)), line
 
 
 @pytest.mark.parametrize(
@@ -282,22 +263,19 @@ def test_wrong_arguments_are_one_line_and_status_2(here, run):
         ({"include_top": False}, "must be a classifier of RGB images"),
     ],
 )
-def test_models_that_answer_with_something_else_are_refused(here, run, arguments, words):
-    keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=4, **arguments).save("m.keras")
-    status, out, err = run("photos", "--weights", "m.keras")
-    assert (status, out, err.count("\n")) == (2, "", 1) and words in err
+def test_models_that_answer_with_something_else_are_refused(here, refused, arguments, words):
+    keras_smlp.SMLPNet(**BUILD, **arguments).save("m.keras")
+    assert words in refused(predict, "photos --weights m.keras")
 
 
-def test_a_model_without_names_is_refused(here, run):
+def test_a_model_without_names_is_refused(here, refused):
     Path("classes.json").unlink()
-    status, _, err = run("photos", "--weights", "m.keras")
-    assert status == 2 and "--classes must name the 4 classes" in err
+    error = refused(predict, "photos --weights m.keras")
+    assert "--classes must name the 4 classes" in error
 
 
-def test_a_missing_package_is_named_with_its_extra(here, run, monkeypatch):
+def test_a_missing_package_is_named_with_its_extra(here, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    status, _, err = run("photos", "--weights", "m.keras", "--plot", "p.png")
-    assert (status, err) == (
-        2,
-        'predict.py: error: matplotlib is not installed: pip install -e ".[predict]"\n',
+    assert refused(predict, "photos --weights m.keras --plot p.png") == (
+        'predict.py: error: matplotlib is not installed: pip install -e ".[predict]"\n'
     )
