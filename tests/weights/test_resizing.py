@@ -3,15 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from helpers.nets import answer, trained_like
+from helpers.nets import FORMATS, answer, assert_same_weights, saved_in_each_format, trained_like
 from keras import ops
 
 import keras_smlp
 from keras_smlp.weights.resizing import METHODS, interpolation, resampled
 
 pytestmark = pytest.mark.quick_once
-
-ENDINGS = (".keras", ".weights.h5", ".pth", ".safetensors")
 
 
 def build(input_shape=(32, 32, 3), **arguments):
@@ -26,12 +24,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def files(trained, tmp_path_factory):
-    paths = {ending: tmp_path_factory.mktemp("files") / f"small{ending}" for ending in ENDINGS}
-    trained.save(paths[".keras"])
-    trained.save_weights(paths[".weights.h5"])
-    keras_smlp.save_official(trained, paths[".pth"])
-    keras_smlp.save_official(trained, paths[".safetensors"])
-    return paths
+    return saved_in_each_format(trained, tmp_path_factory.mktemp("files"))
 
 
 def axial(model):
@@ -134,7 +127,6 @@ def test_other_models_are_refused(trained):
     inputs = keras.Input((8, 8, 3))
     with pytest.raises(ValueError, match="must come from keras_smlp.SMLPNet.*'other'"):
         keras_smlp.resize_weights(keras.Model(inputs, inputs * 2, name="other"), (16, 16, 3))
-    flat = keras.layers.Flatten()(build(include_top=False).output)
     body = build(include_top=False)
     flat = keras.layers.Dense(2, name="flat")(keras.layers.Flatten()(body.output))
     with pytest.raises(ValueError, match="flat/kernel.*at the new size"):
@@ -144,12 +136,11 @@ def test_other_models_are_refused(trained):
 # ---- files --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", FORMATS)
 def test_a_file_of_another_size_gives_the_same_model(trained, files, ending):
     built = build((24, 48, 3), weights=files[ending])
     resized = keras_smlp.resize_weights(trained, (24, 48, 3))
-    for a, b in zip(built.weights, resized.weights, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b), a.path)
+    assert_same_weights(built, resized)
 
 
 def test_loading_into_a_model_stays_strict(files):
