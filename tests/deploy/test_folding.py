@@ -26,7 +26,7 @@ def fold(model, x=None):
     folded, x = keras_smlp.fold(model), pixels() if x is None else x
     answers = (keras.tree.flatten(answer(net, x)) for net in (folded, model))
     for found, expected in zip(*answers, strict=True):
-        assert relative(found, expected) < 1e-5
+        assert max(map(relative, found, expected)) < 1e-5  # of each image
     return folded
 
 
