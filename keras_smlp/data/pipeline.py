@@ -226,11 +226,11 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
         def fast(content):
             return decode.fast_decode(content, crop), True
 
-        def careful(content, name):
+        def with_fallback(content, name):
             return decode.decode_with_fallback(content, name, bad, crop)
 
         images, is_good = decode.first_of(
-            map_rows(fast, contents), map_rows(careful, contents, names)
+            map_rows(fast, contents), map_rows(with_fallback, contents, names)
         )
         return images, labels, tf.where(is_good, indices, -1), names
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.processes import ROOT
-from helpers.training import refused
+from helpers.training import refused, train
 
 from keras_smlp.data.recipe import DataConfig
 from keras_smlp.training import config
@@ -276,20 +276,26 @@ REFUSED_FILES = {
 }
 
 
-@pytest.mark.parametrize("line", REFUSED)
-def test_one_line_names_the_key(line, capsys, tmp_path, monkeypatch):
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to be in, where a configuration that is not refused trains nothing."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "train", lambda config: pytest.fail(f"accepted: {config}"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_one_line_names_the_key(line, capsys, here):
     key, saying = REFUSED[line]
     error = refused(capsys, *line.split())
     assert error.startswith(f"train.py: error: {key}: ") and saying in error
-    assert list(tmp_path.iterdir()) == []  # nothing was begun
+    assert list(here.iterdir()) == []  # nothing was begun
 
 
 @pytest.mark.parametrize("content", REFUSED_FILES)
-def test_one_line_names_the_key_of_a_file(content, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_one_line_names_the_key_of_a_file(content, capsys, here):
     Path("bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     key, saying = REFUSED_FILES[content]
     error = refused(capsys, "--config", "bad.yaml")
     assert error.startswith(f"train.py: error: {key}: ") and saying in error
-    assert list(tmp_path.iterdir()) == [tmp_path / "bad.yaml"]
+    assert list(here.iterdir()) == [here / "bad.yaml"]
