@@ -15,14 +15,10 @@ from pathlib import Path
 import nox
 
 BACKENDS = ("torch", "tensorflow", "jax")  # the first one also runs the tests marked `once`
-# started first: at the end one of them would leave a processor idle
-LONGEST = ("resume", "train", "cross_backend", "parity", "engines", "network", "export")
 EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
 QUICK = "not deep"
-TESTS = Path("tests")
-ALL = sorted(TESTS.rglob("test_*.py"))
 # run again where only one backend is installed
-ALONE = [TESTS / f"test_{name}.py" for name in ("import", "parity", "readme")]
+ALONE = [f"tests/test_{name}.py" for name in ("import", "parity", "readme")]
 ALONE_TESTS = "one_backend or official_code or one_block_a_stage"
 # JAX's tests are a third faster without XLA's optimizations, with which `alone` compares values
 UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -38,7 +34,7 @@ def install(session, *extras, versions=("-c", "constraints.txt")):
     session.install("--no-compile", *versions, "-e", f".[{','.join((*extras, 'test'))}]")
 
 
-def pytest(session, backend, marks, files=ALL, python=("python",), only=None, **environment):
+def pytest(session, backend, marks, files=(), python=("python",), only=None, **environment):
     """Runs the tests with these marks on one backend, in two processes."""
     environment = {
         **environment,
@@ -52,11 +48,10 @@ def pytest(session, backend, marks, files=ALL, python=("python",), only=None, **
     }
     chosen = [x for x in session.posargs if Path(x.partition("::")[0]).exists()]
     files = [] if chosen else files
-    files = sorted(files, key=lambda path: path.stem.removeprefix("test_") not in LONGEST)
     command = [*python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "--durations=10"]
     # 5: none of the chosen tests is for this backend
     codes = [0, 5] if session.posargs else [0]
-    command += ["-m", marks, *map(str, files), *session.posargs]
+    command += ["-m", marks, *files, *session.posargs]
     command += ["-k", only] if only else []
     session.run(*command, env=environment, success_codes=codes)
 

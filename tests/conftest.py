@@ -5,20 +5,24 @@ import subprocess
 
 import numpy as np
 import pytest
-from helpers import nets
 
-from keras_smlp.weights import pth
-from reference import stand_in
+# Keras is imported in functions: pytest's own process, which starts those that do the tests, would
+# import it first, and they would wait for that
 
 # it compiles nothing; noxfile.py's first backend
 QUICKEST = "torch"
+# started first: at the end one of them would leave a processor idle
+LONGEST = ("resume", "train", "cross_backend", "parity", "engines", "network", "export")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Adds `deep` to `quick_once` tests on TensorFlow and JAX, unless they are `quick_each`."""
+    """Puts the longest tests first; makes `quick_once` tests `deep` on TensorFlow and JAX."""
+    import keras
+
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
     for item in items:
-        is_quick = nets.BACKEND == QUICKEST or item.get_closest_marker("quick_each")
+        is_quick = keras.backend.backend() == QUICKEST or item.get_closest_marker("quick_each")
         if item.get_closest_marker("quick_once") and not is_quick:
             item.add_marker(pytest.mark.deep)
 
@@ -26,6 +30,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Function from a variant's name to the path of its stand-in checkpoint (`.pth`)."""
+    from keras_smlp.weights import pth
+    from reference import stand_in
+
     folder = tmp_path_factory.mktemp("checkpoints")
 
     def path(variant):
@@ -40,6 +47,8 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def micro(checkpoint):
     """A micro network with the stand-in weights. Shared: do not change it."""
+    from helpers import nets
+
     return nets.build("micro", weights=checkpoint("micro"))
 
 

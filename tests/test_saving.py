@@ -7,10 +7,9 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from helpers.nets import FORMATS, answer, assert_same_weights, build, save
+from helpers.nets import FORMATS, answer, assert_same_weights, build, net, pixels, save
 
 import keras_smlp
-from reference import stand_in
 
 pytestmark = pytest.mark.quick_once
 
@@ -48,19 +47,19 @@ def test_saves_that_are_not_ours_are_left_to_keras(tmp_path, micro):
 
 
 @pytest.mark.quick_each
-def test_config_clone_and_reload_give_the_same_model(tmp_path, micro):
-    x = stand_in.images("micro")
-    expected = answer(micro, x)
-    micro.save(tmp_path / "m.keras")
+def test_config_clone_and_reload_give_the_same_model(tmp_path):
+    model, x = net(drop_path_rate=0.2, classifier_activation="softmax"), pixels()
+    expected = answer(model, x)
+    model.save(tmp_path / "m.keras")
     copies = [
-        type(micro).from_config(micro.get_config()),
-        keras.models.clone_model(micro),
+        type(model).from_config(model.get_config()),
+        keras.models.clone_model(model),
         keras.saving.load_model(tmp_path / "m.keras"),
     ]
     for copy in copies:
-        copy.set_weights(micro.get_weights())
-        assert type(copy) is type(micro)
-        assert [layer.name for layer in copy.layers] == [layer.name for layer in micro.layers]
+        copy.set_weights(model.get_weights())
+        assert type(copy) is type(model)
+        assert [layer.name for layer in copy.layers] == [layer.name for layer in model.layers]
         np.testing.assert_array_equal(answer(copy, x), expected)
 
 

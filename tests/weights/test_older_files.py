@@ -17,6 +17,8 @@ from helpers.processes import TESTS
 import keras_smlp
 from reference.stand_in import relative
 
+pytestmark = pytest.mark.quick_once
+
 FILES = TESTS / "files_of_0_1_0"
 ANSWERS = np.load(FILES / "answers.npz")
 IMAGES = pixels(4, 32, 32, 3, dtype="float32")
@@ -31,11 +33,15 @@ def assert_answers(model, name):
         assert relative(values, expected) < TOLERANCES.get(name, 1e-5), (name, key)
 
 
-@pytest.mark.parametrize("name", ["plain", "folded", "int8", "pyramid", "trained"])
+EACH = pytest.param("trained", marks=pytest.mark.quick_each)
+
+
+@pytest.mark.parametrize("name", ["plain", "folded", "int8", "pyramid", EACH])
 def test_a_keras_file(name):
     assert_answers(keras.saving.load_model(FILES / f"{name}.keras"), name)
 
 
+@pytest.mark.quick_each
 def test_a_compiled_file_goes_on_training():
     model = keras_smlp.load_model(FILES / "trained.keras")
     assert int(model.optimizer.iterations) == 2
@@ -52,7 +58,6 @@ def test_weights_alone():
     assert_answers(keras_smlp.load_model(FILES / "trained.weights.h5"), "trained")
 
 
-@pytest.mark.quick_once
 def test_a_checkpoint_goes_on(tmp_path):
     from helpers.training import Run
 
