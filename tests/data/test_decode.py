@@ -1,5 +1,6 @@
 """Files of all kinds -> images, against PIL."""
 
+import functools
 import io
 
 import numpy as np
@@ -22,10 +23,19 @@ def center(size, resize_size):
     return decode.CenterCrop((size, size), (resize_size, resize_size))
 
 
-def view(content, crop, draws=None, bad=None):
+bad = decode.BadFiles()  # what the last `view` noted
+
+
+@functools.cache
+def graph(crop):
+    """The function that decodes and crops so, traced once."""
+    return tf.function(functools.partial(decode.decode_with_fallback, bad=bad, crop=crop))
+
+
+def view(content, crop, draws=None):
     """The image of a file, and whether it could be decoded."""
-    bad, content = decode.BadFiles() if bad is None else bad, tf.constant(content)
-    image, good = decode.decode_with_fallback(content, tf.constant("a file"), bad, crop, draws)
+    bad.names.clear()
+    image, good = graph(crop)(tf.constant(content), tf.constant("a file"), draws=draws)
     return image.numpy(), bool(good)
 
 
@@ -62,7 +72,8 @@ def test_the_view_is_the_same_eagerly_and_of_pixels_in_memory():
     decoded = files.map(lambda x: decode.decode_with_fallback(x, "", decode.BadFiles(), whole))
     inside, good = next(decoded.as_numpy_iterator())
     assert good
-    np.testing.assert_array_equal(inside, view(content, whole)[0])
+    eager, _ = decode.decode_with_fallback(tf.constant(content), "", bad, whole)
+    np.testing.assert_array_equal(inside, eager)
     pixels = np.asarray(photo("flower"))
     np.testing.assert_array_equal(inside, decode.crop_pixels(pixels, whole))
 
@@ -172,8 +183,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_what_pil_decodes_is_decoded_as_pil_does_it(kind):
-    bad = decode.BadFiles()
-    image, good = view(GOOD[kind], center(32, 36), bad=bad)
+    image, good = view(GOOD[kind], center(32, 36))
     assert good and not bad.names
     close_to_pil(image, peer.evaluation_view(GOOD[kind], 32, 36))
     assert view(GOOD[kind], random_crop(32), uniform(1, 2))[0].shape == (32, 32, 3)
@@ -183,11 +193,10 @@ def test_what_pil_decodes_is_decoded_as_pil_does_it(kind):
 def test_what_pil_refuses_is_noted(kind):
     with pytest.raises(Exception):  # noqa: B017 - whatever PIL raises
         peer.evaluation_view(BAD[kind], 32, 36)
-    bad = decode.BadFiles()
     for crop in (center(32, 36), random_crop(32)):
-        image, good = view(BAD[kind], crop, uniform(1, 2), bad)
+        image, good = view(BAD[kind], crop, uniform(1, 2))
         assert not good and image.shape == (32, 32, 3)
-    assert list(bad.names) == ["a file"] and "0x" not in bad.names["a file"]
+        assert list(bad.names) == ["a file"] and "0x" not in bad.names["a file"]
 
 
 def test_bad_files_are_named_once_in_the_log(tmp_path):
