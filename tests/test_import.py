@@ -74,7 +74,8 @@ def test_import_costs_at_most_a_tenth_of_keras():
         "import time; a = time.perf_counter(); import keras; b = time.perf_counter(); "
         "import keras_smlp; c = time.perf_counter(); print((c - a) / (b - a))"
     )
-    assert min(float(output(code)) for _ in range(3)) < 1.1
+    # the least of up to three
+    assert any(float(output(code)) < 1.1 for _ in range(3))
 
 
 @pytest.mark.once
