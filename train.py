@@ -20,8 +20,16 @@ from huge_pages import restart_with_huge_pages
 ROOT = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
 # the modules that the extra `train` installs
-TRAIN_EXTRA = ("tensorflow", "matplotlib", "PIL", "sklearn")
-TRAIN_EXTRA += ("tensorboardX", "tensorflow_datasets", "tqdm", "yaml")
+TRAIN_EXTRA = (
+    "tensorflow",
+    "matplotlib",
+    "PIL",
+    "sklearn",
+    "tensorboardX",
+    "tensorflow_datasets",
+    "tqdm",
+    "yaml",
+)
 # what the package calls an argument -> the key of the configuration
 KEYS = {
     "path": "data.dir",

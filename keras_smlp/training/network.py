@@ -5,8 +5,7 @@ import keras
 from keras_smlp import naming
 from keras_smlp.model import SMLPNet
 from keras_smlp.saving import PortableModel
-from keras_smlp.variants import Variant
-from keras_smlp.weights import download, identify, loading
+from keras_smlp.weights import identify, loading
 
 
 def build(config, classes, dtype):
@@ -35,7 +34,7 @@ def build(config, classes, dtype):
         config.weights, **architecture, include_top=False, classes=classes, channels=3
     )
     if source is not None:
-        file = identify.read(download.fetch(source) if isinstance(source, Variant) else source)
+        file = loading.read(source)
         origin = identify.architecture_of(file)
     network = SMLPNet(
         **architecture,

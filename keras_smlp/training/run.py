@@ -10,9 +10,18 @@ from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints, differences
 
 # beginnings of the keys that nothing of the training depends on
-MAY_CHANGE_ON_RESUME: tuple[str, ...] = ("output_dir", "data.dir", "data.manual_dir")
-MAY_CHANGE_ON_RESUME += ("data.threads", "data.max_bad_fraction", "eval.", "distribution.")
-MAY_CHANGE_ON_RESUME += ("train.resume", "train.checkpoint_", "train.keep_")
+MAY_CHANGE_ON_RESUME = (
+    "output_dir",
+    "data.dir",
+    "data.manual_dir",
+    "data.threads",
+    "data.max_bad_fraction",
+    "eval.",
+    "distribution.",
+    "train.resume",
+    "train.checkpoint_",
+    "train.keep_",
+)
 
 
 class Run:

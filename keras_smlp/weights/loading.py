@@ -85,8 +85,12 @@ def load(model, source):
     """
     if source is None:
         return model
-    path = source if isinstance(source, Path) else download.fetch(source)
-    return fill(model, identify.read(path))
+    return fill(model, read(source))
+
+
+def read(source):
+    """The `identify.WeightsFile` behind a path, or behind a `Variant`, whose file is downloaded."""
+    return identify.read(source if isinstance(source, Path) else download.fetch(source))
 
 
 def fill(model, file):

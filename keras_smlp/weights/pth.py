@@ -34,8 +34,16 @@ LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 # What the standard library raises on a damaged file, beside our own refusals. RuntimeError
 # covers NotImplementedError and RecursionError, ValueError covers UnicodeDecodeError; an
 # escape in a string opcode warns, which is an exception under `-W error`.
-LOW_LEVEL: tuple[type[Exception], ...] = (zipfile.BadZipFile, struct.error, EOFError)
-LOW_LEVEL += (RuntimeError, ValueError, OverflowError, MemoryError, DeprecationWarning)
+LOW_LEVEL = (
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    DeprecationWarning,
+)
 
 
 class BoundedFile(io.BufferedReader):
