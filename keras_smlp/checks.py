@@ -7,6 +7,25 @@ DEFAULT_SHAPE = (224, 224, 3)
 # everything in float32 on JAX
 FLOATS = ("float32", "float16", "bfloat16")
 
+# characters of a name from outside in a message
+SHOWN = 200
+
+
+def shown(value):
+    """A name from outside (a file's, a tensor's, a class's) for a message or a terminal.
+
+    Args:
+        value: Anything; its `str` is shown.
+
+    Returns:
+        A string of printable characters, the others escaped as in `repr`; of a long one the
+        beginning and the end.
+    """
+    text = str(value)
+    if len(text) > SHOWN:
+        text = f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
+    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
+
 
 def is_positive_integer(value):
     """Whether it is an integer above zero, not a boolean."""
