@@ -69,7 +69,9 @@ def train(config):
     # ---- data -----------------------------------------------------------------------------------
     with exit_on_errors(keys=KEYS):
         source = sources.load(config.data.name, config.data.dir, config.data.manual_dir)
-        real_labels = config.eval.real_labels and evaluation.read_real(config.eval.real_labels)
+        real_labels = config.eval.real_labels and evaluation.read_real(
+            config.eval.real_labels, len(source.class_names)
+        )
     classes, images = len(source.class_names), len(source.train)
     steps = images // batch_size // config.optimizer.accumulation * config.optimizer.accumulation
     if not (steps or config.eval.only):

@@ -13,7 +13,7 @@ SYNC_STEPS = 10
 
 
 class Interrupted(Exception):
-    """The run was asked to end, and its checkpoint is written.
+    """The run was asked to end by a signal.
 
     Attributes:
         number: The signal's number.
@@ -102,7 +102,10 @@ class StepMonitor(keras.callbacks.Callback):
         """Whether it is time for a checkpoint."""
         train = self.run.config.train
         if train.checkpoint_steps:
-            return self.run.step % train.checkpoint_steps == 0
+            epoch, saved = self.run.saved or (self.run.epoch, 0)
+            saved = saved if epoch == self.run.epoch else 0
+            # several processes look only now and then: perhaps a few steps after the multiple
+            return self.run.step // train.checkpoint_steps > saved // train.checkpoint_steps
         return time.monotonic() - self.saved_at >= 60 * train.checkpoint_minutes
 
 

@@ -220,6 +220,17 @@ class Config:
         self.check_groups()
         if self.eval.only and self.model.weights is None:
             raise ValueError("model.weights: null with --eval, allowed: imagenet or a file")
+        if self.eval.only and self.model.new_head:
+            raise ValueError("model.new_head: true with --eval, allowed: false")
+        for key in ("predictions", "real_labels"):
+            path = getattr(self.eval, key)
+            if path and not self.eval.only:
+                raise ValueError(f"eval.{key}: {path} without --eval, allowed: null")
+        folder = Path(self.eval.predictions or "").parent
+        if not folder.is_dir():
+            raise ValueError(
+                f"eval.predictions: {self.eval.predictions}, allowed: a file in an existing folder"
+            )
 
     def check_groups(self, processes=1):
         """Raises `ValueError` unless the batch of each process consists of whole groups."""

@@ -98,12 +98,13 @@ def write_predictions(path, rows):
         writer.writerows(rows)
 
 
-def read_real(path):
+def read_real(path, classes):
     """Several labels per image, as [ReaL](https://arxiv.org/abs/2006.07159) publishes them.
 
     Args:
         path: Path of a JSON file: a list of lists of class indices, for image `i` of
             `ILSVRC2012_val_{i + 1:08d}.JPEG`, or a dict of them by file name.
+        classes: Positive integer. How many classes there are.
 
     Returns:
         A dict from file name, or from number as a string, to a list of class indices.
@@ -115,11 +116,11 @@ def read_real(path):
         labels = json.loads(Path(path).read_text())
         if isinstance(labels, list):
             labels = {str(i): found for i, found in enumerate(labels, start=1)}
-        if all(isinstance(k, int) for found in labels.values() for k in found):
+        if all(type(k) is int and 0 <= k < classes for found in labels.values() for k in found):
             return labels
     except (ValueError, OSError, AttributeError, TypeError) as error:
         raise ValueError(f"`real_labels`: {path} ({error}), allowed: ReaL's JSON") from error
-    raise ValueError(f"`real_labels`: {path}, allowed: lists of class indices")
+    raise ValueError(f"`real_labels`: {path}, allowed: lists of indices of {classes} classes")
 
 
 def labels_of(name, real_labels):

@@ -20,14 +20,19 @@ pytestmark = pytest.mark.quick_once
 
 
 def stub(*argv, epoch=0, step=0):
-    """A run without checkpoints, alone; what would be a checkpoint is a model in `saved`."""
+    """A run without checkpoints, alone; the steps of those that it would write are in `places`."""
     engine = SimpleNamespace(is_main=True, processes=1, sum=lambda x: x)
     engine.saving = contextlib.nullcontext
     run = SimpleNamespace(engine=engine, config=parse([*argv] or ["--train.checkpoint_steps=2"]))
     run.epoch, run.step, run.best_score, run.path = epoch, step, None, "the one before"
     run.begin_fit, run.count = lambda: None, lambda step, logs: None
-    run.saved = []
-    run.checkpoint = run.saved.append
+    run.saved, run.places = None, []
+
+    def checkpoint(model):
+        run.saved = run.epoch, run.step
+        run.places.append(run.step)
+
+    run.checkpoint = checkpoint
     return run
 
 
@@ -65,7 +70,19 @@ def test_checkpoints_come_when_they_are_due():
     callback = steps_of(run)
     for run.step in range(1, 6):
         callback.on_train_batch_end(0, {"loss": 1.0})
-        assert len(run.saved) == run.step // 2
+    assert run.places == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("every", "places"), [(10, [10, 20, 30, 40]), (15, [20, 30]), (7, [10, 20, 30, 40])]
+)
+def test_several_processes_save_at_the_next_tenth_step(every, places):
+    run = stub(f"--train.checkpoint_steps={every}", epoch=1)
+    run.engine.processes, run.saved = 2, (0, 40)
+    callback = steps_of(run)
+    for run.step in range(1, 45):
+        callback.on_train_batch_end(0, {"loss": 1.0})
+    assert run.places == places
 
 
 def test_checkpoints_come_after_so_many_minutes(monkeypatch):
@@ -76,7 +93,7 @@ def test_checkpoints_come_after_so_many_minutes(monkeypatch):
     saved = []
     for now[0] in (1000.0, 1119.9, 1120.0, 1239.9, 1240.0):  # two minutes are counted from the last
         callback.on_train_batch_end(0, {"loss": 1.0})
-        saved.append(len(run.saved))
+        saved.append(len(run.places))
     assert saved == [0, 0, 1, 1, 2]
 
 
@@ -90,7 +107,7 @@ def test_several_processes_agree_every_tenth_step():
     run.step = 10
     with pytest.raises(Interrupted, match="SIGTERM"):
         callback.on_train_batch_end(0, {"loss": 1.0})
-    assert asked == [10] and len(run.saved) == 1
+    assert asked == [10] and run.places == [10]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -106,5 +123,5 @@ def test_a_signal_ends_the_run_after_the_step(number):
         with pytest.raises(Interrupted):
             signals.guard(print)("never")
         assert signal.getsignal(signal.SIGINT) is signals.previous[signal.SIGINT]
-    assert stop.value.number == number and len(run.saved) == 1
+    assert stop.value.number == number and run.places == [1]
     assert signal.getsignal(number) is before

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,20 +66,23 @@ data:
   label_smoothing: 0.2, repeats: 1}
 model:
   {variant: small, dim: null, depths: null, expansion: 4, patch_size: 2, input_size: 64,
-  drop_path_rate: 0.5, weights: null, new_head: true, freeze: 2}
+  drop_path_rate: 0.5, weights: own.keras, new_head: false, freeze: 2}
 optimizer:
   {base_lr: 1.0e-4, warmup_lr: 1.0e-7, min_lr: 1.0e-8, warmup_epochs: 2, schedule: step,
   weight_decay: 0.0, accumulation: 2, clip_norm: 1.0, ema_decay: null}
 train:
   {epochs: 3, batch_size: 9, seed: 4, precision: mixed_bfloat16, resume: false,
   checkpoint_minutes: 1.5, checkpoint_steps: 10, keep_checkpoints: 5}
-eval: {only: false, batch_size: 5, predictions: p.csv, real_labels: r.json}
+eval: {only: true, batch_size: 5, predictions: p.csv, real_labels: r.json}
 distribution:
   {kind: multi_host, coordinator: 127.0.0.1:9, processes: 2, rank: 1, batch_norm: global}
 """)
 
 
-def test_every_key_can_be_given_on_the_line():
+def test_every_key_can_be_given_on_the_line(tmp_path):
+    weights = tmp_path / "own.keras"
+    weights.touch()
+    EVERY["model"]["weights"] = str(weights)
     argv = [f"--output_dir={EVERY['output_dir']}"]
     for section, keys in EVERY.items():
         if section != "output_dir":
@@ -103,6 +107,20 @@ def test_the_defaults_are_the_official_recipe():
     assert (data.mixup, data.cutmix, data.erase, data.label_smoothing) == (0.8, 1.0, 0.25, 0.1)
     assert (data.magnitude, data.magnitude_std, data.operations) == (9, 0.5, 2)
     assert (data.repeats, data.flip, data.shorter_side(224)) == (3, 0.5, 256)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.new_head=true", "model.new_head: true with --eval, allowed: false"),
+        ("--eval.predictions=no/p.csv", "eval.predictions: no/p.csv, allowed: a file in an e"),
+    ],
+)
+def test_what_does_not_go_with_an_evaluation_alone(tmp_path, option, message):
+    weights = tmp_path / "own.keras"
+    weights.touch()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(["--eval", f"--model.weights={weights}", option])
 
 
 def test_eval_may_stand_alone(tmp_path):
@@ -204,6 +222,8 @@ REFUSED = {
     "--data.resize_size 31": ("data.resize_size", "31, allowed: at least model.input_size, 32"),
     "--data.scaled_decoding maybe": ("data.scaled_decoding", "maybe, allowed: true or false"),
     "--eval": ("model.weights", "null with --eval, allowed: imagenet or a file"),
+    "--eval.predictions p.csv": ("eval.predictions", "p.csv without --eval, allowed: null"),
+    "--eval.real_labels r.json": ("eval.real_labels", "r.json without --eval, allowed: null"),
     "--eval.only.x 3": ("eval.only.x", "unknown key, allowed: the keys only, batch_size"),
     "--model.freeze 3": ("model.freeze", "3, allowed: 0 to 2, the number of stages"),
     "--distribution.kind many": ("distribution.kind", "many, allowed: auto, none, data_parallel"),

@@ -77,17 +77,19 @@ def test_several_labels_per_image(tmp_path, form):
     labels[0], labels[1], labels[2] = [], [int(best[1]), 0], [int(batches.logits[2].argmin())]
     named = {f"ILSVRC2012_val_{i + 1:08}.JPEG": found for i, found in enumerate(labels)}
     (tmp_path / "real.json").write_text(json.dumps(labels if form is list else named))
-    real = evaluation.read_real(tmp_path / "real.json")
+    real = evaluation.read_real(tmp_path / "real.json", 7)
     score = evaluate(batches, real_labels=real)
     assert score.images == 9  # one has no label
     assert score.top1 == pytest.approx(100 * 8 / 9) and score.top5 == pytest.approx(100 * 8 / 9)
 
 
-@pytest.mark.parametrize("content", ["no json", "3", '[["cat"]]', "[1, 2]"])
+@pytest.mark.parametrize(
+    "content", ["no json", "3", '[["cat"]]', "[1, 2]", "[[7]]", "[[-1]]", "[[true]]"]
+)
 def test_other_files_of_labels_are_refused(tmp_path, content):
     (tmp_path / "real.json").write_text(content)
     with pytest.raises(ValueError, match="^`real_labels`: "):
-        evaluation.read_real(tmp_path / "real.json")
+        evaluation.read_real(tmp_path / "real.json", 7)
 
 
 def test_an_image_without_labels_in_the_file_is_an_error():
