@@ -160,7 +160,7 @@ def build_mlp(layer, input_shape, affine=True):
     layer.norm = LayerNorm(center=affine, scale=affine, **layer.part_arguments("norm"))
     layer.dense1 = dense(hidden, channels, **layer.part_arguments("dense1"))
     layer.dense2 = dense(channels, hidden, **layer.part_arguments("dense2"))
-    layer.norm.build(input_shape)
+    layer.norm.build((None, channels))  # it normalizes rows, see `call`
     layer.dense1.build(input_shape)
     layer.dense2.build((*input_shape[:-1], hidden))
 

@@ -93,7 +93,8 @@ def test_features_of_a_quantized_network():
 
 
 @pytest.mark.parametrize("layer", [SparseMLP(), TokenMixing(), ChannelMixing(2)])
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")  # Keras 3.15
+@pytest.mark.filterwarnings("ignore:`model.quantize.*skipped")  # Keras 3.16
 def test_a_layer_alone_reloads_quantized(layer, tmp_path):
     """Keras' own `quantize`, in a model of one's own."""
     inputs = keras.Input((4, 6, 3))

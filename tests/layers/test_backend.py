@@ -135,9 +135,10 @@ def test_training_in_16_bits(policy):
     for dtypes, module in ((policy, backend), ("float32", reference)):
         norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtypes)
         layer = keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtypes)
-        for part, values in ((norm, weights), (layer, weights[:2])):
-            part.build(x.shape)
-            part.set_weights(values)
+        norm.build(x.shape)
+        layer.build((None, x.shape[-1]))
+        norm.set_weights(weights)
+        layer.set_weights(weights[:2])
         narrow = ops.cast(x, dtype if module is backend else "float32")
         maps = (
             module.batch_norm(norm, narrow, True),

@@ -111,7 +111,8 @@ def test_what_is_inside_a_nested_model_is_not_left_over(tmp_path):
         build(weights=tmp_path / "mine.keras", include_top=False)
 
 
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")  # Keras 3.15
+@pytest.mark.filterwarnings("ignore:`model.quantize.*skipped")  # Keras 3.16
 def test_quantized_and_adapted_models_predict_but_take_no_weights(files):
     x = stand_in.images("micro")
     model = build(weights=files[".pth"])
