@@ -27,6 +27,26 @@ def shown(value):
     return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
 
 
+def read_text(path, most):
+    """The text of a small file, such as a configuration.
+
+    Args:
+        path: Path of the file.
+        most: Integer. Bytes above which it is refused.
+
+    Returns:
+        A string.
+
+    Raises:
+        ValueError: If it is larger or not UTF-8; `OSError` if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"more than {most} bytes")
+    return data.decode("utf-8")
+
+
 def is_positive_integer(value):
     """Whether it is an integer above zero, not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -3,9 +3,10 @@
     python tools/port_checkpoint.py smlp_s.pth smlp_s.weights.h5
     python tools/port_checkpoint.py runs/mine/best.keras mine.pth
 
-The file endings say the direction: .pth and .safetensors are official, .weights.h5 and .keras are
-Keras'. The architecture is read off the shapes. What was written is read again, and the logits of
-both on a random image are compared; the exit status is 1 where they differ.
+The file endings say the direction: .pth and .safetensors are official (.pt, .pth.tar, .ckpt and
+.bin are read as .pth), .weights.h5 and .keras are Keras'. The architecture is read off the shapes.
+What was written is read again, and the logits of both on a random image are compared; the exit
+status is 1 where they differ.
 """
 
 import os
@@ -47,28 +48,31 @@ def port(arguments):
 
     import keras_smlp
     from keras_smlp import naming
-    from keras_smlp.weights import identify, loading, official
+    from keras_smlp.weights import identify, keras_files, loading, official
 
     # ---- source ---------------------------------------------------------------------------------
     source, target = arguments.source, arguments.target
-    for path in (source, target):
-        if not path.endswith(loading.ENDINGS):
-            raise ValueError(f"{path} must end in one of {loading.ENDINGS}")
+    written = (*keras_files.ENDINGS, *official.ENDINGS)
+    for path, endings in {source: loading.ENDINGS, target: written}.items():
+        if not path.endswith(endings):
+            raise ValueError(f"{path} must end in one of {endings}")
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"DST must be another file than SRC, {source}")
-    file = identify.read(source, arguments.key)
-    network = identify.architecture_of(file)
-    variant = network.variant()
-    if arguments.variant not in (None, variant):
-        raise ValueError(
-            f"{source} holds dim={network.dim}, depths={network.depths}, not {arguments.variant}"
+    with identify.opened(source, arguments.key) as file:
+        network = identify.architecture_of(file)
+        variant = network.variant()
+        if arguments.variant not in (None, variant):
+            raise ValueError(
+                f"{source} holds dim={network.dim}, depths={network.depths}, "
+                f"not {arguments.variant}"
+            )
+        identify.check_size(file, network)
+        model = keras_smlp.SMLPNet(
+            **network.arguments(),
+            drop_path_rate=keras_smlp.VARIANTS[variant].drop_path_rate if variant else None,
+            name=f"smlpnet_{variant or 'custom'}",
         )
-    model = keras_smlp.SMLPNet(
-        **network.arguments(),
-        drop_path_rate=keras_smlp.VARIANTS[variant].drop_path_rate if variant else None,
-        name=f"smlpnet_{variant or 'custom'}",
-    )
-    loading.fill(model, file)
+        loading.fill(model, file)
 
     # ---- target ---------------------------------------------------------------------------------
     if target.endswith(official.ENDINGS):

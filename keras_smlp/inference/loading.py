@@ -4,8 +4,11 @@ from os import PathLike
 
 import keras
 
+from keras_smlp.checks import shown
 from keras_smlp.model import SMLPNet
-from keras_smlp.weights import identify, loading
+from keras_smlp.weights import identify, keras_files, loading
+from keras_smlp.weights.stored import reason
+from keras_smlp.weights.strict import check_finite
 
 
 def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -> keras.Model:
@@ -16,8 +19,9 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     classifier, if there is one, with softmax.
 
     Args:
-        path: Path of a `.keras`, `.weights.h5`, `.safetensors` or `.pth` file, the last two with
-            the official keys.
+        path: Path of a `.keras`, `.weights.h5`, `.safetensors` or `.pth` file (also `.pt`,
+            `.pth.tar`, `.ckpt`, `.bin`), all but the first two with the official keys. Code in a
+            `.keras` file is refused, as Keras' `safe_mode` does.
         compile: Boolean. Whether to compile a model that was saved compiled. Defaults to `True`.
         key: String. Which entry holds the weights, if a `.pth` file is a whole training checkpoint.
             Defaults to `"model"`.
@@ -26,7 +30,8 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
         A `keras.Model`.
 
     Raises:
-        ValueError: If the path has another ending, or the file is damaged or holds no sMLPNet.
+        ValueError: If the path has another ending, or the file is damaged, holds no sMLPNet or has
+            weights of one that are not finite.
         FileNotFoundError: If there is no such file.
 
     Example:
@@ -38,7 +43,26 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     """
     file = loading.check_path(path, "path")
     if file.suffix == ".keras":
-        return keras.saving.load_model(file, compile=compile)
-    weights = identify.read(file, key)
-    architecture = identify.architecture_of(weights)
-    return loading.fill(SMLPNet(**architecture.arguments()), weights)
+        return load_keras(file, compile)
+    with identify.opened(file, key) as weights:
+        architecture = identify.architecture_of(weights)
+        identify.check_size(weights, architecture)
+        try:
+            model = SMLPNet(**architecture.arguments())
+        except ValueError as error:
+            raise ValueError(f"{shown(file)} holds no sMLPNet: {error}") from error
+        return loading.fill(model, weights)
+
+
+def load_keras(file, compile):
+    """The model in a `.keras` file, by Keras, once the archive has been checked."""
+    keras_files.check(file)
+    try:
+        model = keras.saving.load_model(file, compile=compile)
+    except Exception as error:  # damaged, Keras raises almost anything
+        raise ValueError(f"{shown(file)} holds no model that loads: {reason(error)}") from error
+    for name, (variable, _) in keras_files.targets(model).items():
+        if "float" in variable.dtype:
+            values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+            check_finite(name, values, file)
+    return model

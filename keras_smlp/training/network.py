@@ -3,6 +3,7 @@
 import keras
 
 from keras_smlp import naming
+from keras_smlp.checks import shown
 from keras_smlp.model import SMLPNet
 from keras_smlp.saving import PortableModel
 from keras_smlp.weights import identify, loading
@@ -33,28 +34,42 @@ def build(config, classes, dtype):
     source = loading.check(
         config.weights, **architecture, include_top=False, classes=classes, channels=3
     )
-    if source is not None:
-        file = loading.read(source)
-        origin = identify.architecture_of(file)
-    network = SMLPNet(
-        **architecture,
-        input_shape=input_shape,
-        classes=classes,
-        classifier_activation=None,
-        drop_path_rate=drop_path_rate,
-        dtype=dtype,
-    )
-    left_out = trained_at = None
-    if source is not None:
-        filled = network
-        if config.new_head or origin.classes not in (None, classes):
-            left_out = origin.classes
-            filled = PortableModel(network.input, network.get_layer(naming.AVG_POOL).output)
-        loading.fill(filled, file)
-        if origin.input_shape != input_shape:
-            trained_at = origin.input_shape
+    with loading.opened(source) as file:
+        if file is not None:
+            origin = identify.architecture_of(file)
+            check_same(origin, file.path, **architecture)
+        network = SMLPNet(
+            **architecture,
+            input_shape=input_shape,
+            classes=classes,
+            classifier_activation=None,
+            drop_path_rate=drop_path_rate,
+            dtype=dtype,
+        )
+        left_out = trained_at = None
+        if file is not None:
+            filled = network
+            if config.new_head or origin.classes not in (None, classes):
+                left_out = origin.classes
+                filled = PortableModel(network.input, network.get_layer(naming.AVG_POOL).output)
+            loading.fill(filled, file)
+            if origin.input_shape != input_shape:
+                trained_at = origin.input_shape
     freeze(network, config.freeze)
     return network, left_out, trained_at
+
+
+def check_same(origin, path, **architecture):
+    """Refuses weights of another architecture than the configuration's, which does not follow them."""
+    others = {k: getattr(origin, k) for k, v in architecture.items() if getattr(origin, k) != v}
+    if others:
+        wanted = ", ".join(f"{name}={architecture[name]}" for name in others)
+        found = ", ".join(f"{name}={value}" for name, value in others.items())
+        keys = ", ".join(f"--model.{name}" for name in others)
+        raise ValueError(
+            f"`weights` must be of the configured architecture, {wanted}. Received: {shown(path)} "
+            f"with {found} (set {keys}, and --model.variant null)"
+        )
 
 
 def freeze(network, stages):

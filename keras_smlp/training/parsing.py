@@ -15,9 +15,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 
+from keras_smlp import checks
 from keras_smlp.training.config import Config
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
+MAX_FILE = 1 << 16  # bytes of a YAML file
+MAX_VALUES = 10_000  # keys and values of a YAML text, those that aliases repeat included
+MAX_DEPTH = 20  # lists and mappings in one another on one line
+MAX_TEXT = 1000  # characters of an integer in YAML
+MAX_DIGITS = 18  # of an integer, so that it fits into 64 bits
 # name -> dataclass of a section; whole key, such as "train.epochs" -> field of its dataclass
 SECTIONS: dict[str, Any] = {}
 KEYS: dict[str, Any] = {}
@@ -81,14 +87,71 @@ def parse(argv):
 def read_yaml(file, key):
     """The keys and values in a YAML file; `key` is `config` or that of a section."""
     try:
-        values = yaml.safe_load(Path(file).read_text("utf-8"))
+        values = read(checks.read_text(file, MAX_FILE))
         problem = "no mapping"
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, *UNREADABLE) as error:
         values, problem = None, " ".join(str(error).split())
     if isinstance(values, dict):
         return values
     keys = keys_of(SECTIONS.get(key, Config))
-    raise ValueError(f"{key}: {file} ({problem}), allowed: a YAML file with {keys}")
+    raise ValueError(
+        f"{key}: {checks.shown(file)} ({checks.shown(problem)}), allowed: a YAML file with {keys}"
+    )
+
+
+class Loader(yaml.SafeLoader):
+    """YAML's plain values, no key twice, and no more of them than a configuration can have."""
+
+    def fetch_flow_collection_start(self, token_class):
+        # the scanner's time grows with the square of the depth
+        if self.flow_level >= MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} brackets in one another")
+        super().fetch_flow_collection_start(token_class)
+
+    def get_single_data(self):
+        node = self.get_single_node()
+        if node is None:
+            return None
+        if self.count(node, {}) > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} keys and values")
+        return self.construct_document(node)
+
+    def count(self, node, known):
+        """How many values a node is when its aliases are written out; `known` are those of nodes."""
+        if node in known:
+            if known[node] is None:
+                raise ValueError("an alias of what it is in")
+            return known[node]
+        known[node] = None
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        pairs = isinstance(node, yaml.MappingNode)
+        inner = [part for pair in inner for part in pair] if pairs else inner
+        known[node] = 1 + sum(self.count(part, known) for part in inner)
+        return known[node]
+
+    def construct_mapping(self, node, deep=False):
+        found = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in found and key.value != "<<":
+                    raise ValueError(f"the key {key.value!r} twice")
+                found.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node):
+        if len(node.value) > MAX_TEXT:
+            raise ValueError(f"an integer of more than {MAX_TEXT} digits")
+        return super().construct_yaml_int(node)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+# what a text that is no good YAML raises
+UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError, yaml.YAMLError)
+
+
+def read(text):
+    """The values in a YAML text; raises one of `UNREADABLE`."""
+    return yaml.load(text, Loader)  # noqa: S506 - a safe loader
 
 
 def by_key(values):
@@ -97,10 +160,12 @@ def by_key(values):
     for name, value in values.items():
         if name in SECTIONS and isinstance(value, str):
             value = read_yaml(value, name)
+        inner = {str(name): value}
         if name in SECTIONS and isinstance(value, dict):
-            found |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
-            found[str(name)] = value
+            inner = {f"{name}.{key}": x for key, x in value.items()}
+        if twice := found.keys() & inner.keys():
+            raise ValueError(f"{checks.shown(min(twice))}: given twice, allowed: once")
+        found |= inner
     return found
 
 
@@ -136,7 +201,9 @@ def build(values):
         allowed, read = reader(KEYS[key].type)
         try:
             arguments[section][name] = read(value)
-        except (ValueError, TypeError, OverflowError, yaml.YAMLError) as error:
+        except UNREADABLE as error:
+            if isinstance(error, OverflowError):
+                allowed += f", of at most {MAX_DIGITS} digits"
             raise ValueError(f"{key}: {shown(value)}, allowed: {allowed}") from error
     if "data.name" not in values:
         raise ValueError(f"data.name: missing, allowed: {reader(KEYS['data.name'].type)[0]}")
@@ -166,6 +233,8 @@ def in_range(kind, allowed, value):
     if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
         raise TypeError
     made = kind(value)
+    if kind is int and abs(made) >= 10**MAX_DIGITS:
+        raise OverflowError
     if not allowed.holds(made) or (isinstance(value, float) and made != value):
         raise ValueError
     return made
@@ -181,7 +250,7 @@ def listed(read, count, value):
 
 def loaded(kind, value):
     """A value of a Python type; on the command line it is YAML."""
-    value = yaml.safe_load(value) if isinstance(value, str) else value
+    value = read(value) if isinstance(value, str) else value
     if not isinstance(value, kind):
         raise TypeError
     return value
@@ -190,7 +259,7 @@ def loaded(kind, value):
 def unknown_key(key):
     """The error for a key that does not exist."""
     section = SECTIONS.get(key.partition(".")[0], Config)
-    return ValueError(f"{key}: unknown key, allowed: {keys_of(section)}")
+    return ValueError(f"{checks.shown(key)}: unknown key, allowed: {keys_of(section)}")
 
 
 def keys_of(cls):
@@ -200,4 +269,5 @@ def keys_of(cls):
 
 def shown(value):
     """A value in a message; an empty one in quotes."""
-    return "null" if value is None else str(value) if str(value).strip() else repr(value)
+    text = "null" if value is None else str(value)
+    return checks.shown(text if text.strip() else repr(value))

@@ -1,16 +1,17 @@
 """Weights files of any format, and which sMLPNet one belongs to, read off its shapes."""
 
 import collections
+import contextlib
 from dataclasses import asdict, dataclass
 from os import PathLike
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
-
 from keras_smlp import naming
+from keras_smlp.checks import check_architecture, shown
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights import keras_files, official
+from keras_smlp.weights.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,19 @@ class Architecture:
             arguments["include_top"] = False
         return arguments
 
+    def values(self):
+        """How many numbers the network holds, the statistics of its normalizations included."""
+        height, width, channels = self.input_shape
+        total, c, step = 0, self.dim, self.patch_size
+        for stage, depth in enumerate(self.depths):
+            total += channels * step**2 * c  # the stem, or the downsampling
+            h, w = (side // (self.patch_size * 2**stage) for side in (height, width))
+            token_mixing = 4 * c + 9 * c + 4 * c + h * h + h + w * w + w + 3 * c * c
+            channel_mixing = 2 * c + 2 * self.expansion * c * c + self.expansion * c + c
+            total += depth * (token_mixing + channel_mixing)
+            channels, c, step = c, 2 * c, 2
+        return total + 4 * channels + (self.classes or 0) * (channels + 1)
+
     def variant(self):
         """The name of the published variant of this width and depth, or `None`."""
         mine = (self.dim, self.depths)
@@ -48,17 +62,17 @@ class Architecture:
 
 
 class WeightsFile(NamedTuple):
-    """What a weights file holds.
+    """What an open weights file holds.
 
     Attributes:
-        path: Its path, for messages.
-        format: The module that read it and knows its names: `official` or `keras_files`.
-        tensors: Dict of NumPy arrays by name.
+        path: What it is called in messages.
+        format: The module that reads it and knows its names: `official` or `keras_files`.
+        tensors: Dict of `stored.Stored` by name.
     """
 
     path: str | PathLike
     format: ModuleType
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, Stored]
 
 
 def published(v):
@@ -81,23 +95,50 @@ def infer(path, key="model"):
         ValueError: If the file is damaged, or holds no sMLPNet.
         FileNotFoundError: If there is none.
     """
-    return architecture_of(read(path, key))
+    with opened(path, key) as file:
+        return architecture_of(file)
 
 
-def read(path, key="model"):
-    """The `WeightsFile` at a path. Arguments and errors are those of `infer`."""
-    if str(path).endswith(official.ENDINGS):
-        return WeightsFile(path, official, official.read(path, key))
-    return WeightsFile(path, keras_files, keras_files.read(path))
+@contextlib.contextmanager
+def opened(path, key="model", called=None):
+    """The `WeightsFile` at a path, whose tensors can be read while it is open.
+
+    Arguments and errors are those of `infer`; `called` is what it is called in messages instead of
+    its path.
+    """
+    called = path if called is None else called
+    if str(path).endswith(official.READABLE):
+        with official.opened(path, key, called) as tensors:
+            yield WeightsFile(called, official, tensors)
+    else:
+        with keras_files.opened(path, called) as tensors:
+            yield WeightsFile(called, keras_files, tensors)
 
 
 def architecture_of(file):
     """The `Architecture` that a `WeightsFile` was made for."""
     shapes = {name: x.shape for name, x in file.tensors.items()}
     try:
-        return from_official(shapes) if file.format is official else from_keras(shapes)
+        found = from_official(shapes) if file.format is official else from_keras(shapes)
+        check_architecture(found.dim, found.depths, found.expansion, found.patch_size)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{file.path} holds no sMLPNet ({error!r} among its tensors)") from error
+        raise ValueError(
+            f"{shown(file.path)} holds no sMLPNet ({shown(repr(error))} among its tensors)"
+        ) from error
+    return found
+
+
+def check_size(file, architecture):
+    """Refuses a file whose first tensors are of a network far larger than the file.
+
+    To be called before the network is built; the names and shapes are compared when it is filled.
+    """
+    found = sum(x.size for x in file.tensors.values())
+    if architecture.values() > 2 * found:
+        raise ValueError(
+            f"{shown(file.path)} holds no whole sMLPNet: it has {found} values of the "
+            f"{architecture.values()} of dim={architecture.dim}, depths={architecture.depths}"
+        )
 
 
 def from_official(shapes):

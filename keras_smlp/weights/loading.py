@@ -1,13 +1,15 @@
 """The argument `weights` of a network: what it may be, and how it fills the network."""
 
+import contextlib
 import os
 from pathlib import Path
 
+from keras_smlp.checks import shown
 from keras_smlp.variants import VARIANTS, list_models
 from keras_smlp.weights import download, identify, keras_files, official, resizing
 from keras_smlp.weights.strict import assign
 
-ENDINGS = keras_files.ENDINGS + official.ENDINGS
+ENDINGS = (*keras_files.ENDINGS, *official.READABLE)
 
 
 def check(weights, dim, depths, expansion, patch_size, include_top, classes, channels):
@@ -58,14 +60,14 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, cha
 
 def check_path(path, argument):
     """The path of a weights file that exists and has a known ending."""
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).endswith(ENDINGS):
+    if not isinstance(path, (str, os.PathLike)) or not str(os.fspath(path)).endswith(ENDINGS):
         others = "None, 'imagenet' or " if argument == "weights" else ""
         raise ValueError(
             f"`{argument}` must be {others}the path of a file ending in one of {ENDINGS}. "
-            f"Received: {argument}={path!r}"
+            f"Received: {argument}={shown(repr(path))}"
         )
     if not Path(path).is_file():
-        raise FileNotFoundError(f"`{argument}` names no file. Received: {argument}={str(path)!r}")
+        raise FileNotFoundError(f"`{argument}` names no file. Received: {argument}='{shown(path)}'")
     return Path(path)
 
 
@@ -85,16 +87,26 @@ def load(model, source):
     """
     if source is None:
         return model
-    return fill(model, read(source))
+    with opened(source) as file:
+        return fill(model, file)
 
 
-def read(source):
-    """The `identify.WeightsFile` behind a path, or behind a `Variant`, whose file is downloaded."""
-    return identify.read(source if isinstance(source, Path) else download.fetch(source))
+@contextlib.contextmanager
+def opened(source):
+    """The `identify.WeightsFile` behind what `check` returned; `None` for `None`.
+
+    That of a `Variant` is downloaded.
+    """
+    if source is None:
+        yield None
+        return
+    path = source if isinstance(source, Path) else download.fetch(source)
+    with identify.opened(path) as file:
+        yield file
 
 
 def fill(model, file):
-    """Fills a model from an `identify.WeightsFile`, the axial kernels resampled to its size."""
+    """Fills a model from an open `identify.WeightsFile`, axial kernels resampled to its size."""
     expected = file.format.targets(model)
     tensors = resizing.fitted(expected, file.tensors)
     assign(expected, tensors, file.path, file.format.CLASSIFIER)

@@ -1,22 +1,38 @@
 """Official checkpoints, read into a model and written from one, by a table of their keys."""
 
+import contextlib
+import json
+import math
 import operator
 from os import PathLike
-from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_smlp import naming
+from keras_smlp.checks import shown
 from keras_smlp.saving import replacing
 from keras_smlp.weights import pth
+from keras_smlp.weights.stored import (
+    Refused,
+    Stored,
+    one_sentence,
+    open_regular,
+    show,
+    widen_bfloat16,
+)
 from keras_smlp.weights.strict import assign, file_shape
 
+# what is written; and read: PyTorch's container has many endings
 ENDINGS = (".pth", ".safetensors")
+READABLE = (*ENDINGS, ".pt", ".pth.tar", ".ckpt", ".bin")
 COUNTER = "num_batches_tracked"
 # how the keys of the classifier begin
 CLASSIFIER = "mlp_head."
+# how every key of a state dict begins whose network was wrapped, for several devices or compiled
+WRAPPERS = ("module.", "_orig_mod.")
+MAX_HEADER = 16 << 20  # bytes; one of the official networks needs 0.1
 # NumPy has no bfloat16: it is read as 16 raw bits
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 
@@ -101,45 +117,79 @@ def targets(model):
 
 
 # ---- reading ------------------------------------------------------------------------------------
-def read(path, key="model"):
-    """The official tensors in a `.pth` or `.safetensors` file, without the batch counters.
+@contextlib.contextmanager
+def opened(path, key="model", called=None):
+    """The official tensors in a file, without the batch counters, to be read while it is open.
+
+    Where the name of every tensor begins with `module.` or `_orig_mod.`, as PyTorch names those of
+    a network that runs on several devices or is compiled, this is left out.
 
     Args:
-        path: Path ending in `.pth` or `.safetensors`.
+        path: Path that ends in one of `READABLE`.
         key: String. Entry of a `.pth` container to take. Defaults to `"model"`.
+        called: What the file is called in messages. Defaults to its path.
 
-    Returns:
-        A dict of NumPy arrays by official key.
+    Yields:
+        A dict of `stored.Stored` by official key.
 
     Raises:
         ValueError: If the file is damaged or of another kind.
         FileNotFoundError: If there is none.
     """
-    ending = check_ending(path)
-    tensors = pth.read(path, key) if ending == ".pth" else read_safetensors(path)
-    return {name: x for name, x in tensors.items() if not name.endswith(COUNTER)}
+    ending = check_ending(path, READABLE)
+    file = safetensors_file(path, called) if ending == ".safetensors" else None
+    with file or pth.opened(path, key, called) as tensors:
+        for prefix in WRAPPERS * 2:
+            if all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): x for name, x in tensors.items()}
+        yield {name: x for name, x in tensors.items() if not name.endswith(COUNTER)}
 
 
-def read_safetensors(path):
-    """The tensors in a `.safetensors` file, as NumPy arrays; bfloat16 as float32."""
+@contextlib.contextmanager
+def safetensors_file(path, called=None):
+    """The tensors in a `.safetensors` file, to be read while it is open; bfloat16 as float32."""
+    called = path if called is None else called
+    with contextlib.ExitStack() as stack:
+        with one_sentence(called):
+            file = stack.enter_context(open_regular(path))
+            tensors = safetensors_in(file, path, called)
+        yield tensors
+
+
+def safetensors_in(file, path, called):
+    """The tensors that the header of an open `.safetensors` file describes."""
     import safetensors
 
-    try:
-        entries = safetensors.deserialize(Path(path).read_bytes())
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
-    tensors = {}
-    for name, entry in entries:
-        kind = entry["dtype"]
+    length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER:
+        raise Refused(f"is damaged or not a safetensors file: a header of {length} bytes.")
+    with safetensors.safe_open(path, framework="np"):
+        pass  # its checks: the types, the sizes, and that the tensors fill the file
+    header = json.loads(file.read(length))
+
+    def describe(name, kind, shape, data_offsets):
         if kind not in SAFETENSORS:
-            raise ValueError(
-                f"{path} must hold tensors of the types {list(SAFETENSORS)}. "
-                f"Received: {name} of {kind}"
+            raise Refused(
+                f"must hold tensors of the types {list(SAFETENSORS)}. Received: "
+                f"{shown(name)} of {kind}"
             )
-        flat = np.frombuffer(entry["data"], SAFETENSORS[kind])
-        flat = pth.widen_bfloat16(flat) if kind == "BF16" else flat
-        tensors[name] = flat.reshape(entry["shape"])
-    return tensors
+        stored = np.dtype(SAFETENSORS[kind])
+
+        def read():
+            with one_sentence(called):
+                file.seek(8 + length + data_offsets[0])
+                flat = np.fromfile(file, stored, math.prod(shape))
+                flat = widen_bfloat16(flat) if kind == "BF16" else flat
+                return flat.reshape(shape)
+
+        dtype = np.dtype("float32") if kind == "BF16" else stored
+        return Stored(tuple(shape), dtype, read)
+
+    header.pop("__metadata__", None)
+    return {
+        name: describe(name, x["dtype"], x["shape"], x["data_offsets"])
+        for name, x in header.items()
+    }
 
 
 def load_official(model: keras.Model, path: str | PathLike, key: str = "model") -> keras.Model:
@@ -150,8 +200,9 @@ def load_official(model: keras.Model, path: str | PathLike, key: str = "model") 
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made.
-        path: Path of a `.pth` or `.safetensors` file with the official keys. `.pth` files are read
-            without PyTorch, and nothing in them is executed.
+        path: Path of a `.pth` or `.safetensors` file with the official keys. `.pth` files, which
+            may also end in `.pt`, `.pth.tar`, `.ckpt` or `.bin`, are read without PyTorch, and
+            nothing in them is executed.
         key: String. Which entry of a training container to take. Defaults to `"model"`; the
             official code's `"model_ema"` restarts from random weights on every resume.
 
@@ -159,7 +210,8 @@ def load_official(model: keras.Model, path: str | PathLike, key: str = "model") 
         The model.
 
     Raises:
-        ValueError: If the file is damaged, or does not fit: one message for all differences.
+        ValueError: If the file is damaged, has values that are not finite, or does not fit: one
+            message for all differences.
         FileNotFoundError: If there is none.
 
     Example:
@@ -167,7 +219,9 @@ def load_official(model: keras.Model, path: str | PathLike, key: str = "model") 
     >>> model = keras_smlp.SMLPNetSmall()
     >>> keras_smlp.load_official(model, "smlp_s.pth")
     """
-    assign(targets(model), read(path, key), path, CLASSIFIER)
+    expected = targets(model)
+    with opened(path, key) as tensors:
+        assign(expected, tensors, path, CLASSIFIER)
     return model
 
 
@@ -188,14 +242,25 @@ def save_official(model: keras.Model, path: str | PathLike) -> None:
 
     >>> keras_smlp.save_official(model, "mine.pth")
     """
-    ending = check_ending(path)
-    tensors = {}
-    for name, (variable, axes) in targets(model).items():
-        x = ops.convert_to_numpy(variable)
-        if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
+    ending, expected = check_ending(path, ENDINGS), targets(model)
+    for name, (variable, _) in expected.items():
+        if "float" not in keras.backend.standardize_dtype(variable.dtype):
             raise ValueError(
-                f"`model` must have floating-point weights. Received: {name} as {x.dtype}"
+                f"`model` must have floating-point weights. Received: {name} as {variable.dtype}"
             )
+    if f"{CLASSIFIER}0.weight" not in expected:
+        raise ValueError(
+            "`model` must have its classifier (include_top=True), for the official network has one."
+        )
+    sides = {tuple(expected[f"token_mix.0.1.{x}.bias"][0].shape) for x in ("proj_h", "proh_w")}
+    if len(sides) > 1:
+        raise ValueError(
+            "`model` must have a square input, for the official network has no other. "
+            f"Received: input_shape={tuple(model.input_shape[1:])}"
+        )
+    tensors = {}
+    for name, (variable, axes) in expected.items():
+        x = ops.convert_to_numpy(variable)
         shape = file_shape(variable, axes)
         if axes is not None:
             x = x.reshape([shape[i] for i in axes]).transpose(np.argsort(axes))
@@ -203,16 +268,6 @@ def save_official(model: keras.Model, path: str | PathLike) -> None:
         if name.endswith("running_var"):
             counter = name.replace("running_var", COUNTER)
             tensors[counter] = np.zeros((), np.int64)
-    if f"{CLASSIFIER}0.weight" not in tensors:
-        raise ValueError(
-            "`model` must have its classifier (include_top=True), for the official network has one."
-        )
-    sides = {tensors[f"token_mix.0.1.{name}.bias"].shape for name in ("proj_h", "proh_w")}
-    if len(sides) > 1:
-        raise ValueError(
-            "`model` must have a square input, for the official network has no other. "
-            f"Received: input_shape={tuple(model.input_shape[1:])}"
-        )
     if ending == ".pth":
         pth.write(path, tensors)
         return
@@ -222,9 +277,9 @@ def save_official(model: keras.Model, path: str | PathLike) -> None:
         safetensors.numpy.save_file(tensors, temporary)
 
 
-def check_ending(path):
-    """The file ending, if it is one of the official formats."""
-    ending = Path(path).suffix
-    if ending not in ENDINGS:
-        raise ValueError(f"`path` must end in one of {ENDINGS}. Received: {str(path)!r}")
-    return ending
+def check_ending(path, endings):
+    """The ending of a path, if it is one of these."""
+    found = next((ending for ending in endings if str(path).endswith(ending)), None)
+    if found is None:
+        raise ValueError(f"`path` must end in one of {endings}. Received: {show(path)}")
+    return found

@@ -2,12 +2,16 @@
 
 A pickle is a program, and a downloaded one may be hostile, so no unpickler runs here. The opcodes
 are listed by `pickletools.genops`, and a small stack machine gives a meaning to those that
-`torch.save` emits, none of which imports or calls anything: a global is only a name to compare with
-a list, and what the reader does not need becomes an inert placeholder.
+`torch.save` emits, none of which imports or calls anything: a global is only a name, and whatever
+is no tensor, dictionary or literal becomes an inert placeholder. A training container may hold any
+object beside the weights; among the weights it is refused, by its name.
 """
 
 import io
 import pickletools
+
+from keras_smlp.checks import shown
+from keras_smlp.weights.stored import Refused
 
 MAX_OPCODES = 2_000_000  # a tensor takes about 30
 
@@ -27,18 +31,12 @@ STORAGES = {
 ORDERED_DICT = "collections OrderedDict"
 TENSOR = "torch._utils _rebuild_tensor_v2"
 PARAMETER = "torch._utils _rebuild_parameter"
-# what training containers keep beside the weights: skipped over, never built
-INERT = {"argparse Namespace", "builtins set", "__builtin__ set"}
-GLOBALS = {ORDERED_DICT, TENSOR, PARAMETER, *STORAGES, *INERT}
-
+# the names that mean something; all others are inert
+GLOBALS = {ORDERED_DICT, TENSOR, PARAMETER, *STORAGES}
 
 LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
-LITERALS |= {"SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"}
+LITERALS |= {"SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES", "BYTEARRAY8"}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-
-
-class Refused(Exception):
-    """A reason not to read the file: the rest of a sentence that starts with its path."""
 
 
 class Dict(list):
@@ -49,8 +47,10 @@ class Placeholder:
     """Stands for an object that is not built: a global, tensor, storage or what is not needed.
 
     Attributes:
-        kind: The name of a global, else `"tensor"`, `"storage"`, `"set"` or `"inert"`.
-        value: The arguments of a tensor, the description of a storage, as the file has them.
+        kind: The name of a global, which has a space in it, else `"tensor"`, `"storage"`, `"set"`
+            or `"inert"`.
+        value: The arguments of a tensor or the description of a storage, as the file has them; the
+            name of the global that would have made what is inert.
     """
 
     __slots__ = ("kind", "value")
@@ -64,9 +64,12 @@ def is_kind(value, *kinds):
     return isinstance(value, Placeholder) and value.kind in kinds
 
 
-def show(text):
-    """A name from the file for a message: short, and with nothing a terminal would obey."""
-    return ascii(text[:150])
+def name_of(value, form):
+    """Where a value is a global or made by one: its name, for a message, put into `form`."""
+    if not isinstance(value, Placeholder):
+        return ""
+    name = value.value if value.kind == "inert" else value.kind
+    return form.format(shown(name.replace(" ", "."))) if " " in name else ""
 
 
 class Decoder:
@@ -123,13 +126,13 @@ class Decoder:
         elif name in ("APPENDS", "SETITEMS", "ADDITEMS"):
             self.extend(self.pop_mark())
         elif name == "GLOBAL":
-            self.stack.append(self.find(argument))
+            self.stack.append(Placeholder(argument))
         elif name == "STACK_GLOBAL":
             names = self.pop_tuple(2)
             for part in names:
                 if type(part) is not str:
                     raise self.misused(part)
-            self.stack.append(self.find(" ".join(names)))
+            self.stack.append(Placeholder(" ".join(names)))
         elif name == "BINPERSID":
             self.stack.append(Placeholder("storage", self.pop()))
         elif name in ("REDUCE", "NEWOBJ"):
@@ -148,7 +151,7 @@ class Decoder:
     def misused(self, value):
         """The refusal of an opcode that is applied to something else than `torch.save` does."""
         kind = value.kind if isinstance(value, Placeholder) else type(value).__name__
-        what = f"{self.name} to {kind.replace(' ', '.')}"
+        what = f"{self.name} to {shown(kind.replace(' ', '.'))}"
         return Refused(f"is refused: its data.pkl applies {what}.")
 
     def top(self):
@@ -185,23 +188,19 @@ class Decoder:
         elif not is_kind(target, "inert", "set"):
             raise self.misused(target)
 
-    def find(self, name):
-        """A global that is on the list."""
-        if name not in GLOBALS:
-            culprit = show(name.replace(" ", "."))
-            raise Refused(f"is refused: its data.pkl names the global {culprit}.")
-        return Placeholder(name)
-
     def call(self, function, arguments):
         """What a call stands for; nothing is called."""
-        if type(arguments) is tuple:
-            if is_kind(function, *INERT):
-                return Placeholder("inert")
-            if self.name == "REDUCE":
-                if is_kind(function, ORDERED_DICT) and not arguments:
-                    return Dict()
-                if is_kind(function, TENSOR):
-                    return Placeholder("tensor", arguments)
-                if is_kind(function, PARAMETER) and arguments and is_kind(arguments[0], "tensor"):
-                    return arguments[0]
+        if type(arguments) is not tuple or not isinstance(function, Placeholder):
+            raise self.misused(function)
+        if is_kind(function, "inert"):
+            return function
+        if function.kind not in GLOBALS and " " in function.kind:
+            return Placeholder("inert", function.kind)
+        if self.name == "REDUCE":
+            if is_kind(function, ORDERED_DICT) and not arguments:
+                return Dict()
+            if is_kind(function, TENSOR):
+                return Placeholder("tensor", arguments)
+            if is_kind(function, PARAMETER) and is_kind((*arguments, None)[0], "tensor", "inert"):
+                return arguments[0]
         raise self.misused(function)

@@ -8,53 +8,28 @@ Such a file is a zip archive whose entries are stored, not compressed, below one
     <stem>/version      the version of this layout
 
 The pickle is read by `pickle_machine`, which executes nothing in it, and understood by
-`state_dict`; here are the archive and the values.
+`state_dict`; the archive is read by `archive`; here are the values.
 """
 
-import errno
-import io
-import os
+import contextlib
 import pathlib
-import struct
 import zipfile
 
 import numpy as np
 
 from keras_smlp.saving import replacing
-from keras_smlp.weights.pickle_machine import STORAGES, Decoder, Refused, show
-from keras_smlp.weights.state_dict import WRITABLE, choose, encode, view_of
+from keras_smlp.weights.archive import Archive
+from keras_smlp.weights.pickle_machine import STORAGES, Decoder
+from keras_smlp.weights.state_dict import WRITABLE, choose, encode, reach_of, view_of
+from keras_smlp.weights.stored import Refused, Stored, one_sentence, show, widen_bfloat16
 
 MAX_PICKLE = 64 << 20  # bytes of data.pkl
-MAX_ENTRIES = 100_000
-CHUNK = 8 << 20  # bytes asked of the disk at once, the zip directory included
+# values between those of the tensors that are read with them: tensors may be slices of larger ones
+MOST_BETWEEN = 1 << 20
+MOST_TIMES = 16  # and this many times those values
 
 # how a file from before PyTorch 1.6 starts: the pickle of a magic number
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-
-# What the standard library raises on a damaged file, beside our own refusals. RuntimeError
-# covers NotImplementedError and RecursionError, ValueError covers UnicodeDecodeError; an
-# escape in a string opcode warns, which is an exception under `-W error`.
-LOW_LEVEL = (
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    DeprecationWarning,
-)
-
-
-class BoundedFile(io.BufferedReader):
-    """A file that never allocates what a number inside it asks for."""
-
-    def read(self, size=-1, /):
-        bounded = size is not None and 0 <= size <= CHUNK
-        data = super().read(size if bounded else CHUNK + 1)
-        if len(data) > CHUNK:
-            raise Refused("has a zip directory that is too large.")
-        return data
 
 
 def read(path, key="model"):
@@ -86,21 +61,28 @@ def read(path, key="model"):
     weights["mlp_head.0.bias"].shape  # (1000,)
     ```
     """
-    path = os.fspath(path)
-    try:
-        with BoundedFile(io.FileIO(path)) as file:
-            check_start(file.read(len(LEGACY_MAGIC)))
-            with zipfile.ZipFile(file) as archive:
-                return read_tensors(archive, os.fstat(file.fileno()).st_size, key)
-    except Refused as reason:
-        raise ValueError(f"{path} {reason}") from None
-    except LOW_LEVEL as error:
-        what = f"{type(error).__name__}: {show(str(error))[1:-1]}"
-        raise ValueError(f"{path} is damaged: {what}") from error
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # which a seek to a nonsense offset gives
-            raise
-        raise ValueError(f"{path} is damaged: {error}") from error
+    with opened(path, key) as tensors:
+        return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def opened(path, key="model", called=None):
+    """The state dict in a `.pth` file, whose tensors can be read while the file is open.
+
+    Args:
+        path: Path of the file.
+        key: As for `read`.
+        called: What the file is called in messages. Defaults to its path.
+
+    Yields:
+        A dict from names to `stored.Stored`.
+    """
+    called = path if called is None else called
+    with contextlib.ExitStack() as stack:
+        with one_sentence(called):
+            archive = stack.enter_context(Archive(path, check_start, folder_of))
+            tensors = describe(archive, key, called)
+        yield tensors
 
 
 def write(path, tensors):
@@ -151,7 +133,7 @@ def write(path, tensors):
 # ---- the archive --------------------------------------------------------------------------------
 def check_start(start):
     """Refuses a file that is no zip archive, by its first bytes."""
-    if start == LEGACY_MAGIC:
+    if start.startswith(LEGACY_MAGIC):
         raise Refused(
             "is in the format from before PyTorch 1.6: convert it with a recent PyTorch, "
             "torch.save(torch.load(old), new)."
@@ -172,87 +154,105 @@ def folder_of(names):
     return folders[0]
 
 
-def entries_of(archive, file_size):
-    """The archive's entries by name, none of which claims more than the file can hold."""
-    infos = archive.infolist()
-    if len(infos) > MAX_ENTRIES:
-        raise Refused(f"has more than {MAX_ENTRIES} entries.")
-    entries, total = {}, 0
-    for info in infos:
-        name = show(info.filename)
-        if info.flag_bits & 0x61:  # encrypted, a patch, strongly encrypted
-            raise Refused(f"has the encrypted entry {name}.")
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise Refused(f"has the compressed entry {name}: PyTorch compresses none.")
-        if info.filename in entries:
-            raise Refused(f"has two entries {name}.")
-        entries[info.filename] = info
-        total += info.file_size
-    if total > file_size:  # overlapping entries, or invented sizes
-        raise Refused(f"has entries of {total} bytes in a file of {file_size}.")
-    return entries
-
-
-def read_entry(archive, info):
-    """The bytes of an entry."""
-    data = bytearray(info.file_size)
-    with archive.open(info) as entry:
-        for start in range(0, len(data), CHUNK):
-            data[start : start + CHUNK] = entry.read(min(CHUNK, len(data) - start))
-        entry.read(1)  # an empty entry's checksum, too, is compared at its end
-    return data
-
-
 # ---- the values ---------------------------------------------------------------------------------
-def read_tensors(archive, file_size, key):
-    """The state dict under `key`, as NumPy arrays by name."""
-    folder, entries = folder_of(archive.namelist()), entries_of(archive, file_size)
+def describe(archive, key, called):
+    """The state dict under `key`, as `Stored` tensors by name."""
+    entries = archive.entries
+    folder = folder_of(entries)
     if entries[f"{folder}data.pkl"].file_size > MAX_PICKLE:
         raise Refused(f"has a data.pkl of more than {MAX_PICKLE} bytes.")
     order = b"little"
     if f"{folder}byteorder" in entries:
-        order = read_entry(archive, entries[f"{folder}byteorder"])
+        info = entries[f"{folder}byteorder"]
+        order = bytes(archive.read(info)) if info.file_size < 10 else b"?"
     if order not in (b"little", b"big"):
-        raise Refused(f"has the unknown byteorder {show(bytes(order))}.")
-    content = Decoder().run(read_entry(archive, entries[f"{folder}data.pkl"]))
-    storages, arrays = {}, {}
-    for name, tensor in choose(content, key).items():
-        view = view_of(name, tensor)
+        raise Refused(f"has the unknown byteorder {show(order.decode('latin-1'))}.")
+    content = Decoder().run(archive.read(entries[f"{folder}data.pkl"]))
+    views = {name: view_of(name, tensor) for name, tensor in choose(content, key).items()}
+    storages = {}
+    for name, view in views.items():
         storage = view.storage
         if storage not in storages:
             who = f"storage {show(storage.key)} of tensor {show(name)}"
             info = entries.get(f"{folder}data/{storage.key}")
-            if info is None:
-                raise Refused(f"is damaged: it lacks {who}.")
-            storages[storage] = read_storage(archive, info, storage, order, who)
-        arrays[name] = strided(storages[storage], view)
-    return arrays
+            storages[storage] = Values(archive, info, storage, order, who)
+        storages[storage].add(view)
+
+    def reading(view):
+        def read():
+            with one_sentence(called):
+                return strided(storages[view.storage].read(), view)
+
+        return read
+
+    return {
+        name: Stored(view.sizes, storages[view.storage].type_read, reading(view))
+        for name, view in views.items()
+    }
 
 
-def read_storage(archive, info, storage, order, who):
-    """All values of a storage, in the machine's byte order; `who` is for the message."""
-    dtype = np.dtype(STORAGES[storage.kind])
-    if storage.length * dtype.itemsize != info.file_size:
-        raise Refused(f"is damaged: {who} has {info.file_size} bytes for {storage.length} values.")
-    stored = dtype.newbyteorder("<" if order == b"little" else ">")
-    values = np.ndarray(storage.length, stored, read_entry(archive, info)).astype(dtype, copy=False)
-    if storage.kind == "torch BFloat16Storage":
-        return widen_bfloat16(values)
-    if storage.kind == "torch BoolStorage":  # a byte other than 0 and 1 is no valid bool
-        return values.view(np.uint8) != 0
-    return values
+class Values:
+    """The values of a storage, from the first to the last that its tensors use; read once.
+
+    Args:
+        archive: The open `Archive`.
+        info: The storage's entry in it, `None` if there is none.
+        storage: A `state_dict.Storage`.
+        order: `b"little"` or `b"big"`.
+        who: What to call it in messages.
+
+    Attributes:
+        type_read: NumPy type of the values that `read` returns.
+    """
+
+    def __init__(self, archive, info, storage, order, who):
+        stored = np.dtype(STORAGES[storage.kind])
+        if info is None:
+            raise Refused(f"is damaged: it lacks {who}.")
+        if storage.length * stored.itemsize != info.file_size:
+            raise Refused(
+                f"is damaged: {who} has {info.file_size} bytes for {storage.length} values."
+            )
+        self.archive, self.info, self.kind, self.who = archive, info, storage.kind, who
+        self.stored = stored.newbyteorder("<" if order == b"little" else ">")
+        self.type_read = np.dtype("float32") if self.is_bfloat16 else stored
+        self.begin, self.end, self.used, self.values = storage.length, 0, 0, None
+
+    @property
+    def is_bfloat16(self):
+        return self.kind == "torch BFloat16Storage"
+
+    def add(self, view):
+        """Counts a tensor among those that the values are for."""
+        count, end = reach_of(view)
+        if count:
+            self.begin, self.end = min(self.begin, view.offset), max(self.end, end)
+            self.used += count
+
+    def read(self):
+        """The index of the first of the values in the storage, and the values."""
+        if self.values is None:
+            begin, end = min(self.begin, self.end), self.end
+            if end - begin > MOST_TIMES * self.used + MOST_BETWEEN:
+                raise Refused(f"is refused: of {self.who} it uses {self.used} scattered values.")
+            width = self.stored.itemsize
+            data = self.archive.read(self.info, begin * width, end * width)
+            values = np.ndarray(end - begin, self.stored, data)
+            values = values.astype(self.stored.newbyteorder("="), copy=False)
+            if self.is_bfloat16:
+                values = widen_bfloat16(values)
+            elif self.kind == "torch BoolStorage":  # a byte other than 0 and 1 is no valid bool
+                values = values.view(np.uint8) != 0
+            self.values = begin, values
+        return self.values
 
 
-def widen_bfloat16(bits):
-    """bfloat16 values, given as their 16 bits, in float32: they are its upper half."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def strided(values, view):
+def strided(stored, view):
     """The tensor that a view makes of a storage's values, which it shares."""
+    begin, values = stored
     if 0 in view.sizes:
         return np.empty(view.sizes, values.dtype)
     width = values.itemsize
     # the stride of a dimension of one element is never used, and may be anything
     steps = [width * (s if n > 1 else 1) for n, s in zip(view.sizes, view.strides, strict=True)]
-    return np.ndarray(view.sizes, values.dtype, values, view.offset * width, steps)
+    return np.ndarray(view.sizes, values.dtype, values, (view.offset - begin) * width, steps)

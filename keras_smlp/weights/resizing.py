@@ -6,10 +6,13 @@ import keras
 import numpy as np
 
 from keras_smlp.checks import check_input
+from keras_smlp.weights.stored import Stored
 
 METHODS = ("cubic", "linear", "nearest")
 # the path of an axial weight in a TokenMixing
 AXIAL = re.compile(r".*/mix/(width|height)/(kernel|bias)")
+# positions along an axis of a file that is resampled: images of 16,384 pixels in patches of 4
+MOST = 4096
 
 
 def resize_weights(
@@ -78,10 +81,10 @@ def fitted(expected, tensors):
 
     Args:
         expected: As `strict.assign` takes it.
-        tensors: Dict of NumPy arrays by name.
+        tensors: Dict of `stored.Stored` by name.
 
     Returns:
-        A dict of NumPy arrays by name; what fits, and what cannot be made to, as it was.
+        A dict of `stored.Stored` by name; what fits, and what cannot be made to, as it was.
     """
     fitting = dict(tensors)
     for name, (variable, _) in expected.items():
@@ -90,11 +93,20 @@ def fitted(expected, tensors):
             continue
         rank = len(variable.shape)
         # the official files have two more axes, of length 1
-        ones = (1,) * (tensor.ndim - rank)
-        if tensor.shape == tensor.shape[:1] * rank + ones:
-            plain = tensor.reshape(tensor.shape[:rank])
-            fitting[name] = resampled(plain, variable.shape, "cubic").reshape(variable.shape + ones)
+        ones = (1,) * (len(tensor.shape) - rank)
+        if tensor.shape == tensor.shape[:1] * rank + ones and tensor.shape[0] <= MOST:
+            fitting[name] = fitting_one(tensor, tuple(variable.shape), ones)
     return fitting
+
+
+def fitting_one(tensor, shape, ones):
+    """A `Stored` axial tensor that is resampled to another shape once it is read."""
+
+    def read():
+        plain = tensor.read().reshape(tensor.shape[: len(shape)])
+        return resampled(plain, shape, "cubic").reshape(shape + ones)
+
+    return Stored(shape + ones, tensor.dtype, read)
 
 
 def resampled(tensor, shape, method):

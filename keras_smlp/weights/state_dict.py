@@ -13,10 +13,10 @@ from keras_smlp.weights.pickle_machine import (
     STORAGES,
     TENSOR,
     Dict,
-    Refused,
     is_kind,
-    show,
+    name_of,
 )
+from keras_smlp.weights.stored import Refused, show
 
 MAX_DIMS = 32  # NumPy 1 has no more
 MAX_SIZE = 1 << 48  # elements; keeps NumPy's own size arithmetic from overflowing
@@ -51,7 +51,7 @@ def choose(content, key):
         key: As for `pth.read`.
     """
     if type(content) is not Dict:
-        raise Refused("does not hold a dictionary.")
+        raise Refused(f"does not hold a dictionary{name_of(content, ' but {}')}.")
     entries = mapping(content, "its dictionary")
     values = entries.values()
     if any(is_kind(v, "tensor") for v in values) and not any(type(v) is Dict for v in values):
@@ -68,7 +68,8 @@ def choose(content, key):
         chosen = mapping(entries[key], what)
     for name, value in chosen.items():
         if not is_kind(value, "tensor"):
-            raise Refused(f"has a value that is not a tensor in {what}: {show(name)}.")
+            found = f"{show(name)}{name_of(value, ' ({})')}"
+            raise Refused(f"has a value that is not a tensor in {what}: {found}.")
     return chosen
 
 
@@ -95,22 +96,31 @@ def view_of(name, tensor):
         raise Refused(f"is damaged: {who} has a storage that is not described as one.")
     _, kind, key, _, length = storage
     if not is_kind(kind, *STORAGES) or type(key) is not str or not are_counts((length,)):
-        raise Refused(f"is damaged: {who} has a storage without a type, a key or a length.")
+        other = name_of(kind, " ({} is none)")
+        raise Refused(f"is damaged: {who} has a storage without a type, a key or a length{other}.")
     if not (are_counts((offset,)) and are_counts(sizes) and are_counts(strides)):
         raise Refused(f"is damaged: {who} has an offset, size or stride that is not a count.")
     if len(sizes) != len(strides) or len(sizes) > MAX_DIMS:
         raise Refused(f"is damaged: {who} has {len(sizes)} sizes and {len(strides)} strides.")
     if max(length, math.prod(max(size, 1) for size in sizes)) > MAX_SIZE:
         raise Refused(f"is damaged: {who} is too large.")
-    count, reach = math.prod(sizes), offset
-    if count:
-        # a small file must not describe a huge tensor by repeating its values
-        if count > length or any(n > 1 and not s for n, s in zip(sizes, strides, strict=True)):
-            raise Refused(f"is refused: {who} is larger than its storage or expanded.")
-        reach += 1 + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
-    if reach > length:
+    view = View(Storage(kind.kind, key, length), offset, sizes, strides)
+    count, end = reach_of(view)
+    # a small file must not describe a huge tensor by repeating its values
+    repeats = any(n > 1 and not s for n, s in zip(sizes, strides, strict=True))
+    if count and (count > length or repeats):
+        raise Refused(f"is refused: {who} is larger than its storage or expanded.")
+    if end > length:
         raise Refused(f"is damaged: {who} reaches outside its storage.")
-    return View(Storage(kind.kind, key, length), offset, sizes, strides)
+    return view
+
+
+def reach_of(view):
+    """How many values a tensor has, and the index in its storage behind the last of them."""
+    count, end = math.prod(view.sizes), view.offset
+    if count:
+        end += 1 + sum((n - 1) * s for n, s in zip(view.sizes, view.strides, strict=True))
+    return count, end
 
 
 def are_counts(values):

@@ -3,23 +3,28 @@
 import keras
 import numpy as np
 
+from keras_smlp.checks import shown
+
 SHOWN = 8  # names of tensors in a message, of each difference
 
 
 def assign(expected, tensors, source, head):
     """Fills variables from a file's tensors if each has its counterpart; else changes nothing.
 
+    Nothing is read before all shapes are equal, nothing assigned before all is read and finite.
+
     Args:
         expected: Dict from a tensor's name in the file to `(variable, axes)`; `axes` is the
             permutation from the file's layout to the variable's, `None` for none.
-        tensors: Dict of NumPy arrays by name.
+        tensors: Dict of `stored.Stored` by name.
         source: What the tensors come from, for the message.
         head: How the names of the classifier's tensors begin. A model without a classifier leaves
             the file's out.
 
     Raises:
         ValueError: One for all differences: missing, unexpected, of another shape or not floating
-            point; or if the model holds something else than floating-point variables.
+            point; if a value is not finite; or if the model holds something else than
+            floating-point variables.
     """
     if not any(name.startswith(head) for name in expected):
         tensors = {name: x for name, x in tensors.items() if not name.startswith(head)}
@@ -33,24 +38,49 @@ def assign(expected, tensors, source, head):
     both = [name for name in expected if name in tensors]
     differences = {
         "missing": [name for name in expected if name not in tensors],
-        "unexpected": [name for name in tensors if name not in expected],
+        "unexpected": [shown(name) for name in tensors if name not in expected],
         "of another shape": [
-            f"{name} {tensors[name].shape} instead of {shapes[name]}"
+            f"{name} {shown(tensors[name].shape)} instead of {shapes[name]}"
             for name in both
             if tensors[name].shape != shapes[name]
         ],
         "not floating point": [
-            f"{name} {tensors[name].dtype}" for name in both if tensors[name].dtype.kind != "f"
+            f"{name} {shown(tensors[name].dtype)}"
+            for name in both
+            if tensors[name].dtype.kind != "f"
         ],
     }
     if any(differences.values()):
         found = "; ".join(f"{what}: {shorten(x)}" for what, x in differences.items() if x)
         raise ValueError(
-            f"`weights` do not fit the model: {source} has {found}.{hint(differences, head)}"
+            f"`weights` do not fit the model: {shown(source)} has {found}.{hint(differences, head)}"
         )
-    for name, (variable, axes) in expected.items():
-        tensor = tensors[name] if axes is None else tensors[name].transpose(axes)
-        variable.assign(np.ascontiguousarray(tensor).reshape(variable.shape))
+    values = {name: finite(name, tensors[name], *expected[name], source) for name in expected}
+    for name, (variable, _) in expected.items():
+        variable.assign(values[name])
+
+
+def finite(name, tensor, variable, axes, source):
+    """The values of a tensor as the variable is to hold them; refuses those that are not finite."""
+    values = tensor.read()
+    if axes is not None:
+        values = values.transpose(axes)
+    # NumPy has no bfloat16; the backend rounds to it
+    dtype = "float32" if variable.dtype == "bfloat16" else variable.dtype
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused
+        values = np.ascontiguousarray(values, dtype).reshape(variable.shape)
+    check_finite(name, values, source)
+    return values
+
+
+def check_finite(name, values, source):
+    """Refuses values among which there is NaN or infinity."""
+    wrong = np.count_nonzero(~np.isfinite(values))
+    if wrong:
+        raise ValueError(
+            f"The weights in {shown(source)} must be finite numbers. "
+            f"Received: {shown(name)} with {wrong} of {values.size} that are not"
+        )
 
 
 def file_shape(variable, axes):

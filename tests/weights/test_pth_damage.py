@@ -22,7 +22,7 @@ from helpers.pth_files import (
     tensor,
 )
 
-from keras_smlp.weights import pickle_machine, pth
+from keras_smlp.weights import archive, pickle_machine, pth
 
 pytestmark = pytest.mark.once
 
@@ -162,8 +162,8 @@ def test_directory_position(path, field, value):
     [
         (pth, "MAX_PICKLE", 20, "data.pkl of more than 20 bytes"),
         (pickle_machine, "MAX_OPCODES", 20, "more than 20 opcodes"),
-        (pth, "MAX_ENTRIES", 3, "more than 3 entries"),
-        (pth, "CHUNK", 100, "zip directory that is too large"),
+        (archive, "MAX_ENTRIES", 3, "more than 3 entries"),
+        (archive, "CHUNK", 100, "zip directory that is too large"),
     ],
 )
 def test_limits(path, monkeypatch, module, limit, value, words):
@@ -174,7 +174,7 @@ def test_limits(path, monkeypatch, module, limit, value, words):
 def test_storage_larger_than_a_chunk(path, monkeypatch):
     values = np.arange(100_000, dtype="float64")
     pth.write(path, {"a": values, "b": values[:0]})
-    monkeypatch.setattr(pth, "CHUNK", 70_000)
+    monkeypatch.setattr(archive, "CHUNK", 70_000)
     np.testing.assert_array_equal(pth.read(path)["a"], values)
 
 
@@ -189,7 +189,7 @@ def test_low_level_errors(path, monkeypatch, error):
     def fail(archive):
         raise error("some reason")
 
-    monkeypatch.setattr(pth.zipfile.ZipFile, "namelist", fail)
+    monkeypatch.setattr(archive.zipfile.ZipFile, "infolist", fail)
     refused(path, "damaged", error.__name__, "some reason")
 
 
@@ -211,7 +211,7 @@ def test_disk_errors_stay_what_they_are(path, monkeypatch):
     def fail(self, size=-1, /):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(pth.BoundedFile, "read", fail)
+    monkeypatch.setattr(archive.BoundedFile, "read", fail)
     with pytest.raises(OSError, match="Input/output"):
         pth.read(path)
 
