@@ -9,6 +9,7 @@ import re
 import keras
 
 from keras_smlp.layers.composite import Composite
+from keras_smlp.layers.dense import Dense
 from keras_smlp.layers.folded import FoldedChannelMixing, FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
 
@@ -94,7 +95,7 @@ def dense_layers(model):
     found = {}
 
     def collect(layer, path):
-        if type(layer) is keras.layers.Dense:
+        if type(layer) in (keras.layers.Dense, Dense):
             found[path] = layer
         elif isinstance(layer, Composite):
             for name in layer.PARTS:

@@ -59,8 +59,8 @@ def resize_weights(
             f"Received: input_shape={input_shape!r}"
         )
     resized = keras.models.clone_model(model, input_tensors=images)
-    for old, new in zip(model.layers, resized.layers, strict=True):
-        new.trainable = old.trainable
+    if not model.trainable:  # what is trainable in it stands in the layers' configs
+        resized.trainable = False
     for old, new in zip(model.weights, resized.weights, strict=True):
         if new.shape != old.shape and not AXIAL.fullmatch(old.path):
             raise ValueError(
