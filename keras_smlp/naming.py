@@ -68,11 +68,20 @@ def mixings(model):
         if stage and isinstance(layer, (TokenMixing, ChannelMixing, *FOLDED)):
             found.setdefault(stage, []).append(layer)
     if not found or not any(layer.name == STEM for layer in layers):
+        inside = [x.name for x in layers if isinstance(x, keras.Model) and is_network(x)]
+        what = f", with the network {inside[0]!r} as one of its layers" if inside else ""
         raise ValueError(
             "`model` must come from keras_smlp.SMLPNet, or be a functional model on its tensors. "
-            f"Received: {getattr(model, 'name', model)!r}"
+            f"Received: {getattr(model, 'name', model)!r}{what}"
         )
     return found
+
+
+def is_network(model):
+    """Whether a model is an sMLPNet, or has one among its layers."""
+    names = {layer.name for layer in model.layers}
+    inside = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    return {STEM, token_mixing(1, 1)} <= names or any(map(is_network, inside))
 
 
 def body(model):

@@ -97,7 +97,9 @@ def architecture_of(file):
     try:
         return from_official(shapes) if file.format is official else from_keras(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{file.path} holds no sMLPNet ({error!r} among its tensors)") from error
+        inside = any(name.endswith(f"/{naming.STEM}/0") for name in shapes)
+        what = "has its sMLPNet as a layer of another model" if inside else "holds no sMLPNet"
+        raise ValueError(f"{file.path} {what} ({error!r} among its tensors)") from error
 
 
 def from_official(shapes):
