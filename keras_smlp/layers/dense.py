@@ -11,6 +11,7 @@ OWN = "own_"
 ALPHA = f"{OWN}lora_alpha"
 
 
+@keras.saving.register_keras_serializable(package="keras_smlp")
 class Dense(keras.layers.Dense):
     """`keras.layers.Dense`, whose LoRA products survive saving.
 
@@ -21,6 +22,7 @@ class Dense(keras.layers.Dense):
 
     def enable_lora(self, rank, lora_alpha=None, a_initializer=None, b_initializer="zeros"):
         """As Keras has it; the initial values of the first factor are by default PyTorch's."""
+        lora_alpha = self.lora_alpha if lora_alpha is None else lora_alpha  # of the config
         a_initializer = a_initializer or TorchUniform(self.kernel.shape[0])
         super().enable_lora(rank, lora_alpha, a_initializer, b_initializer)
 
