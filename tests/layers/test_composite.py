@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras.dtype_policies import DTypePolicyMap
 
+from keras_smlp.deploy.quantization import hidden_from_garbage_collection
 from keras_smlp.layers import ChannelMixing, DropPath, SparseMLP, TokenMixing
 from keras_smlp.layers.composite import Composite
 
@@ -64,11 +65,12 @@ PARTS = [
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(chosen=st.sets(st.sampled_from(PARTS), min_size=1))
 def test_a_wrapper_with_a_map_of_layer_paths_reloads_quantized(chosen, tmp_path_factory):
     model, path = Backbone(), tmp_path_factory.mktemp("saved") / "m.keras"
-    model.quantize("int8", filters=lambda layer: layer.path in chosen)
+    with hidden_from_garbage_collection():
+        model.quantize("int8", filters=lambda layer: layer.path in chosen)
     assert set(keras_map(model)) == chosen
     model.save(path)
     loaded = keras.saving.load_model(path)
@@ -113,7 +115,7 @@ def test_keys_that_cannot_be_are_refused(keys):
         ValueError, match="`dtype` of a ChannelMixing must be .*Received: "
     ) as caught:
         ChannelMixing(name="mine", dtype=DTypePolicyMap("float32", policies))
-    assert keys[-1] in str(caught.value)
+    assert any(key in str(caught.value) for key in keys)
 
 
 def test_a_map_without_entries_is_its_policy():
