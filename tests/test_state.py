@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_smlp
+from keras_smlp.deploy.quantization import hidden_from_garbage_collection
 
 pytestmark = pytest.mark.quick_once
 
@@ -44,11 +45,13 @@ def sequential(inner):
 
 
 def sublayers(layer):
-    """All layers below a layer, parents first."""
+    """All layers below a layer that can have weights, parents first."""
     below = getattr(layer, "layers", None) or [
         getattr(layer, x) for x in getattr(layer, "PARTS", ())
     ]
     for child in below:
+        if isinstance(child, keras.layers.InputLayer):
+            continue
         yield child
         yield from sublayers(child)
 
@@ -89,10 +92,10 @@ def test_a_frozen_body_stays_frozen(wrap, tmp_path):
 
 @pytest.fixture(scope="module", params=[stock_head, nested, sequential])
 def wrapped(request):
-    return request.param(body(drop_path_rate=0.1))
+    return request.param(body(dim=2, depths=(1,), drop_path_rate=0.1))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_pattern_of_flags_survives(wrapped, tmp_path_factory, data):
     """Also those that set a layer apart from the one around it, in either direction."""
@@ -242,7 +245,8 @@ def test_weights_with_lora_load_anywhere(tmp_path):
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 def test_lora_that_keras_quantizes_survives(tmp_path):
     model, x = trained_like(adapted()), pixels(2, 16, 32, 3)
-    model.quantize("int8")
+    with hidden_from_garbage_collection():
+        model.quantize("int8")
     loaded = saved(model, tmp_path)
     assert flags(loaded) == flags(model)
     np.testing.assert_equal(values(loaded), values(model))
