@@ -9,6 +9,7 @@ import re
 import keras
 
 from keras_smlp.layers.composite import Composite
+from keras_smlp.layers.dense import Dense
 from keras_smlp.layers.folded import FoldedChannelMixing, FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
 
@@ -67,11 +68,20 @@ def mixings(model):
         if stage and isinstance(layer, (TokenMixing, ChannelMixing, *FOLDED)):
             found.setdefault(stage, []).append(layer)
     if not found or not any(layer.name == STEM for layer in layers):
+        inside = [x.name for x in layers if isinstance(x, keras.Model) and is_network(x)]
+        what = f", with the network {inside[0]!r} as one of its layers" if inside else ""
         raise ValueError(
             "`model` must come from keras_smlp.SMLPNet, or be a functional model on its tensors. "
-            f"Received: {getattr(model, 'name', model)!r}"
+            f"Received: {getattr(model, 'name', model)!r}{what}"
         )
     return found
+
+
+def is_network(model):
+    """Whether a model is an sMLPNet, or has one among its layers."""
+    names = {layer.name for layer in model.layers}
+    inside = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    return {STEM, token_mixing(1, 1)} <= names or any(map(is_network, inside))
 
 
 def body(model):
@@ -94,7 +104,7 @@ def dense_layers(model):
     found = {}
 
     def collect(layer, path):
-        if type(layer) is keras.layers.Dense:
+        if type(layer) in (keras.layers.Dense, Dense):
             found[path] = layer
         elif isinstance(layer, Composite):
             for name in layer.PARTS:

@@ -1,6 +1,8 @@
 """Atomic writes, and a functional model that saves by them and loads on every backend."""
 
 import contextlib
+import errno
+import functools
 import os
 import secrets
 from pathlib import Path
@@ -8,7 +10,10 @@ from typing import Any
 
 import keras
 
+from keras_smlp.checks import shown
 from keras_smlp.layers.composite import Composite
+
+LEGACY = (".h5", ".hdf5")  # endings of Keras 2's format
 
 
 @contextlib.contextmanager
@@ -19,21 +24,85 @@ def replacing(path):
     raises (Ctrl-C included), the temporary file is removed and the old file stays.
 
     Args:
-        path: Path of the file to write. Its folder must exist.
+        path: Path of the file to write. Its folder must exist. If it is a symbolic link, its target
+            is written and the link stays.
 
     Yields:
-        A `pathlib.Path` in the same folder with the same endings.
+        A `pathlib.Path` in the file's folder with the endings of `path`.
+
+    Raises:
+        OSError: If the path is something else than a file, or links lead in a circle.
     """
-    path = Path(path)
+    target = link_target(path)
     # the whole name stays at the end: Keras and others choose a format by `.weights.h5`
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    temporary = target.with_name(f".{secrets.token_hex(4)}.{Path(path).name}")
     try:
         yield temporary
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
+        sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_target(path):
+    """The path of the file to write, which is another than `path` where that is a symbolic link."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "there is something else than a file", str(path))
+    return target
+
+
+def sync_folder(folder):
+    """Has a renaming in a folder survive a power failure, where the platform can."""
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def checking_shape(method):
+    """A method of a model that first refuses images, `x`, of another size than the model's."""
+
+    @functools.wraps(method)
+    def checked(self, x=None, *args, **kwargs):
+        check_shape(self, x)
+        return method(self, x, *args, **kwargs)
+
+    return checked
+
+
+def check_shape(model, x):
+    """Refuses arrays or a `tf.data.Dataset` that do not have the shape of a model's inputs.
+
+    Keras would name a layer inside, and on JAX leave the model without its variables.
+    """
+    spec = getattr(x, "element_spec", x)
+    if spec is not x and isinstance(spec, tuple):  # images, labels
+        spec = spec[0]
+    given = keras.tree.flatten(spec)
+    if len(given) != len(model.inputs) or (isinstance(spec, dict) and len(given) > 1):
+        return
+    for array, expected in zip(given, model.inputs, strict=True):
+        try:
+            shape = tuple(array.shape)
+        except (AttributeError, TypeError, ValueError):  # no array, or of unknown rank
+            continue
+        wanted = tuple(expected.shape)
+        if abs(len(shape) - len(wanted)) == 1 and max(shape, wanted, key=len)[-1] == 1:
+            continue  # Keras adds or removes this axis
+        known = [(a, b) for a, b in zip(shape[1:], wanted[1:], strict=False) if None not in (a, b)]
+        if len(shape) != len(wanted) or any(a != b for a, b in known):
+            size = ", ".join(str(side) for side in wanted[1:])
+            raise ValueError(
+                f"`x` must have the shape (batch, {size}) of the model's input "
+                f"{shown(expected.name)!r}. Received: x with the shape {shape}"
+            )
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
@@ -72,7 +141,19 @@ class PortableModel(keras.Model):
                 self.dtype_policy = layer.dtype_policy
                 break
 
+    fit = checking_shape(keras.Model.fit)
+    evaluate = checking_shape(keras.Model.evaluate)
+    predict = checking_shape(keras.Model.predict)
+    train_on_batch = checking_shape(keras.Model.train_on_batch)
+    test_on_batch = checking_shape(keras.Model.test_on_batch)
+    predict_on_batch = checking_shape(keras.Model.predict_on_batch)
+
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        if str(filepath).endswith(LEGACY):
+            raise ValueError(
+                "`filepath` must end in `.keras`, for Keras could not load the model from HDF5 "
+                f"(`save_weights` writes `.weights.h5`). Received: filepath={shown(filepath)!r}"
+            )
         if zipped is False or kwargs or not is_replaceable(filepath, ".keras", overwrite):
             return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
         with replacing(filepath) as temporary:

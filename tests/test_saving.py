@@ -2,14 +2,19 @@
 
 import json
 import os
+import tempfile
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from helpers.nets import FORMATS, answer, assert_same_weights, build, net, pixels, save
+from helpers.nets import FORMATS, answer, assert_same_weights, build, linear, net, pixels, save
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import keras_smlp
+from keras_smlp.saving import replacing
 
 pytestmark = pytest.mark.quick_once
 
@@ -44,6 +49,113 @@ def test_saves_that_are_not_ours_are_left_to_keras(tmp_path, micro):
     again = build()
     again.load_weights(tmp_path / "shards.weights.json")
     assert_same_weights(again, micro)
+
+
+# ---- links --------------------------------------------------------------------------------------
+@pytest.mark.once
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    folders=st.lists(st.sampled_from(["", "a", "a/b", "c"]), min_size=1, max_size=4),
+    relative=st.booleans(),
+    exists=st.booleans(),
+    fails=st.booleans(),
+)
+def test_links_stay_and_their_target_is_written(folders, relative, exists, fails):
+    """Chains of links in any folders, to a file that is there or not."""
+    with tempfile.TemporaryDirectory() as root:
+        places = [Path(root, folder, f"{i}.txt") for i, folder in enumerate(folders)]
+        for place in places:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        for link, target in zip(places, places[1:], strict=False):
+            link.symlink_to(os.path.relpath(target, link.parent) if relative else target)
+        first, last = places[0], places[-1]
+        if exists:
+            last.write_text("old")
+        links = {place: os.readlink(place) for place in places[:-1]}
+        files = set(Path(root).rglob("*"))
+        try:
+            with replacing(first) as temporary:
+                assert temporary.name.endswith(first.name) and temporary.parent.samefile(
+                    last.parent
+                )
+                temporary.write_text("new")
+                assert not fails
+        except AssertionError:
+            assert fails
+        assert {place: os.readlink(place) for place in places[:-1]} == links
+        if fails:
+            assert last.read_text() == "old" if exists else not last.exists()
+        else:
+            assert last.read_text() == "new"
+        assert set(Path(root).rglob("*")) == (files if fails else files | {last})
+
+
+@pytest.mark.once
+def test_what_is_no_file_is_left_alone(tmp_path):
+    circle, pipe = tmp_path / "circle", tmp_path / "pipe"
+    circle.symlink_to(circle)
+    os.mkfifo(pipe)
+    for path, words in {circle: "symbolic links", pipe: "something else than a file"}.items():
+        with pytest.raises(OSError, match=words), replacing(path):
+            raise AssertionError("the block was entered")
+    assert circle.is_symlink() and pipe.is_fifo()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("ending", FORMATS)
+def test_each_format_is_saved_through_a_link(ending, tmp_path, micro):
+    (tmp_path / "store").mkdir()
+    store, link = tmp_path / "store" / "blob", tmp_path / f"m{ending}"
+    store.write_bytes(b"old")
+    link.symlink_to(store)
+    save(micro, link)
+    assert link.is_symlink() and store.read_bytes() != b"old"
+    assert_same_weights(build(weights=link), micro)
+
+
+# ---- the model class ----------------------------------------------------------------------------
+@pytest.mark.once
+@pytest.mark.parametrize("ending", [".h5", ".hdf5"])
+def test_a_whole_model_is_not_saved_as_hdf5(ending, tmp_path):
+    path = tmp_path / f"m{ending}"
+    with pytest.raises(ValueError, match="`filepath` must end in `.keras`.*Received: filepath="):
+        linear().save(path)
+    with pytest.raises(ValueError, match="must end in `.weights.h5`"):
+        linear().save_weights(path)
+    assert not path.exists()
+
+
+@pytest.mark.quick_each
+def test_images_of_another_size_are_refused_and_the_model_stays_whole():
+    import tensorflow as tf  # of which tf.data is
+
+    model = net()
+    model.compile("sgd", "mse")
+    x, y = np.zeros((2, 32, 32, 3), "float32"), np.zeros((2, 5), "float32")
+    calls = {
+        "predict": (x,),
+        "evaluate": (x, y),
+        "fit": (x, y),
+        "predict_on_batch": (x,),
+        "test_on_batch": (x, y),
+        "train_on_batch": (x, y),
+    }
+    for name, arguments in calls.items():
+        with pytest.raises(ValueError, match=r"`x` must have the shape \(batch, 16, 32, 3\)"):
+            getattr(model, name)(*arguments)
+    for data in ((x, y), x):
+        with pytest.raises(ValueError, match=r"Received: x with the shape \(None, 32, 32, 3\)"):
+            model.predict(tf.data.Dataset.from_tensor_slices(data).batch(2))
+    with pytest.raises(ValueError, match=r"Received: x with the shape \(16, 32, 3\)"):
+        model.predict(pixels()[0])
+    assert all(np.isfinite(x).all() for x in model.get_weights())
+    assert answer(model, pixels()).shape == (3, 5)
+
+
+def test_shapes_that_keras_accepts_are_accepted():
+    model = linear()
+    for shape in ((3,), (3, 1), (3, 1, 1)):
+        assert model.predict(np.zeros(shape, "float32"), verbose=0).shape == (3, 1)
 
 
 @pytest.mark.quick_each

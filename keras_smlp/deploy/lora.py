@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_smlp.checks import check_positive_integer
+from keras_smlp.checks import check_positive_integer, shown
 from keras_smlp.layers.composite import Composite
-from keras_smlp.layers.initializers import TorchUniform
+from keras_smlp.layers.dense import Dense
 from keras_smlp.naming import body, dense_layers, has_lora, refuse
 
 
@@ -16,8 +16,9 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> li
     `fuse`, `dense1` and `dense2` of each block compute with `kernel + alpha / rank * A @ B`, where
     `A` is drawn and `B` is zero, so that the outputs are at first the same. Everything else up to
     the final normalization is frozen, biases and statistics too; the layers after it, the head,
-    stay as they are. Compile the model afterwards. What `save` writes are the sums
-    (under 16-bit policies rounded to 16 bits): for whole precision call `merge_lora` first.
+    stay as they are. Compile the model afterwards. A saved model goes on training its products when
+    it is loaded. Where the weights are loaded into a network without LoRA, they are the sums (under
+    16-bit policies rounded to 16 bits): for whole precision call `merge_lora` first.
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made, or a functional one on its tensors (a new
@@ -52,8 +53,7 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> li
     # the head, which stays as it is, is not part of another layer
     adapted = {path: x for path, x in dense_layers(model).items() if "/" in path}
     for layer in adapted.values():
-        inputs = layer.kernel.shape[0]
-        layer.enable_lora(rank, lora_alpha=alpha, a_initializer=TorchUniform(inputs))
+        layer.enable_lora(rank, lora_alpha=alpha)
     return list(adapted)
 
 
@@ -80,15 +80,16 @@ def merge_lora(model: keras.Model) -> keras.Model:
     refuse(model, "quantized")
     if not has_lora(model):
         raise ValueError(f"`model` must have LoRA layers. Received: {model.name!r} without any")
-    config = model.get_config()
+    try:
+        config = model.get_config()
+    except NotImplementedError:  # a subclass with a constructor of its own
+        config = {}
     if "layers" not in config:
         raise ValueError(
-            "`model` must be a functional model that its config describes. "
-            f"Received: a {type(model).__name__}"
+            "`model` must be a functional model that its config describes: a `PortableModel` on "
+            f"its inputs and outputs is one. Received: a {shown(type(model).__name__)}"
         )
-    for layer in config["layers"]:
-        for key in ("lora_rank", "lora_alpha"):
-            layer["config"].pop(key, None)
+    without_lora(config)
     plain = type(model).from_config(config)
     for new, old in zip(plain.layers, model.layers, strict=True):
         transfer(new, old)
@@ -103,7 +104,7 @@ def freeze(layer):
         layer.trainable = True
         for name in layer.PARTS:
             freeze(getattr(layer, name))
-    elif type(layer) is keras.layers.Dense:
+    elif isinstance(layer, Dense):
         layer.trainable = True
         for variable in layer.variables:
             variable.trainable = False
@@ -111,11 +112,23 @@ def freeze(layer):
         layer.trainable = False
 
 
+def without_lora(config):
+    """Removes LoRA, and what of the layers is trainable, from the config of a model."""
+    for layer in config["layers"]:
+        for key in ("lora_rank", "lora_alpha", "parts"):
+            layer["config"].pop(key, None)
+        if "layers" in layer["config"]:
+            without_lora(layer["config"])
+
+
 def transfer(new, old):
     """Copies the weights and random states of a layer, low-rank products added to their kernels."""
     if isinstance(old, Composite):
         for name in old.PARTS:
             transfer(getattr(new, name), getattr(old, name))
+    elif isinstance(old, keras.Model):
+        for pair in zip(new.layers, old.layers, strict=True):
+            transfer(*pair)
     elif getattr(old, "lora_enabled", False):
         # Keras' own sum, `old.kernel`, is rounded to the compute dtype
         values = {v.name: numpy(v) for v in old.variables}
@@ -128,6 +141,8 @@ def transfer(new, old):
         old.save_own_variables(store)
         # copies: JAX would share the arrays, and delete them when one of the models is called
         new.load_own_variables({key: numpy(value) for key, value in store.items()})
+        for variable, value in zip(new.variables, old.variables, strict=True):  # of its sublayers
+            variable.assign(numpy(value))
 
 
 def numpy(x):

@@ -45,7 +45,6 @@ def with_precision(model, precision):
     copy = type(model).from_config(config)
     for new, old in zip(copy.layers, model.layers, strict=True):
         new.set_weights([np.asarray(x).astype("float32") for x in old.get_weights()])
-    copy.trainable = model.trainable
     return copy
 
 

@@ -1,44 +1,111 @@
-"""Base of layers made of other layers: how it calls them, and saves those that are quantized."""
+"""Base of layers made of other layers: how it calls them, and what it saves of their state."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_smlp.checks import shown
 from keras_smlp.layers import backend
+from keras_smlp.layers.dense import Dense
+
+# characters of a pattern, which a key of a Keras policy map may be
+PATTERN = frozenset("*+?[](){}|^$\\")
 
 
 class Composite(keras.Layer):
     """Base of the layers that are made of named sublayers, their parts.
 
-    Keras gives a quantized layer a dtype policy of its own. Where a part has another policy than
-    this layer, this layer's config must say so, or a quantized file would not load: its `dtype` is
-    then a `DTypePolicyMap`, from the part's path (`"dense1"`, `"mix/fuse"`) to the part's policy.
+    Keras saves nothing of a part but its weights. What else has been changed in one must stand in
+    this layer's config, or it would not survive saving, cloning and pickling:
+
+    - Keras gives a quantized layer a dtype policy of its own. Where a part has another policy than
+      this layer, the config's `dtype` is a `DTypePolicyMap`, from the part's path (`"dense1"`,
+      `"mix/fuse"`) to the part's policy.
+    - The config's `parts` says which parts, and which of their variables, are trainable where the
+      layer around them is not, or the other way round, and which dense layers have LoRA.
+
+    A subclass creates its parts in `build_parts`.
 
     Args:
-        dtype: Dtype policy of the layer and its parts, or such a map. Defaults to the global one.
+        dtype: Dtype policy of the layer and its parts, or such a map. The keys of the map may also
+            be the paths of layers in a model, as Keras and KerasHub write them; those of other
+            layers are left out. Defaults to the global policy.
+        parts: Dict or `None`. The entry `parts` of a config.
         **kwargs: Keyword arguments of `keras.Layer`, such as `name`.
 
     Raises:
-        ValueError: If a key of the map names no part.
+        ValueError: If a key of the map or of `parts` names no part.
     """
 
     PARTS: tuple[str, ...] = ()  # the attributes that hold them
 
-    def __init__(self, dtype=None, **kwargs):
-        policy = keras.dtype_policies.get(dtype)
-        others: dict[str, Any] = {}
+    def __init__(self, dtype=None, parts=None, **kwargs):
+        policy, others = keras.dtype_policies.get(dtype), {}
         if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-            others = {path: keras.dtype_policies.get(other) for path, other in policy.items()}
-            policy = policy.default_policy
-        unknown = [path for path in others if path.split("/")[0] not in self.PARTS]
+            policy, others = self.own_policies(policy, kwargs.get("name"))
+        super().__init__(dtype=policy, **kwargs)
+        self.given_policies = others
+        parts = parts or {}
+        self.given_flags = dict(parts.get("trainable", {}))
+        self.given_lora = dict(parts.get("lora", {}))
+        unknown = [x for y in parts.values() for x in y if x.split("/")[0] not in self.PARTS]
+        if unknown:
+            raise ValueError(
+                f"`parts` of a {type(self).__name__} must be what its config has, with paths that "
+                f"begin with one of {self.PARTS}. Received: {shown(unknown)}"
+            )
+
+    def own_policies(self, policies, name):
+        """This layer's share of a map of policies.
+
+        Args:
+            policies: A `DTypePolicyMap`. Its keys are paths of parts, or of layers in a model: then
+                each has a layer's name where a part's would be.
+            name: String or `None`. This layer's name.
+
+        Returns:
+            This layer's own policy, and a dict from a part's path to the part's policy.
+        """
+        every = {key: keras.dtype_policies.get(policy) for key, policy in policies.items()}
+        relative = {key for key in every if self.is_part(key, name)}
+        # Keras writes the policies of quantized layers
+        of_model = any("/" in x or every[x].quantization_mode for x in every.keys() - relative)
+        found: dict[str, Any] = {}
+        unknown = []
+        for key, policy in every.items():
+            path, known = key, (key in relative) != of_model and not PATTERN & set(key)
+            if known and of_model:
+                _, mine, path = f"/{key}/".partition(f"/{name}/")
+                if not mine:
+                    continue
+                path = path.rstrip("/")
+            known = known and (not path or path.split("/")[0] in self.PARTS)
+            if not known or found.setdefault(path, policy) != policy:
+                unknown.append(key)
         if unknown:
             raise ValueError(
                 f"`dtype` of a {type(self).__name__} must be a policy or a map whose keys begin "
-                f"with one of {self.PARTS}. Received: {unknown}"
+                f"with one of {self.PARTS}, or are all paths of layers in a model. "
+                f"Received: {shown(unknown)}"
             )
-        super().__init__(dtype=policy, **kwargs)
-        self.given_policies = others
+        return found.pop("", policies.default_policy), found
+
+    def is_part(self, path, name):
+        """Whether a path begins with a part's name, of this layer or of another with parts."""
+        first = path.split("/")[0]
+        kinds = Composite.__subclasses__()
+        for kind in kinds:
+            kinds += kind.__subclasses__()
+        return first in self.PARTS or (first != name and any(first in x.PARTS for x in kinds))
+
+    def build(self, input_shape):
+        self.build_parts(input_shape)
+        self.restore(self.given_flags, self.given_lora)
+
+    def build_parts(self, input_shape):
+        """Creates and builds the parts; those that `__init__` created are built already."""
+        raise NotImplementedError
 
     def part_arguments(self, name):
         """What a part's constructor is called with: its name and its policy, or map of policies."""
@@ -71,7 +138,7 @@ class Composite(keras.Layer):
         if not self.shares_policy(part):
             y = ops.cast(part(x, **kwargs), self.compute_dtype)
             return backend.copy_if_inplace(y)  # a hook of the part may hold what it returned
-        if type(part) is keras.layers.Dense:
+        if type(part) is Dense:
             return backend.dense(x, backend.tensor(part.kernel, x), backend.tensor(part.bias, x))
         return part.call(x, **kwargs)
 
@@ -92,6 +159,61 @@ class Composite(keras.Layer):
                 found |= {f"{name}/{path}": x for path, x in part.other_policies().items()}
         return found
 
+    @property
+    def trainable(self):
+        """Boolean, whether this layer should be trainable. Setting it sets it for all parts."""
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.Layer.trainable.fset(self, value)
+        if not self.built:
+            self.given_flags.clear()
+
+    def flags(self):
+        """Which parts and variables, by path, differ in `trainable` from the layer around them."""
+        if not self.built:
+            return dict(self.given_flags)
+        found = {}
+        for name in self.PARTS:
+            part = getattr(self, name)
+            if part.trainable != self.trainable:
+                found[name] = part.trainable
+            if isinstance(part, Composite):
+                below = part.flags()
+            else:
+                below = {v.name: v.trainable for v in part.weights if differs(v, part)}
+            found |= {f"{name}/{path}": flag for path, flag in below.items()}
+        return found
+
+    def lora(self):
+        """The `[rank, alpha]` of the dense layers that have low-rank products, by path."""
+        if not self.built:
+            return dict(self.given_lora)
+        found = {}
+        for name in self.PARTS:
+            part = getattr(self, name)
+            if getattr(part, "lora_enabled", False):
+                found[name] = [int(part.lora_rank), float(part.lora_alpha)]
+            if isinstance(part, Composite):
+                found |= {f"{name}/{path}": x for path, x in part.lora().items()}
+        return found
+
+    def restore(self, flags, lora, prefix=""):
+        """Gives the new parts what `flags` and `lora` returned."""
+        for name in self.PARTS:
+            part, path = getattr(self, name), prefix + name
+            part.trainable = flags.get(path, self.trainable)
+            if isinstance(part, Composite):
+                part.restore(flags, lora, f"{path}/")
+                continue
+            if path in lora:
+                rank, alpha = lora[path]
+                part.enable_lora(rank, lora_alpha=alpha)
+            for variable in part.weights:
+                key = f"{path}/{variable.name}"
+                variable.trainable = flags.get(key, variable.trainable)
+
     def compute_output_shape(self, input_shape):
         return input_shape
 
@@ -100,4 +222,15 @@ class Composite(keras.Layer):
         if others:
             policies = keras.dtype_policies.DTypePolicyMap(self.dtype_policy.name, others)
             config["dtype"] = keras.dtype_policies.serialize(policies)
+        state = {"trainable": self.flags(), "lora": self.lora()}
+        if parts := {key: found for key, found in state.items() if found}:
+            config["parts"] = parts
         return config
+
+
+def differs(variable, layer):
+    """Whether somebody set a variable's `trainable` apart from its layer's."""
+    name = variable.name
+    never = name.startswith("moving_") or name == "kernel_scale" or "int" in variable.dtype
+    of_sum = name == "kernel" and getattr(layer, "lora_enabled", False)
+    return variable.trainable != (layer.trainable and not never and not of_sum)

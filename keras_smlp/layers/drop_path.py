@@ -54,7 +54,7 @@ class DropPath(keras.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed) if rate > 0 else None
         self.supports_masking = True
-        self.built = True
+        self.built = type(self).build is keras.Layer.build  # a subclass may have something to build
 
     def call(self, x, training=None):
         if not training or self.rate == 0:

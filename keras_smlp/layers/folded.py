@@ -85,7 +85,7 @@ class FoldedTokenMixing(Composite):
 
     PARTS = ("norm1", "conv", "mix")
 
-    def build(self, input_shape):
+    def build_parts(self, input_shape):
         shape = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
         self.norm1 = Affine(**self.part_arguments("norm1"))
@@ -135,7 +135,7 @@ class FoldedChannelMixing(Composite):
         check_positive_integer("expansion", expansion)
         self.expansion = expansion
 
-    def build(self, input_shape):
+    def build_parts(self, input_shape):
         build_mlp(self, input_shape, affine=False)
 
     def call(self, x, training=None):

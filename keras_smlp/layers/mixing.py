@@ -7,6 +7,7 @@ import keras
 from keras_smlp.checks import check_channels, check_map, check_positive_integer
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
+from keras_smlp.layers.dense import Dense
 from keras_smlp.layers.depthwise import DepthwiseConv
 from keras_smlp.layers.drop_path import DropPath
 from keras_smlp.layers.initializers import TorchUniform
@@ -54,7 +55,7 @@ class TokenMixing(Composite):
         super().__init__(**kwargs)
         self.drop_path = DropPath(drop_path_rate, seed, **self.part_arguments("drop_path"))
 
-    def build(self, input_shape):
+    def build_parts(self, input_shape):
         shape = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
         self.norm1 = BatchNorm(**self.part_arguments("norm1"))
@@ -125,7 +126,7 @@ class ChannelMixing(Composite):
         self.expansion = expansion
         self.drop_path = DropPath(drop_path_rate, seed, **self.part_arguments("drop_path"))
 
-    def build(self, input_shape):
+    def build_parts(self, input_shape):
         build_mlp(self, input_shape)
 
     def call(self, x, training=None):
@@ -158,16 +159,16 @@ def build_mlp(layer, input_shape, affine=True):
     hidden = layer.expansion * channels
     layer.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
     layer.norm = LayerNorm(center=affine, scale=affine, **layer.part_arguments("norm"))
-    layer.dense1 = dense(hidden, channels, **layer.part_arguments("dense1"))
-    layer.dense2 = dense(channels, hidden, **layer.part_arguments("dense2"))
+    layer.dense1 = dense(hidden, channels, Dense, **layer.part_arguments("dense1"))
+    layer.dense2 = dense(channels, hidden, Dense, **layer.part_arguments("dense2"))
     layer.norm.build((None, channels))  # it normalizes rows, see `call`
     layer.dense1.build(input_shape)
     layer.dense2.build((*input_shape[:-1], hidden))
 
 
-def dense(units, fan_in, **kwargs):
+def dense(units, fan_in, kind=keras.layers.Dense, **kwargs):
     """A dense layer with PyTorch's initial values: its bias does not start at zero."""
-    return keras.layers.Dense(
+    return kind(
         units,
         kernel_initializer=TorchUniform(fan_in),
         bias_initializer=TorchUniform(fan_in),

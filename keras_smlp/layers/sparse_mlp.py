@@ -8,6 +8,7 @@ from keras import ops
 from keras_smlp.checks import check_map
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
+from keras_smlp.layers.dense import Dense
 from keras_smlp.layers.initializers import TorchUniform
 
 AXES = ("height", "width")
@@ -136,12 +137,12 @@ class SparseMLP(Composite):
 
     PARTS = ("width", "height", "fuse")
 
-    def build(self, input_shape):
+    def build_parts(self, input_shape):
         height, width, channels = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, height, width, channels))
         self.width = AxialLinear("width", **self.part_arguments("width"))
         self.height = AxialLinear("height", **self.part_arguments("height"))
-        self.fuse = keras.layers.Dense(
+        self.fuse = Dense(
             channels,
             use_bias=False,
             kernel_initializer=TorchUniform(3 * channels),

@@ -122,8 +122,10 @@ def architecture_of(file):
         found = from_official(shapes) if file.format is official else from_keras(shapes)
         check_architecture(found.dim, found.depths, found.expansion, found.patch_size)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        inside = any(name.endswith(f"/{naming.STEM}/0") for name in shapes)
+        what = "has its sMLPNet as a layer of another model" if inside else "holds no sMLPNet"
         raise ValueError(
-            f"{shown(file.path)} holds no sMLPNet ({shown(repr(error))} among its tensors)"
+            f"{shown(file.path)} {what} ({shown(repr(error))} among its tensors)"
         ) from error
     return found
 

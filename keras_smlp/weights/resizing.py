@@ -40,8 +40,8 @@ def resize_weights(
         A new model; the given one stays as it is. It is not compiled.
 
     Raises:
-        ValueError: If the model has no axial kernels, the shape cannot be, or there is no such
-            method.
+        ValueError: If the model has no axial kernels or has LoRA layers, the shape cannot be, or
+            there is no such method.
 
     Example:
 
@@ -54,6 +54,11 @@ def resize_weights(
     sizes = [v.shape[0] for v in model.weights if v.path.endswith("/mix/height/kernel")]
     if not sizes:
         raise ValueError(f"`model` must come from keras_smlp.SMLPNet. Received: {model.name!r}")
+    if any(v.name.startswith("lora_kernel") for v in model.weights):
+        raise ValueError(
+            "`model` must not be adapted by LoRA, for its weights are sums (call "
+            f"keras_smlp.merge_lora first). Received: {model.name!r}"
+        )
     _, height, _, channels = model.input_shape
     images = check_input(None, input_shape, stride=height // min(sizes), rgb=False)
     if images.shape[-1] != channels:
@@ -62,8 +67,8 @@ def resize_weights(
             f"Received: input_shape={input_shape!r}"
         )
     resized = keras.models.clone_model(model, input_tensors=images)
-    for old, new in zip(model.layers, resized.layers, strict=True):
-        new.trainable = old.trainable
+    if not model.trainable:  # what is trainable in it stands in the layers' configs
+        resized.trainable = False
     for old, new in zip(model.weights, resized.weights, strict=True):
         if new.shape != old.shape and not AXIAL.fullmatch(old.path):
             raise ValueError(

@@ -99,7 +99,13 @@ def shorten(names):
 
 
 def hint(differences, head):
-    """What the user can do, if shapes are all that differs."""
+    """What the user can do, if shapes are all that differs, or how the names begin."""
+    ends = tuple(f"/{name}" for name in differences["missing"])
+    if ends and any(name.endswith(ends) for name in differences["unexpected"]):
+        return (
+            " The file has the network as a layer of another model: load it with "
+            "keras.saving.load_model, and take that layer."
+        )
     if differences["missing"] or differences["unexpected"]:
         return ""
     others = [text.split(" ", 1)[0] for text in differences["of another shape"]]
