@@ -3,19 +3,13 @@
 x -> stem -> stage 1 -> [downsample -> stage i]... -> norm -> mean over positions -> head
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from os import PathLike
 
 import keras
 
-from keras_smlp import naming
-from keras_smlp.checks import (
-    check_architecture,
-    check_drop_path_rate,
-    check_head,
-    check_input,
-    check_policy,
-)
+from keras_smlp import checks, naming
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, dense
 from keras_smlp.layers.normalization import EPSILON, MOMENTUM
@@ -24,6 +18,9 @@ from keras_smlp.preprocessing import normalization
 from keras_smlp.saving import PortableModel
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights import loading
+
+# given to every layer that would ask the global setting
+LAST = "channels_last"
 
 
 def SMLPNet(
@@ -95,20 +92,27 @@ def SMLPNet(
     >>> model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8")).shape
     (1, 10)
     """
-    depths = tuple(depths) if isinstance(depths, Sequence) else depths
-    drop_path_rate = 0.0 if drop_path_rate is None else drop_path_rate
-    check_architecture(dim, depths, expansion, patch_size)
-    check_head(include_top, pooling, classes, classifier_activation)
-    check_drop_path_rate(drop_path_rate)
-    policy = check_policy(dtype)
+    dim = checks.check_positive_integer("dim", dim)
+    depths = checks.check_depths(depths)
+    expansion = checks.check_positive_integer("expansion", expansion)
+    patch_size = checks.check_positive_integer("patch_size", patch_size)
+    include_top = checks.check_boolean("include_top", include_top)
+    pooling = checks.check_choice("pooling", pooling, ("avg", "max"), none=True)
+    if include_top:
+        classes = checks.check_positive_integer("classes", classes)
+        checks.check_activation("classifier_activation", classifier_activation)
+    rgb = checks.check_boolean("include_preprocessing", include_preprocessing)
+    drop_path_rate = checks.check_rate("drop_path_rate", drop_path_rate, none=True) or 0.0
+    name = checks.check_text("name", name, none=True)
+    policy = checks.check_policy(dtype)
     stride = patch_size * 2 ** (len(depths) - 1)
-    images = check_input(input_tensor, input_shape, stride, rgb=include_preprocessing)
+    images = checks.check_input(input_tensor, input_shape, stride, rgb)
     source = loading.check(
         weights, dim, depths, expansion, patch_size, include_top, classes, images.shape[-1]
     )
 
     # ---- stem -----------------------------------------------------------------------------------
-    x = normalization(naming.PREPROCESSING)(images) if include_preprocessing else images
+    x = normalization(naming.PREPROCESSING)(images) if rgb else images
     x = patch_conv(x, dim, patch_size, naming.STEM, policy)
 
     # ---- stages ---------------------------------------------------------------------------------
@@ -129,9 +133,9 @@ def SMLPNet(
 
     # ---- head -----------------------------------------------------------------------------------
     if include_top or pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(name=naming.AVG_POOL, dtype=policy)(x)
+        x = keras.layers.GlobalAveragePooling2D(LAST, name=naming.AVG_POOL, dtype=policy)(x)
     elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(name=naming.MAX_POOL, dtype=policy)(x)
+        x = keras.layers.GlobalMaxPooling2D(LAST, name=naming.MAX_POOL, dtype=policy)(x)
     if include_top:
         x = classifier(x, classes, classifier_activation, policy)
 
@@ -193,23 +197,37 @@ def named_constructor(constructor_name, variant):
         )
 
     constructor.__name__ = constructor.__qualname__ = constructor_name
-    # from `include_top` on, arguments and errors are those of `SMLPNet`
-    arguments = (SMLPNet.__doc__ or "").partition("        include_top:")
-    constructor.__doc__ = f"""sMLPNet-{variant.name.capitalize()}.
+    constructor.__doc__ = variant_doc(SMLPNet.__doc__, constructor_name, variant)
+    return constructor
 
-    dim={variant.dim}, depths={variant.depths}, {variant.parameters:,} parameters; published top-1
-    accuracy on ImageNet-1K {variant.published_top1}%. `drop_path_rate` defaults to
-    {variant.drop_path_rate}, as in the official training.
+
+def variant_doc(doc, constructor_name, variant):
+    """The docstring of a variant: from `include_top` on, arguments and errors are those of `doc`.
 
     Args:
-{arguments[1]}{arguments[2].partition("    Example:")[0]}
-    Example:
+        doc: The docstring of `SMLPNet`, with the indentation of the source, as Python up to 3.12
+            keeps it, or without it, as from 3.13 on; `None` under `python -OO`.
+        constructor_name: String.
+        variant: `keras_smlp.variants.Variant`.
 
-    >>> model = keras_smlp.{constructor_name}(weights=None)
-    >>> model.predict_on_batch(np.zeros((1, 224, 224, 3), "uint8")).shape
-    (1, 1000)
+    Returns:
+        A string without indentation.
     """
-    return constructor
+    _, first, rest = inspect.cleandoc(doc or "").partition("    include_top:")
+    arguments = first + rest.partition("Example:\n")[0]
+    return f"""sMLPNet-{variant.name.capitalize()}.
+
+dim={variant.dim}, depths={variant.depths}, {variant.parameters:,} parameters; published top-1
+accuracy on ImageNet-1K {variant.published_top1}%. `drop_path_rate` defaults to
+{variant.drop_path_rate}, as in the official training.
+
+Args:
+{arguments}Example:
+
+>>> model = keras_smlp.{constructor_name}(weights=None)
+>>> model.predict_on_batch(np.zeros((1, 224, 224, 3), "uint8")).shape
+(1, 1000)
+"""
 
 
 SMLPNetTiny = named_constructor("SMLPNetTiny", VARIANTS["tiny"])

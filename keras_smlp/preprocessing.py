@@ -20,7 +20,8 @@ def normalization(name):
     """
     scale = [1 / (255 * std) for std in STD]
     offset = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
-    return keras.layers.Rescaling(scale, offset, name=name, dtype="float32")
+    # of the shape (1, 1, 3): one of (3,) Keras would read by the global image_data_format
+    return keras.layers.Rescaling([[scale]], [[offset]], name=name, dtype="float32")
 
 
 def shorter_side(size):

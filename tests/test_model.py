@@ -54,7 +54,7 @@ def test_signature_is_that_of_keras_applications():
             assert parameters[key].default == default
         assert function.__name__ == name
         for key in parameters:
-            assert f"\n        {key}: " in function.__doc__, (name, key)
+            assert f"\n    {key}: " in inspect.getdoc(function), (name, key)
     first = " ".join(list(inspect.signature(keras_smlp.SMLPNet).parameters)[:4])
     assert first == "dim depths expansion patch_size"
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_smlp.checks import check_unquantized
 from keras_smlp.layers import backend
 
 
@@ -20,7 +21,7 @@ class Composite(keras.Layer):
         **kwargs: Keyword arguments of `keras.Layer`, such as `name`.
 
     Raises:
-        ValueError: If a key of the map names no part.
+        ValueError: If a key of the map names no part, or the layer's own policy is quantized.
     """
 
     PARTS: tuple[str, ...] = ()  # the attributes that hold them
@@ -38,6 +39,7 @@ class Composite(keras.Layer):
                 f"with one of {self.PARTS}. Received: {unknown}"
             )
         super().__init__(dtype=policy, **kwargs)
+        check_unquantized(self)
         self.given_policies = others
 
     def part_arguments(self, name):

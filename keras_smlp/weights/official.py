@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_smlp import naming
+from keras_smlp.checks import check_path, check_text
 from keras_smlp.saving import replacing
 from keras_smlp.weights import pth
 from keras_smlp.weights.strict import assign, file_shape
@@ -167,7 +168,7 @@ def load_official(model: keras.Model, path: str | PathLike, key: str = "model") 
     >>> model = keras_smlp.SMLPNetSmall()
     >>> keras_smlp.load_official(model, "smlp_s.pth")
     """
-    assign(targets(model), read(path, key), path, CLASSIFIER)
+    assign(targets(model), read(path, check_text("key", key)), path, CLASSIFIER)
     return model
 
 
@@ -224,7 +225,7 @@ def save_official(model: keras.Model, path: str | PathLike) -> None:
 
 def check_ending(path):
     """The file ending, if it is one of the official formats."""
-    ending = Path(path).suffix
+    ending = check_path("path", path).suffix
     if ending not in ENDINGS:
         raise ValueError(f"`path` must end in one of {ENDINGS}. Received: {str(path)!r}")
     return ending
