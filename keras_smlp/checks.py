@@ -59,11 +59,14 @@ def refusal(name, value, allowed, none=False):
         A `ValueError`.
     """
     try:
-        text = shown(repr(value))
-    except Exception:  # an object's own, or that of an integer of more digits than Python writes
-        text = f"a value of the type {type(value).__name__}"
+        text = repr(value)
+    except Exception:  # an object's own, or an integer of more digits than Python writes
+        text = ""
+    # not the address of an object in memory
+    known = text and " at 0x" not in text
+    received = f"{name}={shown(text)}" if known else f"{name} of type {type(value).__name__}"
     allowed = f"None or {allowed}" if none else allowed
-    return ValueError(f"`{name}` must be {allowed}. Received: {name}={text}")
+    return ValueError(f"`{name}` must be {allowed}. Received: {received}")
 
 
 # ---- numbers and booleans -----------------------------------------------------------------------
@@ -257,13 +260,19 @@ def check_model(model):
 
 
 def check_policy(dtype):
-    """The dtype policy that `dtype` means, the global one for `None`; refuses what is unusable."""
+    """The dtype policy that `dtype` means, the global one for `None`; refuses what is unusable.
+
+    Args:
+        dtype: What Keras' layers take: a policy, its name or its config, or a `DTypePolicyMap` by
+            the paths of layers, of which only the default policy is checked here.
+
+    Returns:
+        A `keras.DTypePolicy`, which may be a `DTypePolicyMap`.
+    """
     try:
         policy = keras.dtype_policies.get(dtype)
-    except Exception:
+    except Exception:  # of any type, by what it is that is none
         policy = None
-    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        raise refusal("dtype", dtype, "one policy for the model, not a map")
     if policy and policy.quantization_mode is None and policy.compute_dtype in FLOATS:
         return policy
     allowed = (

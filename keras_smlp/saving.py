@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_smlp.layers.composite import Composite
+from keras_smlp.preprocessing import fix_axes
 
 
 @contextlib.contextmanager
@@ -67,6 +68,8 @@ class PortableModel(keras.Model):
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any):
         super().__init__(inputs, outputs, name=name, **kwargs)
+        for layer in self.layers:
+            fix_axes(layer)
         for layer in self.layers:
             if isinstance(layer, Composite):
                 self.dtype_policy = layer.dtype_policy
