@@ -161,7 +161,7 @@ def policy_of(policy, name, parts=()):
         parts: Paths of its parts, relative to it.
 
     Returns:
-        A `keras.DTypePolicy`, or a `DTypePolicyMap` by the paths of the parts with one of their own.
+        A `keras.DTypePolicy`, or a `DTypePolicyMap` by the paths of the parts that have another.
     """
     if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         return policy

@@ -1,7 +1,6 @@
 """Arguments of all that is public: the same in other words, and what cannot be."""
 
 import inspect
-import itertools
 import json
 from pathlib import Path
 
@@ -95,11 +94,10 @@ def spellings(value):
         return [value, str(value), np.str_(value)]
     if isinstance(value, str):
         return [value, np.str_(value)]
-    if isinstance(value, tuple) and value:
-        each = [list(x) for x in zip(*itertools.zip_longest(*map(spellings, value)), strict=True)]
-        return [tuple(each[0]), each[0], each[1] if None not in each[1] else each[0]] + (
-            [np.array(value)] if isinstance(value[0], int) else []
-        )
+    if isinstance(value, tuple):
+        numpys = [spellings(x)[1] for x in value]
+        array = [np.array(value)] if isinstance(value[0], int) else []
+        return [value, list(value), numpys, tuple(numpys), *array]
     return [value]
 
 
