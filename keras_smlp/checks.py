@@ -25,6 +25,8 @@ MOST = 2**31 - 1
 MOST_STAGES = 31
 MOST_BLOCKS = 10_000
 
+# of one name in a path
+MOST_BYTES = 255
 # characters of a name from outside in a message
 SHOWN = 200
 
@@ -46,6 +48,17 @@ def shown(value):
     return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
 
 
+def received(name, value):
+    """What an argument was, for a message: `"dim='8'"`; of some objects the type."""
+    try:
+        text = repr(value)
+    except Exception:  # an object's own, or an integer of more digits than Python writes
+        text = ""
+    # not the address of an object in memory
+    known = text and " at 0x" not in text
+    return f"{name}={shown(text)}" if known else f"{name} of type {type(value).__name__}"
+
+
 def refusal(name, value, allowed, none=False):
     """The error for an argument, to raise.
 
@@ -58,15 +71,8 @@ def refusal(name, value, allowed, none=False):
     Returns:
         A `ValueError`.
     """
-    try:
-        text = repr(value)
-    except Exception:  # an object's own, or an integer of more digits than Python writes
-        text = ""
-    # not the address of an object in memory
-    known = text and " at 0x" not in text
-    received = f"{name}={shown(text)}" if known else f"{name} of type {type(value).__name__}"
     allowed = f"None or {allowed}" if none else allowed
-    return ValueError(f"`{name}` must be {allowed}. Received: {received}")
+    return ValueError(f"`{name}` must be {allowed}. Received: {received(name, value)}")
 
 
 # ---- numbers and booleans -----------------------------------------------------------------------
@@ -172,12 +178,13 @@ def check_text(name, value, none=False):
 
 
 def check_path(name: str, value: Any, allowed: str = "a path (a string or a pathlib.Path)") -> Path:
-    """A path, as a `pathlib.Path`."""
+    """A path that a file system can have, as a `pathlib.Path`."""
     try:
         text = os.fspath(value)
-    except TypeError:
-        text = None
-    if not isinstance(text, str) or not text or "\0" in text:
+        parts = [os.fsencode(part) for part in Path(text).parts]
+    except (TypeError, UnicodeError):  # no path; characters that no file name has
+        text, parts = "", []
+    if not text or "\0" in text or any(len(part) > MOST_BYTES for part in parts):
         raise refusal(name, value, allowed)
     return Path(text)
 
@@ -246,7 +253,7 @@ def check_activation(name, value):
 def check_initializer(name, value):
     """A Keras initializer, or `None`."""
     try:
-        return keras.initializers.get(value)
+        return keras.initializers.get(plain(value))  # a NumPy scalar would pass for a tensor
     except Exception as error:
         allowed = "a Keras initializer, its name or its config"
         raise refusal(name, value, allowed, none=True) from error
@@ -327,7 +334,7 @@ def check_input(input_tensor, input_shape, stride, rgb):
         if input_shape is not None and integers(given, 3) != tuple(shape):
             raise ValueError(
                 "`input_shape` must be the shape of `input_tensor` where both are given. "
-                f"Received: input_shape={shown(repr(given))}, "
+                f"Received: {received('input_shape', given)}, "
                 f"input_tensor.shape={input_tensor.shape}"
             )
     sides = integers(shape, 3)

@@ -8,6 +8,7 @@ import re
 
 import keras
 
+from keras_smlp.checks import received
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.folded import FoldedChannelMixing, FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
@@ -69,7 +70,7 @@ def mixings(model):
     if not found or not any(layer.name == STEM for layer in layers):
         raise ValueError(
             "`model` must come from keras_smlp.SMLPNet, or be a functional model on its tensors. "
-            f"Received: {getattr(model, 'name', model)!r}"
+            f"Received: {received('model', getattr(model, 'name', model))}"
         )
     return found
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_smlp.checks import check_array, check_pair, check_path
+from keras_smlp.checks import check_array, check_pair, check_path, received
 from keras_smlp.preprocessing import shorter_side
 
 # one side of a square, or height and width
@@ -63,7 +63,9 @@ def load_image(
     else:
         path = check_path("source", source, "the path of an image file or its content in bytes")
         if not path.is_file():
-            raise FileNotFoundError(f"`source` names no file. Received: source={str(path)!r}")
+            raise FileNotFoundError(
+                f"`source` names no file. Received: {received('source', str(path))}"
+            )
         file, name = open(path, "rb"), repr(str(path))  # noqa: SIM115 - closed below
     with file:
         try:

@@ -26,7 +26,7 @@ class Composite(keras.Layer):
 
     PARTS: tuple[str, ...] = ()  # the attributes that hold them
 
-    def __init__(self, dtype=None, **kwargs):
+    def __init__(self, dtype: Any = None, **kwargs: Any):
         policy = keras.dtype_policies.get(dtype)
         others: dict[str, Any] = {}
         if isinstance(policy, keras.dtype_policies.DTypePolicyMap):

@@ -64,7 +64,8 @@ def check_path(path, argument):
     if not file.name.endswith(ENDINGS):
         raise checks.refusal(argument, path, allowed)
     if not file.is_file():
-        raise FileNotFoundError(f"`{argument}` names no file. Received: {argument}={str(file)!r}")
+        shown = checks.received(argument, str(file))
+        raise FileNotFoundError(f"`{argument}` names no file. Received: {shown}")
     return file
 
 

@@ -25,6 +25,7 @@ from keras_smlp.checks import (
     check_path,
     check_text,
     items,
+    received,
     refusal,
 )
 from keras_smlp.deploy.precision import PRECISIONS, with_precision
@@ -161,7 +162,7 @@ def export(
 def check(model, path, format, precision, class_names):
     """Refuses, before anything is written, what cannot be exported."""
     kind = FORMATS[check_choice("format", format, tuple(FORMATS))]
-    if precision not in kind.precisions:
+    if not isinstance(precision, str) or precision not in kind.precisions:
         allowed = f"one of {kind.precisions} for {format!r}"
         raise refusal("precision", precision, allowed)
     if path.suffix != kind.ending:
@@ -183,7 +184,8 @@ def check(model, path, format, precision, class_names):
     if len(images) != 4 or None in images[1:] or images[3] != 3 or len(classes) != 2:
         raise ValueError(
             "`model` must be a classifier that takes (batch, height, width, 3) and returns (batch, "
-            f"classes). Received: {getattr(model, 'name', model)!r}, from {images} to {classes}"
+            f"classes). Received: {received('model', getattr(model, 'name', model))}, "
+            f"from {images} to {classes}"
         )
     if format == "litert" and any(x.dtype == "int8" for x in model.weights):
         raise ValueError(
