@@ -70,8 +70,10 @@ class PortableModel(keras.Model):
         super().__init__(inputs, outputs, name=name, **kwargs)
         for layer in self.layers:
             fix_axes(layer)
+        # a global map would take it up, as an entry for this model
+        has_map = isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap)
         for layer in self.layers:
-            if isinstance(layer, Composite):
+            if isinstance(layer, Composite) and not has_map:
                 self.dtype_policy = layer.dtype_policy
                 break
 
