@@ -241,7 +241,7 @@ def main(argv):
         if missing not in (*BACKENDS, *TRAIN_EXTRA):
             raise
         extras = "train" if missing in TRAIN_EXTRA else f"{missing},train"
-        message, code = f'{missing} is not installed: pip install -e ".[{extras}]"', 2
+        message, code = f'{missing} is not installed: pip install "keras_smlp[{extras}]"', 2
     except KeyboardInterrupt:
         message, code = "interrupted; what was saved is whole", 130
     except SystemExit as stop:

@@ -1,16 +1,37 @@
-"""Checks of arguments: one sentence that says what is allowed and what was received."""
+"""Checks of arguments: one function for each meaning, which gives the value back in plain Python.
+
+Where a number is meant, NumPy's are taken too; where a path is, `pathlib`'s; where a sequence is, a
+list, a tuple or an array of one axis. What comes back is Python's own type, so that it can stand in
+a config. What cannot be is refused in one sentence: the argument, what is allowed, what was
+received. `none=True` takes `None` as well.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 DEFAULT_SHAPE = (224, 224, 3)
 # not float64: under it Keras multiplies matrices in float32 all the same on PyTorch, and computes
 # everything in float32 on JAX
 FLOATS = ("float32", "float16", "bfloat16")
+# the largest size and the largest seed that every backend takes
+MOST = 2**31 - 1
+# of an sMLPNet: a stage halves the sides, so that with more of them no size would be left
+MOST_STAGES = 31
+MOST_BLOCKS = 10_000
 
+# of one name in a path
+MOST_BYTES = 255
 # characters of a name from outside in a message
 SHOWN = 200
 
 
+# ---- messages -----------------------------------------------------------------------------------
 def shown(value):
     """A name from outside (a file's, a tensor's, a class's) for a message or a terminal.
 
@@ -47,74 +68,265 @@ def read_text(path, most):
     return data.decode("utf-8")
 
 
+def received(name, value):
+    """What an argument was, for a message: `"dim='8'"`; of some objects the type."""
+    try:
+        text = repr(value)
+    except Exception:  # an object's own, or an integer of more digits than Python writes
+        text = ""
+    # not the address of an object in memory
+    known = text and " at 0x" not in text
+    return f"{name}={shown(text)}" if known else f"{name} of type {type(value).__name__}"
+
+
+def refusal(name, value, allowed, none=False):
+    """The error for an argument, to raise.
+
+    Args:
+        name: String. Name of the argument.
+        value: What was received.
+        allowed: String. What the argument must be.
+        none: Boolean. Whether `None` is allowed too. Defaults to `False`.
+
+    Returns:
+        A `ValueError`.
+    """
+    allowed = f"None or {allowed}" if none else allowed
+    return ValueError(f"`{name}` must be {allowed}. Received: {received(name, value)}")
+
+
+# ---- numbers and booleans -----------------------------------------------------------------------
+def plain(value):
+    """A NumPy scalar, or an array without axes, as Python's own value; anything else as it is."""
+    is_scalar = isinstance(value, (np.generic, np.ndarray)) and value.shape == ()
+    return value.item() if is_scalar else value
+
+
 def is_positive_integer(value):
-    """Whether it is an integer above zero, not a boolean."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """Whether it is an integer above zero that every backend takes, not a boolean."""
+    value = plain(value)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST
 
 
-def is_rate(value):
-    """Whether it is a number in [0, 1), as a probability of dropping must be."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+def check_integer(name, value, low, high, none=False):
+    """An integer from `low` to `high`."""
+    number = plain(value)
+    if none and number is None:
+        return None
+    is_integer = isinstance(number, int) and not isinstance(number, bool)
+    if not is_integer or not low <= number <= high:
+        raise refusal(name, value, f"an integer from {low} to {high}", none)
+    return int(number)  # of a subclass too, such as an enumeration
 
 
 def check_positive_integer(name, value):
-    """Refuses an argument that is not a positive integer."""
+    """A positive integer."""
     if not is_positive_integer(value):
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+        number = plain(value)
+        limit = f" below {MOST + 1}" if isinstance(number, int) and number > MOST else ""
+        raise refusal(name, value, f"a positive integer{limit}")
+    return int(plain(value))
 
 
-def check_architecture(dim, depths, expansion, patch_size):
-    """Refuses sizes that are not positive integers; `depths` must be a tuple of at least one."""
-    if not isinstance(depths, tuple) or not depths or not all(map(is_positive_integer, depths)):
-        raise ValueError(
-            f"`depths` must be a sequence of positive integers. Received: depths={depths!r}"
-        )
-    for name, value in {"dim": dim, "expansion": expansion, "patch_size": patch_size}.items():
-        check_positive_integer(name, value)
+def check_seed(seed):
+    """The seed of a random generator."""
+    return check_integer("seed", seed, -MOST - 1, MOST, none=True)
 
 
-def check_head(include_top, pooling, classes, classifier_activation):
-    """Refuses a head that cannot be built."""
-    if pooling not in (None, "avg", "max"):
-        raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
-    if not include_top:
-        return
-    check_positive_integer("classes", classes)
+def check_number(name, value, allowed, holds, none=False):
+    """A number in a range.
+
+    Args:
+        name: String. Name of the argument.
+        value: What was received.
+        allowed: String. The range, for people.
+        holds: Function of a float: whether it is in the range.
+        none: Boolean. Whether `None` is allowed too. Defaults to `False`.
+
+    Returns:
+        A float.
+    """
+    if none and value is None:
+        return None
+    number = plain(value)
     try:
-        keras.activations.get(classifier_activation)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            "`classifier_activation` must be None, the name of a Keras activation or a callable. "
-            f"Received: classifier_activation={classifier_activation!r}"
-        ) from error
+        if isinstance(number, (int, float, np.floating)) and not isinstance(number, bool):
+            number = float(number)
+            if holds(number):
+                return number
+    except OverflowError:  # an integer that no float holds
+        pass
+    raise refusal(name, value, allowed, none)
 
 
-def check_drop_path_rate(rate):
-    """Refuses a rate outside [0, 1)."""
-    if not is_rate(rate):
-        raise ValueError(
-            "`drop_path_rate` must be None or a number in [0, 1). "
-            f"Received: drop_path_rate={rate!r}"
-        )
+def check_rate(name, value, none=False):
+    """A probability of dropping."""
+    return check_number(name, value, "a number in [0, 1)", lambda x: 0 <= x < 1, none)
+
+
+def check_positive_number(name, value, none=False):
+    """A finite number above zero."""
+    return check_number(name, value, "a positive number", lambda x: 0 < x < math.inf, none)
+
+
+def check_boolean(name, value):
+    """A boolean: no text such as `"no"`, which Python would take for true."""
+    boolean = plain(value)
+    if not isinstance(boolean, bool):
+        raise refusal(name, value, "True or False")
+    return boolean
+
+
+# ---- text and paths -----------------------------------------------------------------------------
+def check_choice(name, value, choices, none=False):
+    """One of some strings."""
+    if none and value is None:
+        return None
+    # first the type: what cannot be hashed or compared is refused too
+    if not isinstance(value, str) or value not in choices:
+        raise refusal(name, value, f"one of {tuple(choices)}", none)
+    return str(value)
+
+
+def check_text(name, value, none=False):
+    """A string."""
+    if none and value is None:
+        return None
+    if not isinstance(value, str):
+        raise refusal(name, value, "a string", none)
+    return str(value)
+
+
+def check_path(name: str, value: Any, allowed: str = "a path (a string or a pathlib.Path)") -> Path:
+    """A path that a file system can have, as a `pathlib.Path`."""
+    try:
+        text = os.fspath(value)
+        parts = [os.fsencode(part) for part in Path(text).parts]
+    except (TypeError, UnicodeError):  # no path; characters that no file name has
+        text, parts = "", []
+    if not text or "\0" in text or any(len(part) > MOST_BYTES for part in parts):
+        raise refusal(name, value, allowed)
+    return Path(text)
+
+
+# ---- arrays and sequences -----------------------------------------------------------------------
+def check_array(name, value):
+    """A NumPy array, of whatever shape and dtype."""
+    try:
+        return np.asarray(value)
+    except Exception as error:  # lists of unequal lengths, tensors of another device
+        raise refusal(name, value, "an array") from error
+
+
+def items(value):
+    """The items of a list, a tuple, another sequence or an array of one axis.
+
+    Args:
+        value: What was received.
+
+    Returns:
+        A sequence; `None` for anything else: text, a set or a dict, which have no order or keys
+        besides, a generator, which could be read once only.
+    """
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.ndim == 1 else None
+    is_text = isinstance(value, (str, bytes, bytearray, memoryview))
+    return value if isinstance(value, Sequence) and not is_text else None
+
+
+def integers(value, most):
+    """A sequence of at most so many positive integers as a tuple; `None` for anything else."""
+    numbers = items(value)
+    if numbers is None or len(numbers) > most or not all(map(is_positive_integer, numbers)):
+        return None
+    return tuple(int(plain(x)) for x in numbers)
+
+
+def check_names(name, value, allowed="a sequence of strings"):
+    """Strings, at least one, as a tuple."""
+    names = items(value)
+    if not names or not all(isinstance(x, str) for x in names):
+        raise refusal(name, value, allowed)
+    return tuple(map(str, names))
+
+
+def check_pair(name, value):
+    """A size `(height, width)`; one integer stands for both."""
+    sides = (value, value) if is_positive_integer(value) else value
+    pair = integers(sides, 2)
+    if pair is None or len(pair) != 2:
+        raise refusal(name, value, "a positive integer or a pair (height, width) of them")
+    return pair
+
+
+# ---- what Keras knows ---------------------------------------------------------------------------
+def check_activation(name, value):
+    """An activation, as it was received."""
+    try:
+        keras.activations.get(value)
+    except Exception as error:  # of any type, by what it is that is none
+        allowed = "the name of a Keras activation or a callable"
+        raise refusal(name, value, allowed, none=True) from error
+    return value
+
+
+def check_initializer(name, value):
+    """A Keras initializer, or `None`."""
+    try:
+        return keras.initializers.get(plain(value))  # a NumPy scalar would pass for a tensor
+    except Exception as error:
+        allowed = "a Keras initializer, its name or its config"
+        raise refusal(name, value, allowed, none=True) from error
+
+
+def check_model(model):
+    """A Keras model."""
+    if not isinstance(model, keras.Model):
+        raise refusal("model", model, "a Keras model")
+    return model
 
 
 def check_policy(dtype):
-    """The dtype policy that `dtype` means, the global one for `None`; refuses what is unusable."""
-    if dtype is None:
-        return keras.config.dtype_policy()
-    if isinstance(dtype, keras.dtype_policies.DTypePolicyMap):
-        raise ValueError("`dtype` must be one policy for the model. Received: a DTypePolicyMap")
-    if isinstance(dtype, (str, keras.dtype_policies.DTypePolicy)):
-        try:
-            policy = keras.dtype_policies.get(dtype)
-        except (ValueError, TypeError):
-            policy = None
-        if policy and policy.quantization_mode is None and policy.compute_dtype in FLOATS:
-            return policy
-    raise ValueError(
-        "`dtype` must be None or an unquantized dtype policy that computes in one of "
-        f"{FLOATS}, such as 'mixed_bfloat16'. Received: dtype={dtype!r}"
+    """The dtype policy that `dtype` means, the global one for `None`; refuses what is unusable.
+
+    Args:
+        dtype: What Keras' layers take: a policy, its name or its config, or a `DTypePolicyMap` by
+            the paths of layers, of which only the default policy is checked here.
+
+    Returns:
+        A `keras.DTypePolicy`, which may be a `DTypePolicyMap`.
+    """
+    try:
+        policy = keras.dtype_policies.get(dtype)
+    except Exception:  # of any type, by what it is that is none
+        policy = None
+    if policy and policy.quantization_mode is None and policy.compute_dtype in FLOATS:
+        return policy
+    allowed = (
+        f"an unquantized dtype policy that computes in one of {FLOATS}, such as 'mixed_bfloat16'"
     )
+    if dtype is None:
+        allowed += ", and so must the global one of keras.config be where it is None"
+        raise refusal("dtype", policy, allowed)
+    raise refusal("dtype", dtype, allowed, none=True)
+
+
+def check_unquantized(layer):
+    """Refuses a layer whose own policy is quantized: only dense layers can be."""
+    policy = layer.dtype_policy
+    if policy.quantization_mode is not None:
+        allowed = f"unquantized for `{type(layer).__name__}`, given or global"
+        raise refusal("dtype", policy, allowed)
+
+
+# ---- networks -----------------------------------------------------------------------------------
+def check_depths(depths):
+    """The blocks of each stage, as a tuple."""
+    checked = integers(depths, MOST_STAGES)
+    if not checked or max(checked) > MOST_BLOCKS:
+        few = "" if checked is None else f", at most {MOST_STAGES} of up to {MOST_BLOCKS}"
+        raise refusal("depths", depths, f"a sequence of positive integers{few}")
+    return checked
 
 
 def check_input(input_tensor, input_shape, stride, rgb):
@@ -129,13 +341,9 @@ def check_input(input_tensor, input_shape, stride, rgb):
     Returns:
         A `keras.KerasTensor`, `(batch, height, width, channels)`.
     """
-    if keras.config.image_data_format() != "channels_last":
-        raise ValueError(
-            "keras_smlp is written for image_data_format 'channels_last'. "
-            f"Received: keras.config.image_data_format()={keras.config.image_data_format()!r}"
-        )
+    given = DEFAULT_SHAPE if input_shape is None else input_shape
     if input_tensor is None:
-        name, shape = "input_shape", (DEFAULT_SHAPE if input_shape is None else input_shape)
+        name, shape = "input_shape", given
     elif not isinstance(input_tensor, keras.KerasTensor):
         raise ValueError(
             "`input_tensor` must be a symbolic Keras tensor, such as keras.Input(...) returns. "
@@ -143,28 +351,28 @@ def check_input(input_tensor, input_shape, stride, rgb):
         )
     else:
         name, shape = "input_tensor", input_tensor.shape[1:]
-        if input_shape is not None and (
-            not isinstance(input_shape, (list, tuple)) or tuple(input_shape) != tuple(shape)
-        ):
+        if input_shape is not None and integers(given, 3) != tuple(shape):
             raise ValueError(
                 "`input_shape` must be the shape of `input_tensor` where both are given. "
-                f"Received: input_shape={input_shape!r}, input_tensor.shape={input_tensor.shape}"
+                f"Received: {received('input_shape', given)}, "
+                f"input_tensor.shape={input_tensor.shape}"
             )
+    sides = integers(shape, 3)
     if (
-        not isinstance(shape, (list, tuple))
-        or len(shape) != 3
-        or not all(map(is_positive_integer, shape))
-        or any(side % stride for side in shape[:2])
-        or (rgb and shape[2] != 3)
+        sides is None
+        or len(sides) != 3
+        or any(side % stride for side in sides[:2])
+        or (rgb and sides[2] != 3)
     ):
         channels = "3 channels (`include_preprocessing=True` takes RGB)" if rgb else "channels"
-        raise ValueError(
-            f"`{name}` must be (height, width, channels) with a height and a width that are known "
-            f"multiples of {stride}, and {channels}. Received: {name} with the shape {shape!r}"
+        allowed = (
+            "(height, width, channels) with a height and a width that are known multiples of "
+            f"{stride}, and {channels}"
         )
+        raise refusal(name, shape, allowed)
     if input_tensor is not None:
         return input_tensor
-    return keras.Input(tuple(shape), name="images")
+    return keras.Input(sides, dtype="float32", name="images")
 
 
 def check_map(layer, input_shape, *static):

@@ -3,27 +3,26 @@
 x -> stem -> stage 1 -> [downsample -> stage i]... -> norm -> mean over positions -> head
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from os import PathLike
 
 import keras
 
-from keras_smlp import naming
-from keras_smlp.checks import (
-    check_architecture,
-    check_drop_path_rate,
-    check_head,
-    check_input,
-    check_policy,
-)
+from keras_smlp import checks, naming
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, dense
 from keras_smlp.layers.normalization import EPSILON, MOMENTUM
 from keras_smlp.layers.patches import PatchConv
+from keras_smlp.layers.sparse_mlp import SparseMLP
 from keras_smlp.preprocessing import normalization
 from keras_smlp.saving import PortableModel
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights import loading
+
+# given to every layer that would ask the global setting
+LAST = "channels_last"
+TOKEN_MIXING_PARTS = (*TokenMixing.PARTS, *(f"mix/{part}" for part in SparseMLP.PARTS))
 
 
 def SMLPNet(
@@ -73,8 +72,10 @@ def SMLPNet(
         drop_path_rate: Float in `[0, 1)`. Stochastic depth of the last block; block `k` of `N` has
             `rate * k / (N - 1)`. Defaults to the variant's own, `0.0` where there is none.
         name: String. Name of the model.
-        dtype: Dtype policy of this model alone, for example `"mixed_bfloat16"`. The normalization
-            and, under 16-bit policies, the classifier stay in float32. Defaults to the global one.
+        dtype: Dtype policy of this model alone, for example `"mixed_bfloat16"`; or a
+            `keras.dtype_policies.DTypePolicyMap` by the paths of layers, as KerasHub saves that of
+            a quantized backbone. The normalization and, under 16-bit policies, the classifier stay
+            in float32. Defaults to the global one.
 
     Returns:
         A functional `keras.Model`. Its layers are named after their place, for example
@@ -95,20 +96,27 @@ def SMLPNet(
     >>> model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8")).shape
     (1, 10)
     """
-    depths = tuple(depths) if isinstance(depths, Sequence) else depths
-    drop_path_rate = 0.0 if drop_path_rate is None else drop_path_rate
-    check_architecture(dim, depths, expansion, patch_size)
-    check_head(include_top, pooling, classes, classifier_activation)
-    check_drop_path_rate(drop_path_rate)
-    policy = check_policy(dtype)
+    dim = checks.check_positive_integer("dim", dim)
+    depths = checks.check_depths(depths)
+    expansion = checks.check_positive_integer("expansion", expansion)
+    patch_size = checks.check_positive_integer("patch_size", patch_size)
+    include_top = checks.check_boolean("include_top", include_top)
+    pooling = checks.check_choice("pooling", pooling, ("avg", "max"), none=True)
+    if include_top:
+        classes = checks.check_positive_integer("classes", classes)
+        checks.check_activation("classifier_activation", classifier_activation)
+    rgb = checks.check_boolean("include_preprocessing", include_preprocessing)
+    drop_path_rate = checks.check_rate("drop_path_rate", drop_path_rate, none=True) or 0.0
+    name = checks.check_text("name", name, none=True)
+    policy = checks.check_policy(dtype)
     stride = patch_size * 2 ** (len(depths) - 1)
-    images = check_input(input_tensor, input_shape, stride, rgb=include_preprocessing)
+    images = checks.check_input(input_tensor, input_shape, stride, rgb)
     source = loading.check(
         weights, dim, depths, expansion, patch_size, include_top, classes, images.shape[-1]
     )
 
     # ---- stem -----------------------------------------------------------------------------------
-    x = normalization(naming.PREPROCESSING)(images) if include_preprocessing else images
+    x = normalization(naming.PREPROCESSING)(images) if rgb else images
     x = patch_conv(x, dim, patch_size, naming.STEM, policy)
 
     # ---- stages ---------------------------------------------------------------------------------
@@ -121,17 +129,22 @@ def SMLPNet(
             rate = rates.pop(0)
             token_mixing = naming.token_mixing(stage, block)
             channel_mixing = naming.channel_mixing(stage, block)
-            x = TokenMixing(rate, name=token_mixing, dtype=policy)(x)
-            x = ChannelMixing(expansion, rate, name=channel_mixing, dtype=policy)(x)
+            own = policy_of(policy, token_mixing, TOKEN_MIXING_PARTS)
+            x = TokenMixing(rate, name=token_mixing, dtype=own)(x)
+            own = policy_of(policy, channel_mixing, ChannelMixing.PARTS)
+            x = ChannelMixing(expansion, rate, name=channel_mixing, dtype=own)(x)
+    own = policy_of(policy, naming.NORM)
     x = keras.layers.BatchNormalization(
-        momentum=MOMENTUM, epsilon=EPSILON, name=naming.NORM, dtype=policy
+        momentum=MOMENTUM, epsilon=EPSILON, name=naming.NORM, dtype=own
     )(x)
 
     # ---- head -----------------------------------------------------------------------------------
     if include_top or pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(name=naming.AVG_POOL, dtype=policy)(x)
+        own = policy_of(policy, naming.AVG_POOL)
+        x = keras.layers.GlobalAveragePooling2D(LAST, name=naming.AVG_POOL, dtype=own)(x)
     elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(name=naming.MAX_POOL, dtype=policy)(x)
+        own = policy_of(policy, naming.MAX_POOL)
+        x = keras.layers.GlobalMaxPooling2D(LAST, name=naming.MAX_POOL, dtype=own)(x)
     if include_top:
         x = classifier(x, classes, classifier_activation, policy)
 
@@ -139,19 +152,47 @@ def SMLPNet(
     return loading.load(PortableModel(inputs, x, name=name), source)
 
 
+def policy_of(policy, name, parts=()):
+    """What the layer of this name takes as `dtype`, of a map by paths what is its own.
+
+    Args:
+        policy: Dtype policy of the network, or a `DTypePolicyMap`.
+        name: Name of the layer.
+        parts: Paths of its parts, relative to it.
+
+    Returns:
+        A `keras.DTypePolicy`, or a `DTypePolicyMap` by the paths of the parts that have another.
+    """
+    if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return policy
+    paths = {part: keras.dtype_policies.get(policy[f"{name}/{part}"]) for part in parts}
+    inside = {part: own for part, own in paths.items() if own != policy.default_policy}
+    own = keras.dtype_policies.get(policy[name])
+    is_usable = own.quantization_mode is None or name == naming.HEAD
+    if not is_usable or not {x.compute_dtype for x in (own, *inside.values())} <= {*checks.FLOATS}:
+        raise checks.refusal("dtype", own, f"usable for {name!r}, {checks.FLOATS} and unquantized")
+    return keras.dtype_policies.DTypePolicyMap(own, inside) if inside else own
+
+
 def patch_conv(x, channels, size, name, policy):
     """A convolution with `kernel_size == strides`: the stem, and the downsampling of a stage."""
-    initializer = TorchUniform(fan_in=size * size * x.shape[-1])
     layer = PatchConv(
-        channels, size, use_bias=False, kernel_initializer=initializer, name=name, dtype=policy
+        channels,
+        size,
+        use_bias=False,
+        kernel_initializer=TorchUniform(fan_in=size * size * x.shape[-1]),
+        name=name,
+        dtype=policy_of(policy, name),
     )
     return layer(x)
 
 
 def classifier(x, classes, activation, policy):
     """The head: a dense layer, in float32 under policies that compute in 16 bits."""
-    dtype = "float32" if policy.compute_dtype in ("float16", "bfloat16") else policy
-    return dense(classes, x.shape[-1], activation=activation, name=naming.HEAD, dtype=dtype)(x)
+    own = policy_of(policy, naming.HEAD)
+    if own.quantization_mode is None and own.compute_dtype in ("float16", "bfloat16"):
+        own = "float32"
+    return dense(classes, x.shape[-1], activation=activation, name=naming.HEAD, dtype=own)(x)
 
 
 def model_inputs(tensor):
@@ -193,23 +234,37 @@ def named_constructor(constructor_name, variant):
         )
 
     constructor.__name__ = constructor.__qualname__ = constructor_name
-    # from `include_top` on, arguments and errors are those of `SMLPNet`
-    arguments = (SMLPNet.__doc__ or "").partition("        include_top:")
-    constructor.__doc__ = f"""sMLPNet-{variant.name.capitalize()}.
+    constructor.__doc__ = variant_doc(SMLPNet.__doc__, constructor_name, variant)
+    return constructor
 
-    dim={variant.dim}, depths={variant.depths}, {variant.parameters:,} parameters; published top-1
-    accuracy on ImageNet-1K {variant.published_top1}%. `drop_path_rate` defaults to
-    {variant.drop_path_rate}, as in the official training.
+
+def variant_doc(doc, constructor_name, variant):
+    """The docstring of a variant: from `include_top` on, arguments and errors are those of `doc`.
 
     Args:
-{arguments[1]}{arguments[2].partition("    Example:")[0]}
-    Example:
+        doc: The docstring of `SMLPNet`, with the indentation of the source, as Python up to 3.12
+            keeps it, or without it, as from 3.13 on; `None` under `python -OO`.
+        constructor_name: String.
+        variant: `keras_smlp.variants.Variant`.
 
-    >>> model = keras_smlp.{constructor_name}(weights=None)
-    >>> model.predict_on_batch(np.zeros((1, 224, 224, 3), "uint8")).shape
-    (1, 1000)
+    Returns:
+        A string without indentation.
     """
-    return constructor
+    _, first, rest = inspect.cleandoc(doc or "").partition("    include_top:")
+    arguments = first + rest.partition("Example:\n")[0]
+    return f"""sMLPNet-{variant.name.capitalize()}.
+
+dim={variant.dim}, depths={variant.depths}, {variant.parameters:,} parameters; published top-1
+accuracy on ImageNet-1K {variant.published_top1}%. `drop_path_rate` defaults to
+{variant.drop_path_rate}, as in the official training.
+
+Args:
+{arguments}Example:
+
+>>> model = keras_smlp.{constructor_name}(weights=None)
+>>> model.predict_on_batch(np.zeros((1, 224, 224, 3), "uint8")).shape
+(1, 1000)
+"""
 
 
 SMLPNetTiny = named_constructor("SMLPNetTiny", VARIANTS["tiny"])

@@ -8,6 +8,7 @@ import re
 
 import keras
 
+from keras_smlp.checks import received
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.dense import Dense
 from keras_smlp.layers.folded import FoldedChannelMixing, FoldedTokenMixing
@@ -72,7 +73,7 @@ def mixings(model):
         what = f", with the network {inside[0]!r} as one of its layers" if inside else ""
         raise ValueError(
             "`model` must come from keras_smlp.SMLPNet, or be a functional model on its tensors. "
-            f"Received: {getattr(model, 'name', model)!r}{what}"
+            f"Received: {received('model', getattr(model, 'name', model))}{what}"
         )
     return found
 

@@ -5,6 +5,8 @@ import keras
 # ImageNet statistics of RGB in [0, 1], as timm and the official code use them
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+SCALE = [1 / (255 * std) for std in STD]
+OFFSET = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
 
 
 def normalization(name):
@@ -18,9 +20,15 @@ def normalization(name):
     Returns:
         A `keras.layers.Rescaling` over the last axis.
     """
-    scale = [1 / (255 * std) for std in STD]
-    offset = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
-    return keras.layers.Rescaling(scale, offset, name=name, dtype="float32")
+    # of the shape (1, 1, 3): one of (3,) Keras would read by the global image_data_format
+    return keras.layers.Rescaling([[SCALE]], [[OFFSET]], name=name, dtype="float32")
+
+
+def fix_axes(layer):
+    """Gives the normalization of a file of version 0.1.0, of the shape (3,), its (1, 1, 3)."""
+    own = {"scale": SCALE, "offset": OFFSET}
+    if isinstance(layer, keras.layers.Rescaling) and own.items() <= layer.get_config().items():
+        layer.scale, layer.offset = [[SCALE]], [[OFFSET]]
 
 
 def shorter_side(size):

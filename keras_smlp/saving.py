@@ -12,6 +12,7 @@ import keras
 
 from keras_smlp.checks import shown
 from keras_smlp.layers.composite import Composite
+from keras_smlp.preprocessing import fix_axes
 
 LEGACY = (".h5", ".hdf5")  # endings of Keras 2's format
 
@@ -137,7 +138,11 @@ class PortableModel(keras.Model):
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any):
         super().__init__(inputs, outputs, name=name, **kwargs)
         for layer in self.layers:
-            if isinstance(layer, Composite):
+            fix_axes(layer)
+        # a global map would take it up, as an entry for this model
+        has_map = isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap)
+        for layer in self.layers:
+            if isinstance(layer, Composite) and not has_map:
                 self.dtype_policy = layer.dtype_policy
                 break
 

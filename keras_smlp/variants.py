@@ -3,6 +3,8 @@
 import types
 from dataclasses import dataclass
 
+from keras_smlp.checks import check_boolean
+
 RELEASE = "https://github.com/microsoft/SPACH/releases/download/v1.0"
 
 
@@ -68,4 +70,5 @@ def list_models(pretrained: bool = False) -> list[str]:
     >>> keras_smlp.list_models(pretrained=True)
     ['small', 'base']
     """
+    pretrained = check_boolean("pretrained", pretrained)
     return [name for name, v in VARIANTS.items() if v.checkpoint or not pretrained]

@@ -54,7 +54,7 @@ def test_signature_is_that_of_keras_applications():
             assert parameters[key].default == default
         assert function.__name__ == name
         for key in parameters:
-            assert f"\n        {key}: " in function.__doc__, (name, key)
+            assert f"\n    {key}: " in inspect.getdoc(function), (name, key)
     first = " ".join(list(inspect.signature(keras_smlp.SMLPNet).parameters)[:4])
     assert first == "dim depths expansion patch_size"
 
@@ -272,6 +272,37 @@ def test_global_policy_is_taken_where_none_is_given():
     assert answer(model, pixels()).dtype == "float32"
 
 
+@pytest.mark.quick_each
+@pytest.mark.parametrize("pattern", [False, True])
+def test_a_quantized_network_is_built_again_from_a_map_by_paths(pattern):
+    """As KerasHub saves what is quantized: the paths of the layers in the whole model."""
+    model, x = network(), pixels()
+    paths = keras_smlp.quantize(model)
+    policy = keras.dtype_policies.get("int8_from_float32")
+    keys = ["predictions", ".*/(fuse|dense1|dense2)"] if pattern else [*paths, "other/layers"]
+    policies = keras.dtype_policies.DTypePolicyMap("float32", dict.fromkeys(keys, policy))
+    given = keras.dtype_policies.serialize(policies) if pattern else policies
+    again = network(dtype=given)
+    again.set_weights(model.get_weights())
+    assert {v.path: v.dtype for v in again.weights} == {v.path: v.dtype for v in model.weights}
+    np.testing.assert_array_equal(answer(again, x), answer(model, x))
+    assert again.dtype_policy.name == "float32"
+
+
+def test_a_map_gives_a_layer_its_own_policy():
+    keys = {"stem": "bfloat16", "stage2_block1_token_mixing": "mixed_bfloat16"}
+    policies = keras.dtype_policies.DTypePolicyMap("float32", {**keys})
+    keras.config.set_dtype_policy(policies)
+    try:
+        model = network()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    found = {x.name: x.dtype_policy.name for x in model.layers[1:]}  # but for the input
+    found = {name: policy for name, policy in found.items() if policy != "float32"}
+    assert found == keys == dict(policies)
+    assert model.get_layer("stage2_block1_token_mixing").mix.fuse.compute_dtype == "bfloat16"
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 BAD_VALUES = {
     "dim": [0, "80"],
@@ -287,16 +318,16 @@ BAD_VALUES = {
     "dtype": ["float31", "int8", "float64", "int8_from_float32", "float8_from_mixed_bfloat16", 16],
     "weights": ["imagenette", 3],
 }
-POLICIES = keras.dtype_policies.DTypePolicyMap("float32", {"stem": "bfloat16"})
+POLICIES = keras.dtype_policies.DTypePolicyMap("float32", {"stem": "float64"})
 INPUT = {"input_tensor": keras.Input((16, 32, 3))}
 BAD = [({name: value}, name) for name, values in BAD_VALUES.items() for value in values]
 BAD += [
     ({"input_shape": (36, 64, 3)}, "input_shape.*multiples of 8"),
     ({"input_shape": (64, 64, 1)}, "input_shape.*RGB"),
-    ({**INPUT, "input_shape": np.array([16, 32, 3])}, "input_shape"),
+    ({**INPUT, "input_shape": np.array([16, 32, 5])}, "input_shape"),
     ({**INPUT, "input_shape": (32, 32, 3)}, "input_shape"),
     ({"include_top": False, "pooling": "mean"}, "pooling"),
-    ({"dtype": POLICIES}, "`dtype` must be one policy for the model"),
+    ({"dtype": POLICIES}, "`dtype` must be usable for 'stem'.*float64"),
     ({"weights": "model.onnx"}, "weights.*safetensors"),
     ({"weights": "imagenet"}, "weights.*never published"),
 ]
@@ -318,12 +349,3 @@ def test_a_missing_weights_file():
 def test_unknown_argument():
     with pytest.raises(TypeError, match="include_tops"):
         network(include_tops=True)
-
-
-def test_channels_first_configuration_is_refused():
-    keras.config.set_image_data_format("channels_first")
-    try:
-        with pytest.raises(ValueError, match="image_data_format"):
-            network()
-    finally:
-        keras.config.set_image_data_format("channels_last")

@@ -261,7 +261,7 @@ def test_a_missing_package_names_the_extra(capsys, monkeypatch, tmp_path, module
         monkeypatch.delitem(sys.modules, f"keras_smlp.training.{name}")
     package = module.partition(".")[0]
     assert refused(capsys, *SMALL, f"--output_dir={tmp_path}") == (
-        f'train.py: error: {package} is not installed: pip install -e ".[train]"\n'
+        f'train.py: error: {package} is not installed: pip install "keras_smlp[train]"\n'
     )
 
 
@@ -270,7 +270,7 @@ def test_a_missing_package_names_the_extra(capsys, monkeypatch, tmp_path, module
 def test_a_missing_backend_names_the_extra(tmp_path, backend, extras):
     code = f"import sys; sys.modules[{backend!r}] = None; import train; train.main([])"
     done = python("-c", code, cwd=tmp_path, status=2, KERAS_BACKEND=backend)
-    line = f'train.py: error: {backend} is not installed: pip install -e ".[{extras}]"'
+    line = f'train.py: error: {backend} is not installed: pip install "keras_smlp[{extras}]"'
     assert done.stderr.splitlines()[-1] == line
     assert "Traceback" not in done.stderr
 

@@ -55,7 +55,7 @@ def main():
         missing = str(error.name).partition(".")[0]
         if missing not in EXTRAS:
             raise
-        parser.error(f'{missing} is not installed: pip install -e ".[{EXTRAS[missing]}]"')
+        parser.error(f'{missing} is not installed: pip install "keras_smlp[{EXTRAS[missing]}]"')
 
 
 def predict(arguments):

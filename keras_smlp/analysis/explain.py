@@ -8,6 +8,7 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_smlp import naming
+from keras_smlp.checks import check_array, check_model, refusal
 
 BATCH_SIZE = 32
 
@@ -48,7 +49,7 @@ def grad_cam(
     (2, 32, 32)
     """
     norm, predictions = classifier_layers(model)
-    images = np.asarray(images)
+    images = check_array("images", images)
     if images.ndim != 4 or images.shape[1:] != tuple(model.input_shape[1:]):
         raise ValueError(
             f"`images` must be (n, {', '.join(map(str, model.input_shape[1:]))}), as the model "
@@ -74,7 +75,7 @@ def grad_cam(
 
 def classifier_layers(model):
     """The layers `norm` and `predictions` of a classifier; refuses a model without them."""
-    layers = {layer.name: layer for layer in model.layers}
+    layers = {layer.name: layer for layer in check_model(model).layers}
     norm, pool, head = (layers.get(name) for name in (naming.NORM, naming.AVG_POOL, naming.HEAD))
     if (
         not isinstance(norm, keras.layers.BatchNormalization)
@@ -95,16 +96,14 @@ def classifier_layers(model):
 
 def check_class_index(class_index, count, classes):
     """The class of each image, as an array; refuses what is no class or of another length."""
-    indices = np.asarray(class_index)
+    indices = check_array("class_index", class_index)
     if (
         indices.dtype.kind not in "iu"
         or indices.shape not in ((), (count,))
         or ((indices < 0) | (indices >= classes)).any()
     ):
-        raise ValueError(
-            f"`class_index` must be None, an integer from 0 to {classes - 1} or one for each of "
-            f"the {count} images. Received: class_index={class_index!r}"
-        )
+        allowed = f"None, an integer from 0 to {classes - 1} or one for each of the {count} images"
+        raise refusal("class_index", class_index, allowed)
     return np.broadcast_to(indices, (count,))
 
 

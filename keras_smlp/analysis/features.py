@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_smlp import naming
+from keras_smlp.checks import check_names, refusal
 from keras_smlp.saving import PortableModel
 
 
@@ -77,12 +78,11 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
     {'P2': (1, 16, 16, 8), 'P4': (1, 4, 4, 32)}
     """
     ends = stage_ends(model)
-    if levels is None:
-        levels = tuple(ends)
-    unknown = [level for level in levels if level not in ends]
-    if isinstance(levels, str) or not len(levels) or unknown:
-        raise ValueError(f"`levels` must be some of {tuple(ends)}. Received: levels={levels!r}")
-    outputs = {level: ends[level].output for level in levels}
+    allowed = f"some of {tuple(ends)}"
+    names = tuple(ends) if levels is None else check_names("levels", levels, allowed)
+    if not set(names) <= set(ends):
+        raise refusal("levels", levels, allowed)
+    outputs = {level: ends[level].output for level in names}
     return FeatureExtractor(model.input, outputs, name=f"{model.name}_features")
 
 

@@ -1,8 +1,11 @@
 """Types with a range, for the typed configuration: what a value is, and what it may be."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
+
+from keras_smlp.checks import MOST
 
 
 class Range(NamedTuple):
@@ -17,11 +20,11 @@ class Range(NamedTuple):
     holds: Callable
 
 
-PositiveInt = Annotated[int, Range("int >0", lambda x: x > 0)]
-NonNegativeInt = Annotated[int, Range("int >=0", lambda x: x >= 0)]
-Seed = Annotated[int, Range("int >=0 and <2147483648", lambda x: 0 <= x < 2**31)]
-PositiveFloat = Annotated[float, Range("float >0", lambda x: x > 0)]
-NonNegativeFloat = Annotated[float, Range("float >=0", lambda x: x >= 0)]
+PositiveInt = Annotated[int, Range(f"int >0 and <{MOST + 1}", lambda x: 0 < x <= MOST)]
+NonNegativeInt = Annotated[int, Range(f"int >=0 and <{MOST + 1}", lambda x: 0 <= x <= MOST)]
+Seed = Annotated[int, Range(f"int >=0 and <{MOST + 1}", lambda x: 0 <= x <= MOST)]
+PositiveFloat = Annotated[float, Range("float >0 and <inf", lambda x: 0 < x < math.inf)]
+NonNegativeFloat = Annotated[float, Range("float >=0 and <inf", lambda x: 0 <= x < math.inf)]
 UnitInterval = Annotated[float, Range("float >=0 and <=1", lambda x: 0 <= x <= 1)]
 Rate = Annotated[float, Range("float >=0 and <1", lambda x: 0 <= x < 1)]
 Fraction = Annotated[float, Range("float >0 and <=1", lambda x: 0 < x <= 1)]

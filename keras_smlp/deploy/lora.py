@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_smlp.checks import check_positive_integer, shown
+from keras_smlp.checks import check_positive_integer, check_positive_number, shown
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.dense import Dense
 from keras_smlp.naming import body, dense_layers, has_lora, refuse
@@ -24,8 +24,8 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> li
         model: A model that `keras_smlp.SMLPNet` made, or a functional one on its tensors (a new
             head). It is changed, and must not be compiled yet.
         rank: Positive integer. Columns of `A`, rows of `B`.
-        alpha: Positive number. Weight of the products, in multiples of `1 / rank`. Defaults to
-            `rank`.
+        alpha: Positive finite number. Weight of the products, in multiples of `1 / rank`.
+            Defaults to `rank`.
 
     Returns:
         The list of the paths of the changed layers.
@@ -45,9 +45,8 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> li
     6
     """
     refuse(model, "compiled", "folded", "quantized", "adapted by LoRA")
-    check_positive_integer("rank", rank)
-    if alpha is not None and not (isinstance(alpha, (int, float)) and alpha > 0):
-        raise ValueError(f"`alpha` must be None or a positive number. Received: alpha={alpha!r}")
+    rank = check_positive_integer("rank", rank)
+    alpha = check_positive_number("alpha", alpha, none=True)
     for layer in body(model):
         freeze(layer)
     # the head, which stays as it is, is not part of another layer

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_smlp import naming
+from keras_smlp.checks import check_choice, check_model
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -27,11 +28,10 @@ def with_precision(model, precision):
         ValueError: If the model has no sMLPNet in it, is quantized or has LoRA layers, where
             something has to change; or `precision` is another.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}"
-        )
-    changed = [layer for layer in model.layers if dtypes(layer) & {"bfloat16", "float16"}]
+    precision = check_choice("precision", precision, PRECISIONS)
+    changed = [
+        layer for layer in check_model(model).layers if dtypes(layer) & {"bfloat16", "float16"}
+    ]
     if precision != "float32":
         changed += [layer for layer in naming.body(model) if not sees_pixels(layer)]
     if all(dtypes(layer) == {precision} for layer in changed):

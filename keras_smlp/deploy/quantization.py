@@ -5,6 +5,7 @@ import gc
 
 import keras
 
+from keras_smlp.checks import check_choice
 from keras_smlp.naming import dense_layers, refuse
 
 MODES = ("int8",)
@@ -38,8 +39,7 @@ def quantize(model: keras.Model, mode: str = "int8") -> list[str]:
     ['stage1_block1_token_mixing/mix/fuse', 'stage1_block1_channel_mixing/dense1']
     """
     refuse(model, "compiled", "quantized", "adapted by LoRA")
-    if mode not in MODES:
-        raise ValueError(f"`mode` must be one of {MODES}. Received: mode={mode!r}")
+    mode = check_choice("mode", mode, MODES)
     layers = dense_layers(model)
     for path, layer in layers.items():
         if layer.compute_dtype == "float16":

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from keras_smlp.checks import is_positive_integer
+from keras_smlp.checks import check_integer, refusal
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def decode_predictions(
         equally likely ones that with the lower index.
 
     Raises:
-        ValueError: If the shape or `top` is another.
+        ValueError: If the shape or `top` is another, or a probability is NaN.
 
     Example:
 
@@ -50,18 +50,19 @@ def decode_predictions(
     [[('n02099601', 'golden_retriever', 1.0)]]
     """
     classes = imagenet_classes()
-    rows = ops.convert_to_numpy(probabilities)
+    try:
+        rows = np.asarray(ops.convert_to_numpy(probabilities)).astype("float64")
+    except Exception as error:  # each backend has its own for what is no array of numbers
+        raise refusal("probabilities", probabilities, f"(n, {len(classes)}) numbers") from error
     if rows.ndim != 2 or rows.shape[1] != len(classes):
         raise ValueError(
             f"`probabilities` must be (n, {len(classes)}), for the names are ImageNet-1K's. "
             f"Received: probabilities of the shape {rows.shape}"
         )
-    if not is_positive_integer(top) or top > len(classes):
-        raise ValueError(f"`top` must be an integer from 1 to {len(classes)}. Received: top={top}")
-    return [
-        [(*classes[k], float(row[k])) for k in likeliest(row, top)]
-        for row in rows.astype("float64")
-    ]
+    if np.isnan(rows).any():
+        raise ValueError("`probabilities` must be numbers. Received: probabilities with NaN")
+    top = check_integer("top", top, 1, len(classes))
+    return [[(*classes[k], float(row[k])) for k in likeliest(row, top)] for row in rows]
 
 
 def likeliest(row, top):

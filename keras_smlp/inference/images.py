@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_smlp.checks import is_positive_integer
+from keras_smlp.checks import check_array, check_pair, check_path, received
 from keras_smlp.preprocessing import shorter_side
 
 # one side of a square, or height and width
@@ -60,15 +60,13 @@ def load_image(
     file: BinaryIO
     if isinstance(source, bytes):
         file, name = io.BytesIO(source), f"{len(source)} bytes"
-    elif isinstance(source, (str, Path)):
-        if not Path(source).is_file():
-            raise FileNotFoundError(f"`source` names no file. Received: source={str(source)!r}")
-        file, name = open(source, "rb"), repr(str(source))  # noqa: SIM115 - closed below
     else:
-        raise ValueError(
-            "`source` must be the path of an image file or its content in bytes. "
-            f"Received: source of type {type(source).__name__}"
-        )
+        path = check_path("source", source, "the path of an image file or its content in bytes")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"`source` names no file. Received: {received('source', str(path))}"
+            )
+        file, name = open(path, "rb"), repr(str(path))  # noqa: SIM115 - closed below
     with file:
         try:
             return resize_and_crop(decode(file), sides, cover)
@@ -143,7 +141,7 @@ def preprocess_input(
     (2, 224, 224, 3)
     """
     sides, cover = check_sizes(size, resize_size)
-    array = np.asarray(images)
+    array = check_array("images", images)
     if array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape[-3:]:
         raise ValueError(
             "`images` must be (height, width, 3) or (n, height, width, 3). "
@@ -200,24 +198,12 @@ def resize_and_crop(picture, size, cover):
 
 def check_sizes(size, resize_size):
     """Both sizes as pairs `(height, width)`, in range."""
-    size = pair("size", size)
+    size = check_pair("size", size)
     if resize_size is None:
         return size, tuple(map(shorter_side, size))
-    cover = pair("resize_size", resize_size)
+    cover = check_pair("resize_size", resize_size)
     if cover[0] < size[0] or cover[1] < size[1]:
         raise ValueError(
-            "`resize_size` must be at least `size`. "
-            f"Received: resize_size={resize_size!r}, size={size!r}"
+            f"`resize_size` must be at least `size`. Received: resize_size={cover}, size={size}"
         )
     return size, cover
-
-
-def pair(name, value):
-    """A size as a pair `(height, width)`."""
-    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(sides) != 2 or not all(map(is_positive_integer, sides)):
-        raise ValueError(
-            f"`{name}` must be a positive integer or a pair (height, width) of them. "
-            f"Received: {name}={value!r}"
-        )
-    return sides

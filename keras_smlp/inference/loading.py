@@ -4,7 +4,7 @@ from os import PathLike
 
 import keras
 
-from keras_smlp.checks import shown
+from keras_smlp.checks import check_boolean, check_text, shown
 from keras_smlp.model import SMLPNet
 from keras_smlp.weights import identify, keras_files, loading
 from keras_smlp.weights.stored import reason
@@ -41,6 +41,8 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     >>> keras_smlp.load_model("mine.weights.h5").output_shape
     (None, 3)
     """
+    compile = check_boolean("compile", compile)
+    key = check_text("key", key)
     file = loading.check_path(path, "path")
     if file.suffix == ".keras":
         return load_keras(file, compile)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smlp.checks import shown
+from keras_smlp.checks import check_unquantized, shown
 from keras_smlp.layers import backend
 from keras_smlp.layers.dense import Dense
 
@@ -35,16 +35,19 @@ class Composite(keras.Layer):
         **kwargs: Keyword arguments of `keras.Layer`, such as `name`.
 
     Raises:
-        ValueError: If a key of the map or of `parts` names no part.
+        ValueError: If a key of the map or of `parts` names no part, or the layer's own policy is
+            quantized.
     """
 
     PARTS: tuple[str, ...] = ()  # the attributes that hold them
 
-    def __init__(self, dtype=None, parts=None, **kwargs):
-        policy, others = keras.dtype_policies.get(dtype), {}
+    def __init__(self, dtype: Any = None, parts: dict | None = None, **kwargs: Any):
+        policy = keras.dtype_policies.get(dtype)
+        others: dict[str, Any] = {}
         if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
             policy, others = self.own_policies(policy, kwargs.get("name"))
         super().__init__(dtype=policy, **kwargs)
+        check_unquantized(self)
         self.given_policies = others
         parts = parts or {}
         self.given_flags = dict(parts.get("trainable", {}))

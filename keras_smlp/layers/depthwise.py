@@ -4,7 +4,13 @@ from typing import Any
 
 import keras
 
-from keras_smlp.checks import check_map, is_positive_integer
+from keras_smlp.checks import (
+    check_boolean,
+    check_map,
+    check_unquantized,
+    is_positive_integer,
+    refusal,
+)
 from keras_smlp.layers import backend
 from keras_smlp.layers.initializers import TorchUniform
 
@@ -29,8 +35,7 @@ class DepthwiseConv(keras.Layer):
         The input's.
 
     Raises:
-        ValueError: If `kernel_size` is not an odd positive integer, or the input has another rank
-            or unknown channels.
+        ValueError: If an argument cannot be, or the input has another rank or unknown channels.
 
     Reference:
         `DWConv` in the official `models/smlp.py`. Initial values are PyTorch's,
@@ -45,13 +50,11 @@ class DepthwiseConv(keras.Layer):
 
     def __init__(self, kernel_size: int = 3, use_bias: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
+        check_unquantized(self)
         if not is_positive_integer(kernel_size) or kernel_size % 2 == 0:
-            raise ValueError(
-                "`kernel_size` must be an odd positive integer. "
-                f"Received: kernel_size={kernel_size!r}"
-            )
-        self.kernel_size = kernel_size
-        self.use_bias = use_bias
+            raise refusal("kernel_size", kernel_size, "an odd positive integer")
+        self.kernel_size = int(kernel_size)
+        self.use_bias = check_boolean("use_bias", use_bias)
 
     def build(self, input_shape):
         *_, channels = check_map(self, input_shape, "channels")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_smlp.checks import is_rate
+from keras_smlp.checks import check_rate, check_seed, check_unquantized
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
@@ -33,7 +33,7 @@ class DropPath(keras.Layer):
         A tensor of the shape and dtype of `x`.
 
     Raises:
-        ValueError: If `rate` is outside `[0, 1)`.
+        ValueError: If `rate` is outside `[0, 1)` or `seed` is no seed.
 
     Reference:
         [Deep Networks with Stochastic Depth](https://arxiv.org/abs/1603.09382), as in timm's
@@ -48,11 +48,10 @@ class DropPath(keras.Layer):
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        if not is_rate(rate):
-            raise ValueError(f"`rate` must be a number in [0, 1). Received: rate={rate!r}")
-        self.rate = rate
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed) if rate > 0 else None
+        check_unquantized(self)
+        self.rate = check_rate("rate", rate)
+        self.seed = check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed) if self.rate > 0 else None
         self.supports_masking = True
         self.built = type(self).build is keras.Layer.build  # a subclass may have something to build
 

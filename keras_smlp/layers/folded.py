@@ -5,7 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smlp.checks import check_channels, check_map, check_positive_integer
+from keras_smlp.checks import (
+    check_channels,
+    check_map,
+    check_positive_integer,
+    check_unquantized,
+)
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.depthwise import DepthwiseConv
@@ -29,7 +34,7 @@ class Affine(keras.Layer):
         The input's.
 
     Raises:
-        ValueError: If the channels are unknown.
+        ValueError: If the channels are unknown or the dtype policy is quantized.
 
     Example:
 
@@ -37,6 +42,10 @@ class Affine(keras.Layer):
     >>> tuple(keras_smlp.layers.Affine()(x).shape)
     (2, 8, 12, 16)
     """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        check_unquantized(self)
 
     def build(self, input_shape):
         channels = check_channels(self, input_shape)
@@ -132,8 +141,7 @@ class FoldedChannelMixing(Composite):
 
     def __init__(self, expansion: int = 3, **kwargs: Any):
         super().__init__(**kwargs)
-        check_positive_integer("expansion", expansion)
-        self.expansion = expansion
+        self.expansion = check_positive_integer("expansion", expansion)
 
     def build_parts(self, input_shape):
         build_mlp(self, input_shape, affine=False)

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_smlp.checks import MOST, check_integer, check_positive_integer
+
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
 class TorchUniform(keras.initializers.Initializer):
@@ -24,9 +26,9 @@ class TorchUniform(keras.initializers.Initializer):
     """
 
     def __init__(self, fan_in: int, seed: int | None = None):
-        self.fan_in = fan_in
-        self.seed = seed
-        self.drawn_seed = random.randint(0, 2**31 - 1) if seed is None else seed
+        self.fan_in = check_positive_integer("fan_in", fan_in)
+        self.seed = check_integer("seed", seed, 0, MOST, none=True)
+        self.drawn_seed = random.randint(0, MOST) if self.seed is None else self.seed
 
     def __call__(self, shape, dtype=None):
         bound = 1 / math.sqrt(self.fan_in)

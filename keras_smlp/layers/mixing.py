@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_smlp.checks import check_channels, check_map, check_positive_integer
+from keras_smlp.checks import check_channels, check_map, check_positive_integer, check_rate
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.dense import Dense
@@ -53,6 +53,7 @@ class TokenMixing(Composite):
 
     def __init__(self, drop_path_rate: float = 0.0, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
+        drop_path_rate = check_rate("drop_path_rate", drop_path_rate)
         self.drop_path = DropPath(drop_path_rate, seed, **self.part_arguments("drop_path"))
 
     def build_parts(self, input_shape):
@@ -122,8 +123,8 @@ class ChannelMixing(Composite):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        check_positive_integer("expansion", expansion)
-        self.expansion = expansion
+        self.expansion = check_positive_integer("expansion", expansion)
+        drop_path_rate = check_rate("drop_path_rate", drop_path_rate)
         self.drop_path = DropPath(drop_path_rate, seed, **self.part_arguments("drop_path"))
 
     def build_parts(self, input_shape):

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_smlp.checks import check_unquantized
 from keras_smlp.layers import backend
 
 # PyTorch's defaults; its momentum of 0.1 is 0.9 in Keras' terms
@@ -14,6 +15,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def __init__(self, **kwargs):
         super().__init__(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)
+        check_unquantized(self)
 
     def call(self, x, training=None):
         return backend.batch_norm(self, x, training)
@@ -24,6 +26,7 @@ class LayerNorm(keras.layers.LayerNormalization):
 
     def __init__(self, **kwargs):
         super().__init__(epsilon=EPSILON, **kwargs)
+        check_unquantized(self)
 
     def call(self, x, training=None):
         return backend.layer_norm(self, x, training)

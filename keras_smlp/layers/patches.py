@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_smlp.checks import check_pair, check_positive_integer, check_unquantized
 from keras_smlp.layers import backend
 
 # the arguments of Conv2D that follow from the kernel's size or have one value here
@@ -20,7 +21,8 @@ class PatchConv(keras.layers.Conv2D):
 
     Args:
         filters: Positive integer. Channels of the output.
-        kernel_size: Positive integer. Side of a patch, in positions.
+        kernel_size: Positive integer, or a pair `(height, width)` of them. Size of a patch, in
+            positions.
         **kwargs: Keyword arguments of `keras.layers.Conv2D` but for `strides`, `padding`,
             `data_format`, `dilation_rate` and `groups`.
 
@@ -28,10 +30,10 @@ class PatchConv(keras.layers.Conv2D):
         `(batch, height, width, channels)`, the channels known.
 
     Output shape:
-        `(batch, height // kernel_size, width // kernel_size, filters)`.
+        `(batch, height // kernel_size, width // kernel_size, filters)`, of a pair its two.
 
     Raises:
-        ValueError: If one of those five is given.
+        ValueError: If one of those five is given, or an argument cannot be.
 
     Reference:
         The stem and `downsample` in the official `models/smlp.py`.
@@ -43,12 +45,13 @@ class PatchConv(keras.layers.Conv2D):
     (2, 2, 3, 32)
     """
 
-    def __init__(self, filters: int, kernel_size: int, **kwargs: Any):
+    def __init__(self, filters: int, kernel_size: int | tuple[int, int], **kwargs: Any):
         if fixed := [key for key in FIXED if key in kwargs]:
             raise ValueError(f"`PatchConv` has fixed {FIXED}. Received: {fixed}")
-        super().__init__(
-            filters, kernel_size, strides=kernel_size, data_format="channels_last", **kwargs
-        )
+        filters = check_positive_integer("filters", filters)
+        size = check_pair("kernel_size", kernel_size)
+        super().__init__(filters, size, strides=size, data_format="channels_last", **kwargs)
+        check_unquantized(self)
 
     def convolution_op(self, inputs, kernel):
         return backend.patches(inputs, ops.convert_to_tensor(kernel))

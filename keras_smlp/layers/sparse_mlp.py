@@ -5,7 +5,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smlp.checks import check_map
+from keras_smlp.checks import (
+    check_boolean,
+    check_choice,
+    check_initializer,
+    check_map,
+    check_unquantized,
+)
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.dense import Dense
@@ -37,8 +43,8 @@ class AxialLinear(keras.Layer):
         The input's.
 
     Raises:
-        ValueError: If `axis` is neither of the two, or the input has another rank or an unknown
-            size.
+        ValueError: If `axis` is neither of the two, another argument cannot be, or the input has
+            another rank or an unknown size.
 
     Reference:
         [Sparse MLP for Image Recognition](https://arxiv.org/abs/2109.05422), section 3.2;
@@ -61,12 +67,11 @@ class AxialLinear(keras.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if axis not in AXES:
-            raise ValueError(f"`axis` must be one of {AXES}. Received: axis={axis!r}")
-        self.axis = axis
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
+        check_unquantized(self)
+        self.axis = check_choice("axis", axis, AXES)
+        self.use_bias = check_boolean("use_bias", use_bias)
+        self.kernel_initializer = check_initializer("kernel_initializer", kernel_initializer)
+        self.bias_initializer = check_initializer("bias_initializer", bias_initializer)
 
     def build(self, input_shape):
         check_map(self, input_shape, self.axis, "channels")

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smlp.checks import is_rate
+from keras_smlp.checks import check_rate
 from keras_smlp.saving import PortableModel
 from keras_smlp.training.engines import Engine
 
@@ -61,11 +61,7 @@ class TrainingModel(PortableModel):
 
     def __init__(self, inputs, outputs, ema_decay=None, engine=None, **kwargs):
         super().__init__(inputs, outputs, **kwargs)
-        if ema_decay is not None and not is_rate(ema_decay):
-            raise ValueError(
-                f"`ema_decay` must be `None` or a number in [0, 1). Received: {ema_decay!r}"
-            )
-        self.ema_decay = ema_decay
+        self.ema_decay = ema_decay = check_rate("ema_decay", ema_decay, none=True)
         self.engine = engine or Engine()
         self.averages = None
         if ema_decay is not None:

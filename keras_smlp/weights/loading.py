@@ -1,10 +1,9 @@
 """The argument `weights` of a network: what it may be, and how it fills the network."""
 
 import contextlib
-import os
 from pathlib import Path
 
-from keras_smlp.checks import shown
+from keras_smlp import checks
 from keras_smlp.variants import VARIANTS, list_models
 from keras_smlp.weights import download, identify, keras_files, official, resizing
 from keras_smlp.weights.strict import assign
@@ -60,15 +59,15 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, cha
 
 def check_path(path, argument):
     """The path of a weights file that exists and has a known ending."""
-    if not isinstance(path, (str, os.PathLike)) or not str(os.fspath(path)).endswith(ENDINGS):
-        others = "None, 'imagenet' or " if argument == "weights" else ""
-        raise ValueError(
-            f"`{argument}` must be {others}the path of a file ending in one of {ENDINGS}. "
-            f"Received: {argument}={shown(repr(path))}"
-        )
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"`{argument}` names no file. Received: {argument}='{shown(path)}'")
-    return Path(path)
+    others = "None, 'imagenet' or " if argument == "weights" else ""
+    allowed = f"{others}the path of a file ending in one of {ENDINGS}"
+    file = checks.check_path(argument, path, allowed)
+    if not file.name.endswith(ENDINGS):
+        raise checks.refusal(argument, path, allowed)
+    if not file.is_file():
+        shown = checks.received(argument, str(file))
+        raise FileNotFoundError(f"`{argument}` names no file. Received: {shown}")
+    return file
 
 
 def load(model, source):

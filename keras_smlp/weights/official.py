@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_smlp import naming
-from keras_smlp.checks import shown
+from keras_smlp.checks import check_path, check_text, shown
 from keras_smlp.saving import replacing
 from keras_smlp.weights import pth
 from keras_smlp.weights.stored import (
@@ -220,7 +220,7 @@ def load_official(model: keras.Model, path: str | PathLike, key: str = "model") 
     >>> keras_smlp.load_official(model, "smlp_s.pth")
     """
     expected = targets(model)
-    with opened(path, key) as tensors:
+    with opened(path, check_text("key", key)) as tensors:
         assign(expected, tensors, path, CLASSIFIER)
     return model
 
@@ -279,7 +279,8 @@ def save_official(model: keras.Model, path: str | PathLike) -> None:
 
 def check_ending(path, endings):
     """The ending of a path, if it is one of these."""
-    found = next((ending for ending in endings if str(path).endswith(ending)), None)
+    file = check_path("path", path)
+    found = next((ending for ending in endings if file.name.endswith(ending)), None)
     if found is None:
         raise ValueError(f"`path` must end in one of {endings}. Received: {show(path)}")
     return found

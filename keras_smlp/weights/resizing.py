@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 
-from keras_smlp.checks import check_input
+from keras_smlp.checks import check_choice, check_input, check_model
 from keras_smlp.weights.stored import Stored
 
 METHODS = ("cubic", "linear", "nearest")
@@ -49,9 +49,10 @@ def resize_weights(
     >>> keras_smlp.resize_weights(model, (40, 48, 3)).input_shape
     (None, 40, 48, 3)
     """
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}")
-    sizes = [v.shape[0] for v in model.weights if v.path.endswith("/mix/height/kernel")]
+    method = check_choice("method", method, METHODS)
+    sizes = [
+        v.shape[0] for v in check_model(model).weights if v.path.endswith("/mix/height/kernel")
+    ]
     if not sizes:
         raise ValueError(f"`model` must come from keras_smlp.SMLPNet. Received: {model.name!r}")
     if any(v.name.startswith("lora_kernel") for v in model.weights):

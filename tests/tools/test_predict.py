@@ -277,5 +277,5 @@ def test_a_model_without_names_is_refused(here, refused):
 def test_a_missing_package_is_named_with_its_extra(here, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert refused(predict, "photos --weights m.keras --plot p.png") == (
-        'predict.py: error: matplotlib is not installed: pip install -e ".[predict]"\n'
+        'predict.py: error: matplotlib is not installed: pip install "keras_smlp[predict]"\n'
     )

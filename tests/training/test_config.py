@@ -173,7 +173,7 @@ def test_help_explains_every_key(capsys):
             if not dataclasses.is_dataclass(key.type):
                 sentence = inner.__doc__.split(f"  {key.name}: ")[1].split("\n")[0]
                 assert f"--{name} " in shown and sentence in shown
-    assert "(int >0, default: 10)" in shown
+    assert "(int >0 and <2147483648, default: 10)" in shown
 
 
 # ---- what it refuses ----------------------------------------------------------------------------
@@ -182,6 +182,11 @@ def test_help_explains_every_key(capsys):
 REFUSED = {
     "--train.epochs 0": ("train.epochs", "0, allowed: int >0"),
     "--train.epochs -1": ("train.epochs", "-1, allowed: int >0"),
+    "--train.epochs 2147483648": ("train.epochs", "2147483648, allowed: int >0 and <2147483648"),
+    "--train.checkpoint_minutes inf": (
+        "train.checkpoint_minutes",
+        "inf, allowed: float >0 and <inf",
+    ),
     "--train.epochs many": ("train.epochs", "many, allowed: int >0"),
     "--train.epochs 1.5": ("train.epochs", "1.5, allowed: int >0"),
     "--train.epochs null": ("train.epochs", "null, allowed: int >0"),
@@ -229,17 +234,23 @@ REFUSED = {
     "--distribution.kind many": ("distribution.kind", "many, allowed: auto, none, data_parallel"),
     "--optimizer.ema_decay 1": ("optimizer.ema_decay", "1, allowed: float >=0 and <1 or null"),
     "--optimizer.schedule day": ("optimizer.schedule", "day, allowed: epoch, step"),
-    "--train.checkpoint_steps 0": ("train.checkpoint_steps", "0, allowed: int >0 or null"),
+    "--train.checkpoint_steps 0": (
+        "train.checkpoint_steps",
+        "0, allowed: int >0 and <2147483648 or null",
+    ),
     "--data.dir here": ("data.dir", "'here' with data.name digits, allowed: null"),
     "--data.max_shift 0.6": ("data.max_shift", "0.6, allowed: float >=0 and <=0.5"),
     "--model.variant huge": ("model.variant", "huge, allowed: tiny, small, base or null"),
     "--model.variant tiny": ("model.variant", "tiny beside dim=32 and depths=(2, 2), allowed"),
-    "--model.dim 0": ("model.dim", "0, allowed: int >0 or null"),
+    "--model.dim 0": ("model.dim", "0, allowed: int >0 and <2147483648 or null"),
     "--model.dim null": ("model.dim", "missing, allowed: a model.variant, or both"),
     "--model.depths null": ("model.depths", "missing, allowed: a model.variant, or both"),
     "--model.depths []": ("model.depths", "missing, allowed: a model.variant, or both"),
     "--model.depths [2,0]": ("model.depths", "[2,0], allowed: a list [a, b, ...] of int >0"),
-    "--model.depths 2": ("model.depths", "2, allowed: a list [a, b, ...] of int >0 or null"),
+    "--model.depths 2": (
+        "model.depths",
+        "2, allowed: a list [a, b, ...] of int >0 and <2147483648 or null",
+    ),
     "--model.expansion 0": ("model.expansion", "0, allowed: int >0"),
     "--model.patch_size 0": ("model.patch_size", "0, allowed: int >0"),
     "--model.input_size 36": ("model.input_size", "36, allowed: multiples of 8"),

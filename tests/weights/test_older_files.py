@@ -36,6 +36,15 @@ def assert_answers(model, name):
 EACH = pytest.param("trained", marks=pytest.mark.quick_each)
 
 
+def test_a_keras_file_under_channels_first():
+    """What Keras is set to is nothing to a network, though its normalization was by that then."""
+    keras.config.set_image_data_format("channels_first")
+    try:
+        assert_answers(keras.saving.load_model(FILES / "plain.keras"), "plain")
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 @pytest.mark.parametrize("name", ["plain", "folded", "int8", "pyramid", EACH])
 def test_a_keras_file(name):
     assert_answers(keras.saving.load_model(FILES / f"{name}.keras"), name)

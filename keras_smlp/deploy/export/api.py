@@ -19,6 +19,15 @@ from pathlib import Path
 import keras
 
 from keras_smlp import naming
+from keras_smlp.checks import (
+    check_boolean,
+    check_choice,
+    check_path,
+    check_text,
+    items,
+    received,
+    refusal,
+)
 from keras_smlp.deploy.precision import PRECISIONS, with_precision
 from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import PortableModel
@@ -126,7 +135,12 @@ def export(
     >>> keras_smlp.export(model, "served", class_names=["cat", "dog"])
     PosixPath('served')
     """
-    path = Path(path)
+    path = check_path("path", path)
+    features = check_boolean("features", features)
+    if class_names is not None and items(class_names) is None:
+        raise refusal("class_names", class_names, "a list of strings", none=True)
+    origin = check_text("origin", origin, none=True)
+    license = check_text("license", license, none=True)
     check(model, path, format, precision, class_names)
     model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
     metadata = json.dumps(describe(model, class_names, origin, license))
@@ -147,14 +161,10 @@ def export(
 
 def check(model, path, format, precision, class_names):
     """Refuses, before anything is written, what cannot be exported."""
-    if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {tuple(FORMATS)}. Received: format={format!r}")
-    kind = FORMATS[format]
-    if precision not in kind.precisions:
-        raise ValueError(
-            f"`precision` must be one of {kind.precisions} for {format!r}. "
-            f"Received: precision={precision!r}"
-        )
+    kind = FORMATS[check_choice("format", format, tuple(FORMATS))]
+    if not isinstance(precision, str) or precision not in kind.precisions:
+        allowed = f"one of {kind.precisions} for {format!r}"
+        raise refusal("precision", precision, allowed)
     if path.suffix != kind.ending:
         wanted = f"end in {kind.ending}" if kind.ending else "be a folder's, without an ending"
         raise ValueError(f"`path` must {wanted} for {format!r}. Received: path={str(path)!r}")
@@ -168,13 +178,14 @@ def check(model, path, format, precision, class_names):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
                 f"{format!r} needs {package}, which is not installed: "
-                f'pip install -e ".[{kind.extra}]"'
+                f'pip install "keras_smlp[{kind.extra}]"'
             )
     images, classes = ends(model)
     if len(images) != 4 or None in images[1:] or images[3] != 3 or len(classes) != 2:
         raise ValueError(
             "`model` must be a classifier that takes (batch, height, width, 3) and returns (batch, "
-            f"classes). Received: {getattr(model, 'name', model)!r}, from {images} to {classes}"
+            f"classes). Received: {received('model', getattr(model, 'name', model))}, "
+            f"from {images} to {classes}"
         )
     if format == "litert" and any(x.dtype == "int8" for x in model.weights):
         raise ValueError(
