@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ def replacing(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder, names):
+    """Removes what killed processes left of atomic writes; no other may be writing these files.
+
+    Args:
+        folder: Path of a folder.
+        names: Names of the files that were written there.
+    """
+    for path in Path(folder).glob(".*"):
+        written = re.fullmatch(r"\.[0-9a-f]{8}\.(.+)", path.name, re.DOTALL)
+        if written and written[1] in names and path.is_file() and not path.is_symlink():
+            path.unlink()
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
