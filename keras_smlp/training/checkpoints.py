@@ -135,7 +135,7 @@ def is_ours(path):
 
 
 def holds_files_alone(path):
-    """Whether it is a folder, not a link to one, in which there are none but a checkpoint's files."""
+    """Whether it is a folder, not a link to one, that holds only files of a checkpoint."""
     if os.path.islink(path):
         return False
     try:
@@ -182,10 +182,7 @@ def read(path):
     Raises:
         OSError, ValueError, RecursionError: If it is not as it was written.
     """
-    for name in (STATE, WEIGHTS):
-        if not os.path.isfile(path / name):
-            raise ValueError(f"it has no file {name}")
-    state = json.loads((path / STATE).read_bytes())
+    state = json.loads(file_in(path, STATE).read_bytes())
     if not isinstance(state, dict):
         raise ValueError(f"{STATE} holds no mapping")
     wrong = [key for key, holds in VALID.items() if not (key in state and holds(state[key]))]
@@ -200,9 +197,16 @@ def read(path):
             raise ValueError(f"{STATE} is not what was written")
         expected = state["files"]
     for name, value in expected.items():
-        if sha256(path / name) != value:
+        if sha256(file_in(path, name)) != value:
             raise ValueError(f"{name} is not what was written")
     return state
+
+
+def file_in(folder, name):
+    """The path of a regular file; to read another, such as a pipe, might never end."""
+    if not os.path.isfile(folder / name):
+        raise ValueError(f"it has no file {name}")
+    return folder / name
 
 
 def digest(state):

@@ -18,8 +18,8 @@ from keras_smlp.preprocessing import MEAN
 from keras_smlp.saving import replacing
 
 # what `replacing` writes
-FILES = ("batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras")
-FILES += ("example.png", "history.csv", "last.keras", "summary.md")
+FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
+FILES |= {"example.png", "history.csv", "last.keras", "summary.md"}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 TENSORBOARD = {"": "train", "val_": "validation", "ema_": "validation_ema"}
 
