@@ -231,7 +231,7 @@ def filled(saved):
     saved = json.loads(json.dumps(saved))
     for key, field in KEYS.items():
         section, _, name = key.rpartition(".")
-        part = saved.get(section) if section else saved
+        part = saved.setdefault(section, {}) if section else saved
         if isinstance(part, dict) and field.default is not dataclasses.MISSING:
             part.setdefault(name, json.loads(json.dumps(field.default)))
     return saved

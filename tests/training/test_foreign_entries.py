@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import training  # noqa: F401 - skips this file where a package is missing
 from helpers.processes import TESTS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -37,7 +36,7 @@ FOREIGN = st.sampled_from(
     ]
 ) | st.text("0123456789abcdef-.# \n\u0664", min_size=1, max_size=20)
 KINDS = st.sampled_from(["file", "empty", "notes", "copy", "folder link", "dangling link", "mixed"])
-by_hypothesis = settings(derandomize=True, deadline=None, max_examples=40)
+by_hypothesis = settings(derandomize=True, deadline=None, max_examples=20)
 
 
 def state(place):

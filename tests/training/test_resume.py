@@ -98,9 +98,11 @@ def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path, capsys):
         # in the middle of the first epoch or somewhat later
         wait_for(lambda: whole(checkpoints), lambda: process.poll() is None)
         process.send_signal(signal.SIGSTOP)  # it has not ended, and holds its lock
-        error = refused(capsys, f"--output_dir={tmp_path}", *SMALL, *ARGUMENTS, *SHORT)
-        assert f"output_dir: {tmp_path} is in use by another run, allowed: " in error
-        process.kill()
+        try:
+            error = refused(capsys, f"--output_dir={tmp_path}", *SMALL, *ARGUMENTS, *SHORT)
+        finally:
+            process.kill()
+    assert f"output_dir: {tmp_path} is in use by another run, allowed: " in error
     assert process.returncode == -signal.SIGKILL
     again = finish(tmp_path, *SHORT)
     assert "going on from" in again and "damaged" not in again
