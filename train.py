@@ -44,23 +44,40 @@ KEYS |= {"batch_norm": "distribution.batch_norm"}
 
 
 def train(config):
+    """One run in a folder of its own, or one evaluation."""
+    from keras_smlp.training import engines, report
+    from keras_smlp.training.callbacks import Interrupted
+    from keras_smlp.training.run import locked
+
+    began = time.monotonic()
+    with exit_on_errors(keys=KEYS):
+        engine = engines.start(**dataclasses.asdict(config.distribution))
+        engine.check_batch(config.train.batch_size)
+        config.check_groups(engine.processes)
+    with contextlib.ExitStack() as stack:
+        if not config.eval.only:  # which leaves what a run has written as it is
+            with exit_on_errors():
+                stack.enter_context(locked(Path(config.output_dir), engine, report.FILES))
+        try:
+            train_with(engine, config, began)
+        except Interrupted:
+            # where one process ends, torchrun ends the others: not while the main one saves
+            engine.barrier()
+            raise
+
+
+def train_with(engine, config, began):
     """One run, or one evaluation, from top to bottom."""
     import keras
 
-    from keras_smlp.data import decode, pipeline, sources
-    from keras_smlp.training import engines, evaluation, network, optimizer, report
+    from keras_smlp.data import decode, fingerprint, pipeline, sources
+    from keras_smlp.training import evaluation, network, optimizer, report
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
 
-    began, folder, size = time.monotonic(), Path(config.output_dir), config.model.input_size
+    folder, size = Path(config.output_dir), config.model.input_size
     epochs, batch_size = config.train.epochs, config.train.batch_size
-
-    # ---- devices --------------------------------------------------------------------------------
-    with exit_on_errors(keys=KEYS):
-        engine = engines.start(**dataclasses.asdict(config.distribution))
-        engine.check_batch(batch_size)
-        config.check_groups(engine.processes)
     say = print if engine.is_main else lambda *_: None
     if engine.devices > 1:
         say(engine.describe())
@@ -77,7 +94,9 @@ def train(config):
     if not (steps or config.eval.only):
         allowed = images // config.optimizer.accumulation
         fail(f"train.batch_size: {batch_size}, allowed: at most {allowed}, for one update an epoch")
-    bad = decode.BadFiles(folder / "bad_files.txt", images + len(source.validation))
+    # of the main process, of the others, of an evaluation beside a run: each begins its own anew
+    log = "bad_files" + "_eval" * config.eval.only + f"_{engine.rank}" * (not engine.is_main)
+    bad = decode.BadFiles(folder / f"{log}.txt", images + len(source.validation))
     common = {"bad": bad, "rank": engine.rank, "processes": engine.processes}
     training = pipeline.train_batches(
         source.train, config.data, size, classes, batch_size, config.train.seed, **common
@@ -138,13 +157,15 @@ def train(config):
     rates = optimizer.learning_rates(config, range(epochs)).tolist()
 
     # ---- resume ---------------------------------------------------------------------------------
-    run = Run(config, folder / "checkpoints", engine)
+    listing = fingerprint.listing(source) if engine.is_main else None
+    run = Run(config, folder / "checkpoints", engine, listing)
     with exit_on_errors():
         run.resume(model, say)
     engine.check_same(model)
     results = report.Results(folder, classifier, source.class_names, run)
-    if run.path is None:
-        with exit_on_errors():
+    with exit_on_errors():
+        results.start()
+        if run.path is None:
             results.begin(training(0, range(1)), source.validation)
     progress = Progress(rates, steps, batch_size, run, engine.is_main)
 
@@ -180,7 +201,8 @@ def train(config):
 
     # ---- evaluate -------------------------------------------------------------------------------
     engine.barrier()
-    classifier.load_weights(results.best_path)
+    with exit_on_errors():
+        classifier.load_weights(results.best_path)
     score = evaluate(Signals())
     results.end(score, time.monotonic() - began)
     say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")

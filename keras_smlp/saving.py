@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,19 @@ def check_shape(model, x):
                 f"`x` must have the shape (batch, {size}) of the model's input "
                 f"{shown(expected.name)!r}. Received: x with the shape {shape}"
             )
+
+
+def remove_leftovers(folder, names):
+    """Removes what killed processes left of atomic writes; no other may be writing these files.
+
+    Args:
+        folder: Path of a folder.
+        names: Names of the files that were written there.
+    """
+    for path in Path(folder).glob(".*"):
+        written = re.fullmatch(r"\.[0-9a-f]{8}\.(.+)", path.name, re.DOTALL)
+        if written and written[1] in names and path.is_file() and not path.is_symlink():
+            path.unlink()
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")

@@ -19,8 +19,11 @@ from helpers.training import SMALL, TRAIN, Run, refused, train
 
 from keras_smlp.data import pipeline, sources
 from keras_smlp.data.decode import BadFiles
+from keras_smlp.training import report
 from keras_smlp.training.callbacks import Interrupted
+from keras_smlp.training.engines import Engine
 from keras_smlp.training.parsing import parse
+from keras_smlp.training.run import locked
 
 LINE = re.compile(r"^\* Acc@1 (\d+\.\d{3}) Acc@5 (\d+\.\d{3}) loss (\d+\.\d{3})$", re.MULTILINE)
 
@@ -66,6 +69,7 @@ FILES += ["ema.keras", "example.png", "history.csv", "last.keras", "summary.md",
 @pytest.mark.quick_once
 def test_it_leaves_its_files_and_no_others(run):
     assert sorted(path.name for path in run.folder.iterdir()) == FILES
+    assert {*FILES} - {"checkpoints", "tensorboard"} == report.FILES
     for name in ("batch.png", "curves.png", "example.png"):
         assert (run.folder / name).read_bytes().startswith(b"\x89PNG\r\n")
     assert json.loads((run.folder / "classes.json").read_text()) == list("0123456789")
@@ -142,7 +146,9 @@ def test_tensorflow_leaves_the_gpu_to_the_backend(monkeypatch):
 def test_eval_prints_the_official_line_and_a_row_per_image(run, validation, tmp_path):
     path = tmp_path / "p.csv"
     weights = f"--model.weights={run.folder / 'best.keras'}"
-    again = Run(tmp_path / "out", "--eval", weights, f"--eval.predictions={path}")
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out", Engine(), ()):  # a run does not keep others from evaluating
+        again = Run(tmp_path / "out", "--eval", weights, f"--eval.predictions={path}")
     assert LINE.search(again.out)[0] == LINE.search(run.out)[0]
     assert re.search(r"best.keras: 360 images, \d+ images/s$", again.out, re.MULTILINE)
     assert list((tmp_path / "out").iterdir()) == []

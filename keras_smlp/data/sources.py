@@ -3,7 +3,7 @@
 import contextlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,14 @@ class Files:
         count: Number of images.
         read: Function from an int64 array of indices to a list of file contents (bytes), an int
             array of labels and a list of names, in the order of the indices.
+        paths: Paths of the files that hold them, in their order; empty if it is not known.
+        root: Path of a folder that they are below; what follows it names them wherever it is.
     """
 
     count: int
     read: Callable
+    paths: Sequence[str] = ()
+    root: str | os.PathLike = ""
 
     def __len__(self):
         return self.count
@@ -171,7 +175,7 @@ def images_below(path, names):
         chosen = [files[i] for i in indices]
         return [content_of(file) for file in chosen], labels[indices], chosen
 
-    return Files(len(files), read)
+    return Files(len(files), read, files, path)
 
 
 def content_of(file):
@@ -250,7 +254,10 @@ def records(builder, split):
         labels = np.array([example["label"] for example in examples], "int32")
         return [example["image"] for example in examples], labels, names
 
-    return Files(len(serialized), read)
+    # the folder of the version ends in name, configuration and version
+    root = str(builder.data_path).removesuffix(builder.info.full_name)
+    paths = [str(path) for path in builder.info.splits[split].filepaths]
+    return Files(len(serialized), read, paths, root)
 
 
 class TFRecords:

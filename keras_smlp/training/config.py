@@ -131,6 +131,8 @@ class TrainConfig:
         seed: Seed of the weights, the order and the augmentation.
         precision: Dtype policy of the network.
         resume: Go on from the newest checkpoint in output_dir; false refuses a folder with one.
+        allow_changed_data: Go on from a checkpoint although the names, sizes or order of the
+            images have changed since.
         checkpoint_minutes: Minutes between checkpoints within an epoch; each epoch ends with one.
         checkpoint_steps: Steps between them, instead; null for minutes.
         keep_checkpoints: How many of the newest checkpoints stay.
@@ -141,6 +143,7 @@ class TrainConfig:
     seed: ranges.Seed = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     resume: bool = True
+    allow_changed_data: bool = False
     checkpoint_minutes: ranges.PositiveFloat = 15.0
     checkpoint_steps: ranges.PositiveInt | None = None
     keep_checkpoints: ranges.PositiveInt = 2

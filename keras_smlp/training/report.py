@@ -17,6 +17,9 @@ from keras_smlp.data.decode import by_pil
 from keras_smlp.preprocessing import MEAN
 from keras_smlp.saving import replacing
 
+# what `replacing` writes
+FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
+FILES |= {"example.png", "history.csv", "last.keras", "summary.md"}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 TENSORBOARD = {"": "train", "val_": "validation", "ema_": "validation_ema"}
 
@@ -25,8 +28,8 @@ class Results:
     """The files of a run; each is replaced as a whole, so that what is there can always be read.
 
     `last.keras` (and `ema.keras`, the averaged weights) after each epoch, `best.keras` of both,
-    `history.csv`, `curves.png` and TensorBoard's files; at the beginning `config.yaml`,
-    `classes.json`, `batch.png` and `example.png`, at the end `summary.md`.
+    `history.csv`, `curves.png` and TensorBoard's files; at each start `config.yaml` and
+    `classes.json`, at the first `batch.png` and `example.png`, at the end `summary.md`.
 
     Args:
         folder: Path of the folder. It must exist.
@@ -42,16 +45,20 @@ class Results:
         self.classes = self.folder / "classes.json"
         self.example = self.folder / "example.png"
 
+    def start(self):
+        """Writes what a process that goes on may have changed."""
+        if self.run.engine.is_main:
+            self.write_text("config.yaml", self.run.config.to_yaml())
+            self.write_text("classes.json", json.dumps(self.class_names))
+
     def begin(self, batches, validation):
-        """Writes what is known before the first step.
+        """Draws the first images, before the first step.
 
         Args:
             batches: `tf.data.Dataset` that begins with the first batch of the training.
             validation: `sources.Arrays` or `sources.Files`; its first image is the example.
         """
         if self.run.engine.is_main:
-            self.write_text("config.yaml", self.run.config.to_yaml())
-            self.write_text("classes.json", json.dumps(self.class_names))
             images, targets = next(iter(batches))
             plot_batch(self.folder / "batch.png", images, targets, self.class_names)
             with replacing(self.example) as temporary:

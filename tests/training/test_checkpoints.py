@@ -12,9 +12,11 @@ from helpers.nets import linear
 
 pytest.importorskip("yaml", reason="the configuration is YAML")
 
-from keras_smlp.training.checkpoints import STATE, WEIGHTS, Checkpoints  # noqa: E402 - see above
+from keras_smlp.data import fingerprint, sources  # noqa: E402 - see above
+from keras_smlp.training import engines  # noqa: E402
+from keras_smlp.training.checkpoints import STATE, WEIGHTS, Checkpoints  # noqa: E402
 from keras_smlp.training.parsing import parse  # noqa: E402
-from keras_smlp.training.run import Run  # noqa: E402
+from keras_smlp.training.run import LOCK, Run, locked  # noqa: E402
 
 pytestmark = pytest.mark.quick_once
 
@@ -153,6 +155,59 @@ def test_resume_can_be_forbidden(model, tmp_path):
         resume(tmp_path / "c", model, "--train.resume=false")
 
 
+def test_keys_that_a_version_did_not_have_are_at_their_defaults(model, tmp_path):
+    saved = config().to_dict()
+    del saved["train"]["precision"], saved["data"]["crop_scale"], saved["eval"]
+    own = Run(config(), tmp_path, MAIN)
+    own.config = SimpleNamespace(to_dict=lambda: saved)
+    own.checkpoint(model)
+    resume(tmp_path, model)
+    with pytest.raises(ValueError, match=r"\(train.precision: float32 -> mixed_float16\)"):
+        resume(tmp_path, model, "--train.precision=mixed_float16")
+
+
+# ---- the data -----------------------------------------------------------------------------------
+
+
+def data(count, classes=2):
+    """The listing of so many images in memory."""
+    images = sources.Arrays(np.zeros((count, 1, 1, 3), "uint8"), np.zeros(count, "int32"))
+    return fingerprint.listing(sources.Source(tuple(map(str, range(classes))), images, images))
+
+
+def resumed(folder, model, listing, *argv):
+    """What a run says that goes on with these data, or with what it refuses them."""
+    said, run = [], Run(config(*argv), folder, engines.Engine(), listing)
+    run.resume(model, said.append)
+    return said
+
+
+CHANGED = "data.name: the data are no longer those of {} (training images: 2 added (image 5 and "
+CHANGED += "others); validation images: 2 added (image 5 and others))"
+
+
+def test_changed_data_are_refused_unless_allowed(model, tmp_path):
+    run = Run(config(), tmp_path, engines.Engine(), data(5))
+    run.checkpoint(model)
+    going_on = f"going on from {run.path}"
+    assert resumed(tmp_path, model, data(5)) == [going_on]
+    with pytest.raises(ValueError) as error:
+        resumed(tmp_path, model, data(7))
+    what = CHANGED.format(run.path)
+    assert str(error.value) == (
+        f"{what}, allowed: the same data, --train.allow_changed_data true, or another output_dir"
+    )
+    assert resumed(tmp_path, model, data(7), "--train.allow_changed_data=true") == [what, going_on]
+    # no network for two classes fits three
+    with pytest.raises(ValueError, match=r"\(classes: 1 added \(2\)\), .* as many classes, or"):
+        resumed(tmp_path, model, data(5, 3), "--train.allow_changed_data=true")
+
+
+def test_a_checkpoint_that_does_not_know_its_data_is_gone_on_from(model, tmp_path):
+    path = saved(tmp_path, model).path
+    assert resumed(tmp_path, model, data(5)) == [f"going on from {path}"]
+
+
 def test_means_go_on_over_an_interruption():
     run = Run(config(), "c", MAIN)
     run.begin_fit()
@@ -161,3 +216,82 @@ def test_means_go_on_over_an_interruption():
     run.count(1, {"loss": 6.0})
     run.count(2, {"loss": 5.0})
     assert run.step == 4 and run.means == {"loss": 4.0}
+
+
+# ---- the folder of a run ------------------------------------------------------------------------
+
+ONE = engines.Engine()
+
+
+@pytest.mark.once
+def test_one_run_in_a_folder(tmp_path):
+    with locked(tmp_path, ONE, ()):
+        with pytest.raises(ValueError) as error, locked(tmp_path, ONE, ()):
+            pass
+        assert str(error.value) == (
+            f"output_dir: {tmp_path} is in use by another run, allowed: a folder for each, or to "
+            "wait until it ends"
+        )
+        assert names(tmp_path) == [LOCK]
+    assert names(tmp_path) == []
+    (tmp_path / LOCK).touch()  # as a killed process leaves it
+    with locked(tmp_path, ONE, ()), contextlib.suppress(OSError):
+        pass
+    assert names(tmp_path) == []
+
+
+@pytest.mark.once
+def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path):
+    (tmp_path / LOCK).mkdir()
+    message = "^output_dir: .* a folder that can be written to$"
+    with pytest.raises(ValueError, match=message), locked(tmp_path, ONE, ()):
+        pass
+
+
+@pytest.mark.once
+def test_what_only_the_main_process_refuses_ends_all(tmp_path):
+    with locked(tmp_path, ONE, ()):
+        # this process has another rank; the main one has refused
+        other = engines.Engine()
+        other.rank, other.gather = 1, lambda rows: ["output_dir: in use", *rows]
+        with pytest.raises(ValueError, match="^output_dir: in use$"), locked(tmp_path, other, ()):
+            pass
+        assert names(tmp_path) == [LOCK]
+
+
+@pytest.mark.once
+def test_leftovers_of_killed_writes_are_removed(tmp_path):
+    kept = [".9d48e94d.notes.txt", ".9D48E94D.best.keras", ".9d48e94d1.best.keras", ".best.keras"]
+    kept += [
+        "9d48e94d.best.keras",
+        ".9d48e94d.best.keras.bak",
+        ".9d48e94d.last.keras",
+        "best.keras",
+    ]
+    kept += [".0d48e94d.best.keras"]
+    for name in (*kept[:-2], "best.keras", ".9d48e94d.best.keras", ".01234567.history.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / ".9d48e94d.last.keras").unlink()
+    (tmp_path / ".9d48e94d.last.keras").mkdir()
+    (tmp_path / ".0d48e94d.best.keras").symlink_to("best.keras")
+    with locked(tmp_path, ONE, {"best.keras", "last.keras", "history.csv"}):
+        pass
+    assert names(tmp_path) == sorted(kept)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_checkpoints_need_a_folder(model, tmp_path, kind):
+    path = tmp_path / "checkpoints"
+    path.touch() if kind == "file" else path.symlink_to("nowhere")
+    with pytest.raises(ValueError, match=f"^output_dir: {path} is no folder, allowed: "):
+        resume(path, model)
+
+
+@pytest.mark.once
+def test_checkpoints_may_be_on_another_disk(model, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "checkpoints").symlink_to("disk")
+    saved(tmp_path / "checkpoints", model)
+    run, _ = resume(tmp_path / "checkpoints", model)
+    assert (run.epoch, run.step) == (1, 5) and names(tmp_path / "disk") == ["00001-0000005"]

@@ -8,7 +8,7 @@ import time
 import h5py
 import numpy as np
 import pytest
-from helpers.training import Run, begin, begin_preloaded
+from helpers.training import SMALL, Run, begin, begin_preloaded, refused
 
 from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints
 
@@ -92,12 +92,17 @@ def straight(tmp_path_factory):
     return folder_of
 
 
-def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path):
+def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path, capsys):
     checkpoints = tmp_path / "checkpoints"
     with begin(tmp_path, *ARGUMENTS, *SHORT) as process:
         # in the middle of the first epoch or somewhat later
         wait_for(lambda: whole(checkpoints), lambda: process.poll() is None)
-        process.kill()
+        process.send_signal(signal.SIGSTOP)  # it has not ended, and holds its lock
+        try:
+            error = refused(capsys, f"--output_dir={tmp_path}", *SMALL, *ARGUMENTS, *SHORT)
+        finally:
+            process.kill()
+    assert f"output_dir: {tmp_path} is in use by another run, allowed: " in error
     assert process.returncode == -signal.SIGKILL
     again = finish(tmp_path, *SHORT)
     assert "going on from" in again and "damaged" not in again
@@ -111,6 +116,31 @@ def test_a_finished_run_says_its_result_again(straight):
     output = finish(folder, *SHORT)
     assert "* Acc@1" in output and "epoch 2/2" not in output
     assert state(folder)[0] == before
+
+
+@pytest.mark.once
+def test_changed_data_are_no_resume(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), "uint8")
+
+    def write(count):
+        splits = {f"{split}_images": images[:count] for split in ("train", "validation")}
+        splits |= {f"{split}_labels": np.arange(count) % 2 for split in ("train", "validation")}
+        np.savez(tmp_path / "data.npz", **splits)
+
+    out, npz = tmp_path / "out", ("--data.name=npz", f"--data.dir={tmp_path / 'data.npz'}")
+    short = (*npz, "--train.epochs=1", "--train.batch_size=4", "--optimizer.warmup_epochs=0")
+    write(8)
+    finish(out, *short, "--data.group_size=4")
+    again = (*SMALL, *ARGUMENTS, *short, "--data.group_size=4")
+    write(9)
+    error = refused(capsys, f"--output_dir={out}", *again)
+    assert error.startswith("train.py: error: data.dir: the data are no longer those of ")
+    assert "(training images: 1 added (image 8); validation images: 1 added (image 8))" in error
+    config = out / "config.yaml"
+    before = config.read_text()
+    said = finish(out, *short, "--data.group_size=4", "--train.allow_changed_data=true")
+    assert "1 added (image 8))\ngoing on from" in said and "on 9 images:" in said
+    assert before != config.read_text()
 
 
 @pytest.mark.deep

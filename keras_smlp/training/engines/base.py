@@ -73,6 +73,17 @@ class Engine:
         """Waits for all processes."""
         self.gather([])
 
+    def on_main(self, function):
+        """Calls a function in the main process; what it refuses, all processes refuse."""
+        refused = []
+        if self.is_main:
+            try:
+                function()
+            except ValueError as error:
+                refused.append(str(error))
+        for message in self.gather(refused):
+            raise ValueError(message)
+
     def saving(self):
         """Context manager to save Keras files in; the main process alone may enter it."""
         return contextlib.nullcontext()
