@@ -70,6 +70,8 @@ def train(config):
     with exit_on_errors(keys=KEYS):
         source = sources.load(config.data.name, config.data.dir, config.data.manual_dir)
         real_labels = config.eval.real_labels and evaluation.read_real(config.eval.real_labels)
+    for note in source.notes:
+        say(f"data.dir: {note}")
     classes, images = len(source.class_names), len(source.train)
     steps = images // batch_size // config.optimizer.accumulation * config.optimizer.accumulation
     if not (steps or config.eval.only):
@@ -108,6 +110,8 @@ def train(config):
         with exit_on_errors(keys=KEYS):
             score = evaluation.evaluate(forward, validation, engine, source.class_names, **options)
         check_files()
+        if news := bad.news():
+            say(news)
         return score
 
     if config.eval.only:
@@ -134,6 +138,8 @@ def train(config):
         # trained on logits, saved with probabilities: the layers are the same
         classifier = network.with_probabilities(net)
     rates = optimizer.learning_rates(config, range(epochs)).tolist()
+    if doubt := optimizer.doubt(config):
+        say(doubt)
 
     # ---- resume ---------------------------------------------------------------------------------
     run = Run(config, folder / "checkpoints", engine)
@@ -185,7 +191,9 @@ def train(config):
     say(score)
     predict = shlex.join(["python", os.path.relpath(ROOT / "tools" / "predict.py")])
     files = shlex.join([str(results.example), "--weights", str(results.best_path)])
-    say(f"Use it: KERAS_BACKEND={keras.backend.backend()} {predict} {files} --top 1")
+    # the example is a picture that was read so already
+    upright = " (photos of your own with --exif-orientation)" * config.data.exif_orientation
+    say(f"Use it: KERAS_BACKEND={keras.backend.backend()} {predict} {files} --top 1{upright}")
 
 
 def read_config(argv):
@@ -228,6 +236,8 @@ def main(argv):
         fail(f"KERAS_BACKEND: {backend}, allowed: {', '.join(BACKENDS)}")
     # TensorFlow reports the processor's features otherwise
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # a name of a file need not be UTF-8
+    sys.stdout.reconfigure(errors="backslashreplace")
     # PyTorch's threads wait for work in a busy loop otherwise, and starve tf.data's: on two
     # processors with other work a step takes ten times as long
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

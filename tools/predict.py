@@ -5,7 +5,8 @@
     python tools/predict.py --kernels kernels.png
 
 PHOTO is a file, a folder (its images, recursively) or a pattern such as "photos/**/*.jpg". A photo
-that cannot be decoded is named on stderr and skipped; the exit status is 1 then.
+that cannot be decoded is named on stderr and skipped; the exit status is 1 then. In a folder, what
+is hidden is not looked at, and what else is no image is counted on stderr.
 """
 
 import argparse
@@ -43,6 +44,11 @@ def main():
         "--kernels", metavar="FILE.png", type=png, help="draw the network's axial kernels"
     )
     parser.add_argument(
+        "--exif-orientation",
+        action="store_true",
+        help="turn photos upright as their EXIF data say, as data.exif_orientation of train.py",
+    )
+    parser.add_argument(
         "--batch-size", type=positive, default=32, help="photos at a time (default: 32)"
     )
     arguments = parser.parse_args()
@@ -73,6 +79,7 @@ def predict(arguments):
     import numpy as np
 
     from keras_smlp.analysis import explain, plots
+    from keras_smlp.checks import shown
     from keras_smlp.inference import images
     from keras_smlp.inference.classes import likeliest
 
@@ -104,9 +111,11 @@ def predict(arguments):
         good = []
         for file in chunk:
             try:
-                batch[len(good)] = images.load_image(file, (height, width))
+                batch[len(good)] = images.load_image(
+                    file, (height, width), exif_orientation=arguments.exif_orientation
+                )
             except (ValueError, OSError) as error:
-                write(f"predict.py: skipped {file}: {error}", file=sys.stderr)
+                write(f"predict.py: skipped {shown(file)}: {error}", file=sys.stderr)
                 damaged += 1
             else:
                 good.append(file)
@@ -130,16 +139,16 @@ def predict(arguments):
 
 def find(photos):
     """The files that the arguments stand for, each once."""
-    from keras_smlp.data.sources import ENDINGS
+    from keras_smlp.inference.photos import images_below, in_words
 
-    files = []
+    files, others = [], []
     for argument in photos:
         exists = os.path.exists(argument)
         found = []
         for match in [argument] if exists else sorted(glob.glob(argument, recursive=True)):
             if os.path.isdir(match):
-                below = sorted(Path(match).rglob("*"))
-                found += [str(x) for x in below if x.suffix.lower() in ENDINGS and not x.is_dir()]
+                below, more = images_below(match)
+                found, others = found + below, others + more
             else:
                 found.append(match)
         if not found:
@@ -148,6 +157,8 @@ def find(photos):
                 f"not {argument}"
             )
         files += found
+    if others:
+        print(f"predict.py: not photos by their names: {in_words(others)}", file=sys.stderr)
     return list(dict.fromkeys(files))
 
 
@@ -185,11 +196,13 @@ def progress(batches):
 
 def as_table(file, found):
     """A photo's classes for people: rank, probability, wnid where there is one, name."""
+    from keras_smlp.checks import shown
+
     lines = [
-        f"{rank:4}  {probability:.4f}  {f'{wnid}  ' if wnid else ''}{name}"
+        f"{rank:4}  {probability:.4f}  {f'{wnid}  ' if wnid else ''}{shown(name)}"
         for rank, (_, wnid, name, probability) in enumerate(found, start=1)
     ]
-    return "\n".join([file, *lines])
+    return "\n".join([shown(file, None), *lines])
 
 
 def as_json(file, found):

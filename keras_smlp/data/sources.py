@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
+from keras_smlp.checks import shown
+from keras_smlp.inference.photos import ENDINGS, images_below, in_words, visible
+
+# names of classes in a message
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,13 @@ class Source:
         class_names: The name of each label.
         train: The `Arrays` or `Files` to fit.
         validation: Those to judge by.
+        notes: Sentences on what a user may have meant otherwise, such as files that are not used.
     """
 
     class_names: tuple[str, ...]
     train: Arrays | Files
     validation: Arrays | Files
+    notes: tuple[str, ...] = ()
 
 
 def digits():
@@ -134,38 +140,63 @@ def npz(path):
 def folder(path):
     """The official layout: `train/<class>/<image>` and `val/<class>/<image>`.
 
-    The classes are the sorted names of `train`'s folders. `validation` may stand for `val`.
+    The classes are the sorted names of `train`'s folders. `validation` may stand for `val`. What is
+    hidden, because its name begins with a dot, is not there.
     """
     path = Path(path)
     train = path / "train"
     validation = next((path / n for n in ("val", "validation") if (path / n).is_dir()), None)
     if not train.is_dir() or validation is None:
         raise ValueError(f"`path`: {path}, allowed: a folder that holds train/ and val/")
-    names = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
-    unknown = {entry.name for entry in validation.iterdir() if entry.is_dir()} - set(names)
+    names, others = class_folders(train)
+    found, others_there = class_folders(validation)
+    unknown = sorted(set(found) - set(names))
     if unknown:
         raise ValueError(
-            f"`path`: {validation} has the classes {', '.join(sorted(unknown))}, allowed: those "
-            f"of {train}"
+            f"`path`: {validation} has the classes {listed(unknown)}, allowed: those of {train}"
         )
-    return Source(names, images_below(train, names), images_below(validation, names))
+    splits, notes = [], []
+    for split, there in ((train, names), (validation, found)):
+        files, unused = {}, []
+        for name in there:
+            files[name], more = images_below(split / name)
+            unused += more
+        others += unused
+        empty = [name for name in names if not files.get(name)]
+        if len(empty) == len(names) or (empty and split == train):
+            of = f" of the classes {listed(empty)}" if empty else ""
+            what = f" ({in_words(unused)} are there)" if unused else ""
+            raise ValueError(
+                f"`path`: {split} has no images{of}{what}, allowed: <class>/<image> ending in one "
+                f"of {', '.join(ENDINGS)}; in train/ of each class"
+            )
+        if empty:
+            notes.append(f"no image in {shown(split)} is of the classes {listed(empty)}")
+        splits.append(encoded_files([files.get(name, []) for name in names]))
+    others += others_there
+    if others:
+        notes.append(f"{len(others)} files or links are not used: {in_words(others)}")
+    return Source(names, *splits, tuple(notes))
 
 
-def images_below(path, names):
-    """The image files of a split, by class, then by name."""
-    labels, files = [], []
-    for label, name in enumerate(names):
-        below = path / name
-        found = sorted(below.rglob("*")) if below.is_dir() else []
-        found = [str(file) for file in found if file.suffix.lower() in ENDINGS]
-        files += found
-        labels += [label] * len(found)
-    if not files:
-        raise ValueError(
-            f"`path`: {path} has no images, allowed: <class>/<image> ending in one of "
-            f"{', '.join(ENDINGS)}"
-        )
-    labels = np.array(labels, "int32")
+def class_folders(path):
+    """The names of a split's folders, sorted; and its other entries, as `images_below` has them."""
+    entries = visible(path)[::-1]
+    names = tuple(entry.name for entry in entries if entry.is_dir())
+    others = [("in no class folder", entry.path) for entry in entries if not entry.is_dir()]
+    return names, others
+
+
+def listed(names):
+    """Some names of classes in a message."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(shown, names[:NAMED])) + more
+
+
+def encoded_files(paths):
+    """The `Files` of a split from the paths of each class."""
+    files = [file for found in paths for file in found]
+    labels = np.repeat(np.arange(len(paths), dtype="int32"), [len(found) for found in paths])
 
     def read(indices):
         chosen = [files[i] for i in indices]
@@ -245,7 +276,7 @@ def records(builder, split):
 
     def read(indices):
         examples = examples_at(indices)
-        names = [example.get("file_name", b"").decode() for example in examples]
+        names = [os.fsdecode(example.get("file_name", b"")) for example in examples]
         names = [n or f"{split}[{i}]" for n, i in zip(names, indices, strict=True)]
         labels = np.array([example["label"] for example in examples], "int32")
         return [example["image"] for example in examples], labels, names

@@ -22,6 +22,8 @@ MAY_CHANGE_ON_RESUME = (
     "train.checkpoint_",
     "train.keep_",
 )
+# keys that checkpoints of 0.1.0 have not: what was done then
+ADDED_SINCE = {"data.exif_orientation": False}
 
 
 class Run:
@@ -83,6 +85,7 @@ class Run:
             f"{key}: {old} -> {new}"
             for key, old, new in differences(state["config"], self.config.to_dict())
             if not key.startswith(MAY_CHANGE_ON_RESUME)
+            and not (old is None and key in ADDED_SINCE and new == ADDED_SINCE[key])
         ]
         if changed:
             raise ValueError(
