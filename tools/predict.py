@@ -72,7 +72,7 @@ def predict(arguments):
         raise ValueError("--explain must stand with --plot FILE.png, which it is drawn in")
     if arguments.plot or arguments.kernels:
         import matplotlib as matplotlib  # now, not after the work
-    files = find(arguments.photos)
+    files, others = find(arguments.photos)
     if arguments.plot and not 0 < len(files) <= MOST_PLOTTED:
         raise ValueError(f"--plot must be for 1 to {MOST_PLOTTED} photos, not for {len(files)}")
 
@@ -82,6 +82,7 @@ def predict(arguments):
     from keras_smlp.checks import shown
     from keras_smlp.inference import images
     from keras_smlp.inference.classes import likeliest
+    from keras_smlp.inference.photos import in_words
 
     # ---- model ----------------------------------------------------------------------------------
     names = read_names(arguments.weights, arguments.classes)
@@ -103,6 +104,8 @@ def predict(arguments):
         plots.plot_kernels(arguments.kernels, explain.axial_kernels(model))
 
     # ---- photos ---------------------------------------------------------------------------------
+    if others:
+        print(f"predict.py: not used: {in_words(others)}", file=sys.stderr)
     size = min(arguments.batch_size, len(files)) or 1
     batches, write = progress([files[i : i + size] for i in range(0, len(files), size)])
     damaged, drawn = 0, []
@@ -138,7 +141,7 @@ def predict(arguments):
 
 
 def find(photos):
-    """The files that the arguments stand for, each once."""
+    """The files that the arguments stand for, each once; and what else is in their folders."""
     from keras_smlp.inference.photos import images_below, in_words
 
     files, others = [], []
@@ -154,12 +157,10 @@ def find(photos):
         if not found:
             raise ValueError(
                 "PHOTO must be a file, a folder with images or a pattern that fits some, "
-                f"not {argument}"
+                f"not {argument}" + (f" ({in_words(others)} are there)" if others else "")
             )
         files += found
-    if others:
-        print(f"predict.py: not photos by their names: {in_words(others)}", file=sys.stderr)
-    return list(dict.fromkeys(files))
+    return list(dict.fromkeys(files)), others
 
 
 def classifier(weights, variant):

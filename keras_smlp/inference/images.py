@@ -41,13 +41,18 @@ def load_image(
         resize_size: Positive integer or pair `(height, width)`, at least `size`. What the image,
             its aspect kept, just covers before the crop; an integer is the length of its shorter
             side. Defaults to `round(size * 256 / 224)`.
+        exif_orientation: Boolean. Whether the photo is turned upright as its EXIF data say, as
+            those of phones need it. torchvision does not; a network should see photos as those
+            that it was trained on (`data.exif_orientation` of train.py). PIL itself turns a TIFF in
+            either case. Defaults to `False`.
 
     Returns:
         A uint8 array `(height, width, 3)`, RGB in [0, 255].
 
     Raises:
-        ValueError: If a size is out of range, or the file is empty, damaged, no image, or one of
-            more pixels than PIL's `Image.MAX_IMAGE_PIXELS` (some 89 million).
+        ValueError: If an argument is out of range, or the file is empty, damaged, of another
+            format, or of more pixels than PIL's `Image.MAX_IMAGE_PIXELS` (some 89 million), or its
+            pixels are floats or integers of 32 bits, so that nothing says which number is white.
         FileNotFoundError: If `source` is a path where no file is.
 
     Reference:

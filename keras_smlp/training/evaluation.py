@@ -132,5 +132,7 @@ def labels_of(name, real_labels):
     number = re.search(r"(\d{8})\.\w+$", name)
     key = name if name in real_labels else str(int(number[1])) if number else name
     if key not in real_labels:
-        raise ValueError(f"`real_labels`: nothing for {shown(name)}, allowed: labels for every image")
+        raise ValueError(
+            f"`real_labels`: nothing for {shown(name)}, allowed: labels for every image"
+        )
     return real_labels[key]

@@ -68,7 +68,7 @@ def doubt(config):
         return None
     images = config.train.batch_size * options.accumulation
     return (
-        f"optimizer.base_lr: {options.base_lr:g} for {REFERENCE_BATCH} images is {peak:.3g} for the "
-        f"{images} of an update, less than optimizer.{end}, {ends[end]:g}: the learning rate rises "
-        "where it should fall"
+        f"optimizer.base_lr: {options.base_lr:g} for {REFERENCE_BATCH} images is a peak of "
+        f"{peak:.3g} for the {images} of an update, less than optimizer.{end}, {ends[end]:g}: the "
+        "learning rate rises where it should fall"
     )
