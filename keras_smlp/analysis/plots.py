@@ -81,8 +81,8 @@ def plot_predictions(path, titles, images, predictions, maps=None):
             panel.axis("off")
         # a name may have dollars, line breaks and what is no Unicode
         axes[0].set_title(shown(titles[i], CHARACTERS), fontsize=8, parse_math=False)
-        names, probabilities = zip(*predictions[i], strict=True)
-        names = [shown(name, CHARACTERS) for name in names]
+        names = [shown(name, CHARACTERS) for name, _ in predictions[i]]
+        probabilities = [probability for _, probability in predictions[i]]
         if maps is not None:
             axes[1].imshow(maps[i], cmap="inferno", vmin=0, vmax=1, alpha=0.5)
             axes[1].set_title(f"Grad-CAM: {names[0]}", fontsize=8, parse_math=False)

@@ -134,7 +134,8 @@ def npz(path):
                 f"`path`: {path} has labels from {part.labels.min()} to {part.labels.max()}, "
                 f"allowed: 0 to {len(names) - 1}, one for each class name"
             )
-    return Source(tuple(map(str, names)), *splits)
+    train, validation = splits
+    return Source(tuple(map(str, names)), train, validation)
 
 
 def folder(path):
@@ -176,7 +177,7 @@ def folder(path):
     others += others_there
     if others:
         notes.append(f"{len(others)} files or links are not used: {in_words(others)}")
-    return Source(names, *splits, tuple(notes))
+    return Source(names, splits[0], splits[1], tuple(notes))
 
 
 def class_folders(path):

@@ -95,8 +95,10 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
 def write_predictions(path, rows):
     """One row per image, in the order of the data set."""
     # names of files and classes need not be UTF-8
-    options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    with replacing(path) as temporary, open(temporary, "w", **options) as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("index", "name", "label", "predicted", "probability", "top5"))
         writer.writerows(rows)
