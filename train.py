@@ -236,8 +236,6 @@ def main(argv):
         fail(f"KERAS_BACKEND: {backend}, allowed: {', '.join(BACKENDS)}")
     # TensorFlow reports the processor's features otherwise
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    # a name of a file need not be UTF-8
-    sys.stdout.reconfigure(errors="backslashreplace")
     # PyTorch's threads wait for work in a busy loop otherwise, and starve tf.data's: on two
     # processors with other work a step takes ten times as long
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -268,4 +266,5 @@ def main(argv):
 
 if __name__ == "__main__":
     restart_with_huge_pages()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     main(sys.argv[1:])
