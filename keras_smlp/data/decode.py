@@ -165,7 +165,8 @@ def decode_with_fallback(content, name, bad, crop, draws=None, exif_orientation=
         try:
             return by_pil(content, exif_orientation), True
         except Exception as error:  # whatever it is, PIL cannot read this file
-            bad.add(os.fsdecode(name), photos.reason(error, not content))
+            nothing = "empty, too large or not readable"
+            bad.add(os.fsdecode(name), photos.reason(error) if content else nothing)
         return np.full((8, 8, 3), 128, "uint8"), False
 
     def slow(content):

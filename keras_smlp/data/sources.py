@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from keras_smlp.inference.photos import ENDINGS, images_below, in_words, visible
 
 # names of classes in a message
 NAMED = 5
+# of a file that is read; no photo is as large
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -207,9 +210,15 @@ def encoded_files(paths):
 
 
 def content_of(file):
-    """A file's bytes; none of one that cannot be read, which counts as damaged then."""
-    with contextlib.suppress(OSError):
-        return Path(file).read_bytes()
+    """A file's bytes; none of one that cannot be read or is too large, which counts as damaged."""
+
+    def opener(path, flags):  # what has become a pipe meanwhile would wait for a writer
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with contextlib.suppress(OSError), open(file, "rb", opener=opener) as opened:
+        found = os.fstat(opened.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES:
+            return opened.read()
     return b""
 
 

@@ -132,7 +132,7 @@ def is_upright(content):
         return False
 
 
-def reason(error, is_empty):
+def reason(error, is_empty=False):
     """What is wrong with a file, without the address in memory that PIL's text may have."""
     from PIL import UnidentifiedImageError
 

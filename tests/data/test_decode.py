@@ -249,7 +249,8 @@ def test_names_that_are_not_utf_8_or_have_line_breaks_are_escaped(tmp_path, monk
     bad.names.clear()
     for name in (b"\xff" * 150 + b".jpg", b"a\nb.jpg"):
         graph(center(32, 36))(tf.constant(b""), tf.constant(name), draws=None)
-    expected = "\\udcff" * 150 + ".jpg: an empty file\na\\nb.jpg: an empty file\n"
+    names, why = ("\\udcff" * 150 + ".jpg", "a\\nb.jpg"), "empty, too large or not readable"
+    expected = "".join(f"{name}: {why}\n" for name in names)
     assert (tmp_path / "bad.txt").read_text() == expected
 
 

@@ -248,11 +248,16 @@ def tf_indices(values):
     return tf.constant(list(values), "int64")
 
 
-def test_a_file_that_is_gone_counts_as_damaged(tmp_path):
+def test_a_file_that_is_gone_or_has_become_something_else_counts_as_damaged(tmp_path):
     path = folder(tmp_path / "data")
     source = sources.load("folder", path)
-    (path / "val" / "n01" / "n01_0.JPEG").unlink()
-    assert source.validation.read(np.array([0]))[0] == [b""]
+    files = [path / "val" / "n01" / f"n01_{i}.JPEG" for i in range(3)]
+    for file in files:
+        file.unlink()
+    os.mkfifo(files[1])
+    with open(files[2], "wb") as sparse:
+        sparse.truncate(2**40)
+    assert source.validation.read(np.arange(3))[0] == [b""] * 3
 
 
 # ---- TensorFlow Datasets ------------------------------------------------------------------------
