@@ -162,7 +162,7 @@ def plot_curves(path, rows):
         # half an epoch beside: of a single one the axis would show parts
         axes.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5), xlabel="epoch")
         axes.set_ylabel(name.replace("_", " "))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(axes.lines) > 1:
             axes.legend()
     with replacing(path) as temporary:
@@ -197,9 +197,9 @@ def plot_batch(path, images, targets, class_names, count=32):
     rows = -(-len(images) // columns)
     # one picture of all: an axes for each would take two seconds
     _, height, width, _ = images.shape
-    # of a cell, 2 x 2.3 inches, two lines of text and a margin on all sides are not image
+    # of a cell, 2.4 x 2.7 inches, two lines of text and a margin on all sides are not image
     cell_y, cell_x = height * 1.25, width * 1.08
-    figure = Figure(figsize=(2 * columns, 2.3 * rows), facecolor=MEAN)
+    figure = Figure(figsize=(2.4 * columns, 2.7 * rows), facecolor=MEAN)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
