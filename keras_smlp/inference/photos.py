@@ -71,8 +71,8 @@ def known_formats():
 def rgb(picture, exif_orientation=False):
     """The picture in RGB, 8 bits a channel, as `convert("RGB")` makes it from 8 bits.
 
-    Of 16 bits a channel the upper 8 count, as PIL itself has it for 16-bit RGB (but not for gray,
-    which it cuts off at 255). An alpha channel is dropped, as torchvision does it: the color that a
+    Of 16 bits a channel the upper 8 count, as PIL itself has it for 16-bit RGB (gray it cuts
+    off at 255). An alpha channel is dropped, as torchvision does it: the color that a
     transparent pixel has in the file is what is seen.
 
     Args:
@@ -93,8 +93,8 @@ def rgb(picture, exif_orientation=False):
     turn = TURNS.get(orientation(picture)) if exif_orientation else None
     picture.info.pop("transparency", None)  # of which PIL would warn
     picture = in_8_bits(picture)
-    # the factor of alpha that is in the colors is taken out first
-    picture = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(picture.mode, picture.mode))
+    if picture.mode in ("La", "RGBa"):  # the factor of alpha that is in the colors is taken out
+        picture = picture.convert(picture.mode.upper())
     picture = picture.convert("RGB")
     return picture.transpose(Image.Transpose[turn]) if turn else picture
 

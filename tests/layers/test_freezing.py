@@ -6,6 +6,8 @@ import pytest
 
 import keras_smlp
 
+pytestmark = pytest.mark.quick_once
+
 
 def network(**arguments):
     return keras_smlp.SMLPNet(8, (1, 2), input_shape=(32, 32, 3), **arguments)
@@ -58,6 +60,7 @@ def test_every_batch_normalization_is_found_and_no_other_layer(builder):
     assert {v.path for v in model.trainable_variables} == before
 
 
+@pytest.mark.quick_each
 def test_frozen_ones_stay_in_training_and_the_rest_is_trained():
     keras.utils.set_random_seed(0)
     model = flat()
