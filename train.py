@@ -89,6 +89,8 @@ def train_with(engine, config, began):
         real_labels = config.eval.real_labels and evaluation.read_real(
             config.eval.real_labels, len(source.class_names)
         )
+    for note in source.notes:
+        say(f"data.dir: {note}")
     classes, images = len(source.class_names), len(source.train)
     steps = images // batch_size // config.optimizer.accumulation * config.optimizer.accumulation
     if not (steps or config.eval.only):
@@ -129,6 +131,8 @@ def train_with(engine, config, began):
         with exit_on_errors(keys=KEYS):
             score = evaluation.evaluate(forward, validation, engine, source.class_names, **options)
         check_files()
+        if news := bad.news():
+            say(news)
         return score
 
     if config.eval.only:
@@ -155,6 +159,8 @@ def train_with(engine, config, began):
         # trained on logits, saved with probabilities: the layers are the same
         classifier = network.with_probabilities(net)
     rates = optimizer.learning_rates(config, range(epochs)).tolist()
+    if doubt := optimizer.doubt(config):
+        say(doubt)
 
     # ---- resume ---------------------------------------------------------------------------------
     listing = fingerprint.listing(source) if engine.is_main else None
@@ -209,7 +215,9 @@ def train_with(engine, config, began):
     say(score)
     predict = shlex.join(["python", os.path.relpath(ROOT / "tools" / "predict.py")])
     files = shlex.join([str(results.example), "--weights", str(results.best_path)])
-    say(f"Use it: KERAS_BACKEND={keras.backend.backend()} {predict} {files} --top 1")
+    # the example is a picture that was read so already
+    upright = " (photos of your own with --exif-orientation)" * config.data.exif_orientation
+    say(f"Use it: KERAS_BACKEND={keras.backend.backend()} {predict} {files} --top 1{upright}")
 
 
 def read_config(argv):
@@ -282,4 +290,5 @@ def main(argv):
 
 if __name__ == "__main__":
     restart_with_huge_pages()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     main(sys.argv[1:])

@@ -14,6 +14,7 @@ from keras_smlp.inference.classes import imagenet_classes as imagenet_classes
 from keras_smlp.inference.images import load_image as load_image
 from keras_smlp.inference.images import preprocess_input as preprocess_input
 from keras_smlp.inference.loading import load_model as load_model
+from keras_smlp.layers.normalization import freeze_batch_norm as freeze_batch_norm
 from keras_smlp.model import SMLPNet as SMLPNet
 from keras_smlp.model import SMLPNetBase as SMLPNetBase
 from keras_smlp.model import SMLPNetSmall as SMLPNetSmall

@@ -32,19 +32,20 @@ SHOWN = 200
 
 
 # ---- messages -----------------------------------------------------------------------------------
-def shown(value):
+def shown(value, most=SHOWN):
     """A name from outside (a file's, a tensor's, a class's) for a message or a terminal.
 
     Args:
         value: Anything; its `str` is shown.
+        most: Positive integer. Characters of which more are cut out of the middle; `None` for all.
 
     Returns:
         A string of printable characters, the others escaped as in `repr`; of a long one the
         beginning and the end.
     """
     text = str(value)
-    if len(text) > SHOWN:
-        text = f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
+    if most is not None and len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
     return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from keras_smlp.training.engines import Engine
 from keras_smlp.training.parsing import parse
 from keras_smlp.training.run import locked
 
+NO_IMAGE = "no image of a known format (JPEG, PNG, BMP, WEBP, PPM, TIFF, GIF, JPEG2000, AVIF)"
 LINE = re.compile(r"^\* Acc@1 (\d+\.\d{3}) Acc@5 (\d+\.\d{3}) loss (\d+\.\d{3})$", re.MULTILINE)
 
 
@@ -242,7 +244,35 @@ def test_too_many_damaged_files_end_the_run(capsys, tmp_path):
     error = refused(capsys, *SMALL, f"--output_dir={tmp_path / 'out'}", *arguments)
     assert error.startswith("train.py: error: data.max_bad_fraction: 2 of 14 files cannot be dec")
     named = (tmp_path / "out" / "bad_files.txt").read_text().splitlines()
-    assert sorted(named) == [f"{path}/train/n01/n01_{i}.JPEG: not an image" for i in (0, 1)]
+    assert sorted(named) == [f"{path}/train/n01/n01_{i}.JPEG: {NO_IMAGE}" for i in (0, 1)]
+
+
+@pytest.mark.once
+def test_a_folder_of_own_photos_with_all_that_lies_in_one(tmp_path):
+    path = photos.folder(tmp_path / "data", train=8)
+    below = path / "train" / "n01"
+    (below / "n01_0.JPEG").write_text("no image")
+    (below / "n01_1.JPEG").rename(below / "\udcff.jpg")
+    os.mkfifo(below / "pipe.jpg")
+    (below / "phone.heic").touch()
+    (below / "._n01_0.JPEG").touch()
+    (path / "train" / ".ipynb_checkpoints").mkdir()
+    shutil.rmtree(path / "val" / "n01")
+    run = Run(
+        tmp_path / "out",
+        *("--data.name=folder", f"--data.dir={path}", "--data.exif_orientation=true"),
+        *("--train.batch_size=4", "--train.epochs=1", "--optimizer.warmup_epochs=0"),
+    )
+    assert run.out.count(f"data.dir: no image in {path}/val is of the classes n01\n") == 1
+    assert (
+        "data.dir: 2 files or links are not used: 1 .heic (first "
+        f"{below}/phone.heic), 1 pipe (first {below}/pipe.jpg)\n"
+    ) in run.out
+    reason = f"{below}/n01_0.JPEG (no image of a known format "
+    assert f"1 of 19 files cannot be decoded and are not used: {reason}" in run.out
+    assert "optimizer.base_lr: 0.0005 for 512 images is a peak of 3.91e-06 for the 4 of" in run.out
+    assert "--top 1 (photos of your own with --exif-orientation)\n" in run.out
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["n01", "n02"]
 
 
 @pytest.mark.once

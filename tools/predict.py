@@ -5,7 +5,8 @@
     python tools/predict.py --kernels kernels.png
 
 PHOTO is a file, a folder (its images, recursively) or a pattern such as "photos/**/*.jpg". A photo
-that cannot be decoded is named on stderr and skipped; the exit status is 1 then.
+that cannot be decoded is named on stderr and skipped; the exit status is 1 then. In a folder, what
+is hidden is not looked at, and what else is no image is counted on stderr.
 """
 
 import argparse
@@ -43,6 +44,11 @@ def main():
         "--kernels", metavar="FILE.png", type=png, help="draw the network's axial kernels"
     )
     parser.add_argument(
+        "--exif-orientation",
+        action="store_true",
+        help="turn photos upright as their EXIF data say, as data.exif_orientation of train.py",
+    )
+    parser.add_argument(
         "--batch-size", type=positive, default=32, help="photos at a time (default: 32)"
     )
     arguments = parser.parse_args()
@@ -66,15 +72,17 @@ def predict(arguments):
         raise ValueError("--explain must stand with --plot FILE.png, which it is drawn in")
     if arguments.plot or arguments.kernels:
         import matplotlib as matplotlib  # now, not after the work
-    files = find(arguments.photos)
+    files, others = find(arguments.photos)
     if arguments.plot and not 0 < len(files) <= MOST_PLOTTED:
         raise ValueError(f"--plot must be for 1 to {MOST_PLOTTED} photos, not for {len(files)}")
 
     import numpy as np
 
     from keras_smlp.analysis import explain, plots
+    from keras_smlp.checks import shown
     from keras_smlp.inference import images
     from keras_smlp.inference.classes import likeliest
+    from keras_smlp.inference.photos import in_words
 
     # ---- model ----------------------------------------------------------------------------------
     names = read_names(arguments.weights, arguments.classes)
@@ -96,6 +104,8 @@ def predict(arguments):
         plots.plot_kernels(arguments.kernels, explain.axial_kernels(model))
 
     # ---- photos ---------------------------------------------------------------------------------
+    if others:
+        print(f"predict.py: not used: {in_words(others)}", file=sys.stderr)
     size = min(arguments.batch_size, len(files)) or 1
     batches, write = progress([files[i : i + size] for i in range(0, len(files), size)])
     damaged, drawn = 0, []
@@ -104,9 +114,11 @@ def predict(arguments):
         good = []
         for file in chunk:
             try:
-                batch[len(good)] = images.load_image(file, (height, width))
+                batch[len(good)] = images.load_image(
+                    file, (height, width), exif_orientation=arguments.exif_orientation
+                )
             except (ValueError, OSError) as error:
-                write(f"predict.py: skipped {file}: {error}", file=sys.stderr)
+                write(f"predict.py: skipped {shown(file)}: {error}", file=sys.stderr)
                 damaged += 1
             else:
                 good.append(file)
@@ -129,26 +141,26 @@ def predict(arguments):
 
 
 def find(photos):
-    """The files that the arguments stand for, each once."""
-    from keras_smlp.data.sources import ENDINGS
+    """The files that the arguments stand for, each once; and what else is in their folders."""
+    from keras_smlp.inference.photos import images_below, in_words
 
-    files = []
+    files, others = [], []
     for argument in photos:
         exists = os.path.exists(argument)
         found = []
         for match in [argument] if exists else sorted(glob.glob(argument, recursive=True)):
             if os.path.isdir(match):
-                below = sorted(Path(match).rglob("*"))
-                found += [str(x) for x in below if x.suffix.lower() in ENDINGS and not x.is_dir()]
+                below, more = images_below(match)
+                found, others = found + below, others + more
             else:
                 found.append(match)
         if not found:
             raise ValueError(
                 "PHOTO must be a file, a folder with images or a pattern that fits some, "
-                f"not {argument}"
+                f"not {argument}" + (f" ({in_words(others)} are there)" if others else "")
             )
         files += found
-    return list(dict.fromkeys(files))
+    return list(dict.fromkeys(files)), others
 
 
 def classifier(weights, variant):
@@ -185,11 +197,13 @@ def progress(batches):
 
 def as_table(file, found):
     """A photo's classes for people: rank, probability, wnid where there is one, name."""
+    from keras_smlp.checks import shown
+
     lines = [
-        f"{rank:4}  {probability:.4f}  {f'{wnid}  ' if wnid else ''}{name}"
+        f"{rank:4}  {probability:.4f}  {f'{wnid}  ' if wnid else ''}{shown(name)}"
         for rank, (_, wnid, name, probability) in enumerate(found, start=1)
     ]
-    return "\n".join([file, *lines])
+    return "\n".join([shown(file, None), *lines])
 
 
 def as_json(file, found):

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_smlp.checks import shown
 from keras_smlp.saving import replacing
 
+CHARACTERS = 40  # of a name
 MOST_BLOCKS = 4  # that are drawn of a stage; of a stage with more, the first and the last
 
 
@@ -25,13 +27,13 @@ def plot_kernels(path, kernels):
     from matplotlib.figure import Figure
 
     stages = [name.removesuffix("_width") for name in kernels if name.endswith("_width")]
-    shown = {stage: blocks_shown(len(kernels[f"{stage}_width"])) for stage in stages}
-    columns = 2 * max(map(len, shown.values()))
+    drawn_blocks = {stage: blocks_shown(len(kernels[f"{stage}_width"])) for stage in stages}
+    columns = 2 * max(map(len, drawn_blocks.values()))
     size = (2.6 * columns + 1, 3 * len(stages))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(stages), columns, squeeze=False)
     for stage, row in zip(stages, grid, strict=True):
-        pairs = [(axis, block) for block in shown[stage] for axis in ("width", "height")]
+        pairs = [(axis, block) for block in drawn_blocks[stage] for axis in ("width", "height")]
         count = len(kernels[f"{stage}_width"])
         largest = max(np.abs(kernels[f"{stage}_{axis}"][block]).max() for axis, block in pairs) or 1
         for axes, (axis, block) in zip(row, pairs, strict=False):
@@ -77,8 +79,10 @@ def plot_predictions(path, titles, images, predictions, maps=None):
         for panel in axes[:-1]:
             panel.imshow(images[i])
             panel.axis("off")
-        axes[0].set_title(titles[i], fontsize=8, parse_math=False)  # a name may have dollars
-        names, probabilities = zip(*predictions[i], strict=True)
+        # a name may have dollars, line breaks and what is no Unicode
+        axes[0].set_title(shown(titles[i], CHARACTERS), fontsize=8, parse_math=False)
+        names = [shown(name, CHARACTERS) for name, _ in predictions[i]]
+        probabilities = [probability for _, probability in predictions[i]]
         if maps is not None:
             axes[1].imshow(maps[i], cmap="inferno", vmin=0, vmax=1, alpha=0.5)
             axes[1].set_title(f"Grad-CAM: {names[0]}", fontsize=8, parse_math=False)

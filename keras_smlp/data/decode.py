@@ -6,6 +6,7 @@ refuses (CMYK, palettes, damage) goes to PIL; what PIL cannot decode is a bad fi
 """
 
 import io
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, UnidentifiedImageError
 
+from keras_smlp.checks import shown
 from keras_smlp.data.draws import integers, sides
+from keras_smlp.inference import photos
 
 TRIES = 10
+# bad files that a message names; the log names all
+NAMED = 5
 
 
 class BadFiles:
@@ -32,6 +36,7 @@ class BadFiles:
     def __init__(self, log=None, count=1):
         self.log, self.count = log and Path(log), count
         self.names = {}
+        self.told = 0
         self.lock = threading.Lock()
 
     def __len__(self):
@@ -43,37 +48,63 @@ class BadFiles:
             if name not in self.names:
                 self.names[name] = reason
                 if self.log:
-                    with open(self.log, "a" if len(self) > 1 else "w") as file:
-                        file.write(f"{name}: {reason}\n")
+                    with open(self.log, "a" if len(self) > 1 else "w", encoding="utf-8") as file:
+                        file.write(f"{shown(name, None)}: {reason}\n")
 
     def check(self, max_fraction):
-        """Raises a `ValueError` with the list if more than this part of the files is bad."""
-        if len(self) > max_fraction * self.count:
-            names = ", ".join(f"{name} ({reason})" for name, reason in self.names.items())
+        """Raises a `ValueError` if more files are bad than are allowed.
+
+        Allowed is this part of the files. Unless it is zero, a tenth of them is allowed in any
+        case, but not more than 5, and not less than 1: of a small folder one file is a large part.
+        """
+        few = min(max(self.count // 10, 1), 5) if max_fraction else 0
+        allowed = max(int(max_fraction * self.count), few)
+        if len(self) > allowed:
             raise ValueError(
-                f"`max_fraction`: {len(self)} of {self.count} files cannot be decoded, "
-                f"allowed: at most {max_fraction:g} of them; they are {names}"
+                f"`max_fraction`: {len(self)} of {self.count} files cannot be decoded, allowed: at "
+                f"most {allowed} with {max_fraction:g}; they are {self.some()}"
             )
+
+    def news(self):
+        """A sentence on the bad files, if there are more than at the last call, else `None`."""
+        if len(self) == self.told:
+            return None
+        self.told = len(self)
+        return (
+            f"{len(self)} of {self.count} files cannot be decoded and are not used: {self.some()}"
+        )
+
+    def some(self):
+        """The first bad files and what is wrong with them, in words."""
+        found = [f"{shown(name)} ({reason})" for name, reason in self.names.items()]
+        more = [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
+        return ", ".join(found[:NAMED] + more) + (f"; {self.log} names them all" if more else "")
 
 
 # ---- files --------------------------------------------------------------------------------------
-def by_pil(content):
-    """Decodes any file that PIL knows to uint8 RGB `(height, width, 3)`; raises what PIL raises."""
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("RGB"))
+def by_pil(content, exif_orientation=False):
+    """Decodes a file by PIL to uint8 RGB `(height, width, 3)`; raises what PIL raises."""
+    with photos.opened(io.BytesIO(content)) as picture:
+        return np.asarray(photos.rgb(picture, exif_orientation))
 
 
-def fast_decode(content, crop, draws=None):
+def fast_decode(content, crop, draws=None, exif_orientation=False):
     """The crop of a file that TensorFlow decodes itself; an error for any other file.
 
     Args:
         content: String tensor, the file's bytes.
         crop: `CenterCrop` or `RandomCrop`.
         draws: What a `RandomCrop` is drawn by, float32 `(TRIES, 4)`, uniform in `[0, 1)`.
+        exif_orientation: Boolean. Whether EXIF data count: a file that they turn is an error then,
+            for TensorFlow does not look at them. Defaults to `False`.
 
     Returns:
         A uint8 tensor `(height, width, 3)` of the crop's size.
     """
+    if exif_orientation:
+        upright = tf.numpy_function(photos.is_upright, [content], tf.bool, stateful=False)
+        with tf.control_dependencies([tf.debugging.Assert(upright, ["turned by EXIF"])]):
+            content = tf.identity(content)
     with tf.control_dependencies(
         [tf.debugging.Assert(is_common(content), ["neither JPEG nor PNG"])]
     ):
@@ -113,7 +144,7 @@ def decode_jpeg(content, crop, draws=None):
     return resize(pixels, window, crop.size)
 
 
-def decode_with_fallback(content, name, bad, crop, draws=None):
+def decode_with_fallback(content, name, bad, crop, draws=None, exif_orientation=False):
     """The crop of any file, by PIL where TensorFlow cannot decode it.
 
     Args:
@@ -122,6 +153,8 @@ def decode_with_fallback(content, name, bad, crop, draws=None):
         bad: `BadFiles` that the file is noted in.
         crop: As for `fast_decode`.
         draws: As for `fast_decode`.
+        exif_orientation: Boolean. Whether photos are turned upright as their EXIF data say.
+            Defaults to `False`.
 
     Returns:
         The image, and a boolean tensor: if it is false, the file cannot be decoded, and the image
@@ -130,11 +163,10 @@ def decode_with_fallback(content, name, bad, crop, draws=None):
 
     def pixels_or_gray(content, name):
         try:
-            return by_pil(content), True
-        except UnidentifiedImageError:  # its text has an address in memory
-            bad.add(name.decode(), "not an image" if content else "empty")
+            return by_pil(content, exif_orientation), True
         except Exception as error:  # whatever it is, PIL cannot read this file
-            bad.add(name.decode(), " ".join(str(error).split()) or type(error).__name__)
+            nothing = "empty, too large or not readable"
+            bad.add(os.fsdecode(name), photos.reason(error) if content else nothing)
         return np.full((8, 8, 3), 128, "uint8"), False
 
     def slow(content):
@@ -147,7 +179,8 @@ def decode_with_fallback(content, name, bad, crop, draws=None):
 
     file = tf.data.Dataset.from_tensors(content)
     return first_of(
-        file.map(lambda content: (fast_decode(content, crop, draws), True)), file.map(slow)
+        file.map(lambda content: (fast_decode(content, crop, draws, exif_orientation), True)),
+        file.map(slow),
     )
 
 

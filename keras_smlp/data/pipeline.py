@@ -5,6 +5,7 @@ stands at which place of an epoch, and what happens to it, depends on the seed, 
 place alone: not on the number of threads or processes, nor on what was read before.
 """
 
+import os
 from typing import NamedTuple
 
 import keras
@@ -103,7 +104,7 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     @tf.function(input_signature=(integer, integers, integers), autograph=False)
     def load(epoch, places, indices):
         draws = map_rows(lambda place: draw(seed, epoch, place), places).get_single_element()
-        images, labels = decoded(split, read, crop, indices, draws, bad)
+        images, labels = decoded(split, read, recipe, crop, indices, draws, bad)
         images = map_rows(
             lambda image, draws: augmented(image, draws, recipe, dtype), images, draws
         )
@@ -148,7 +149,7 @@ def training_crop(recipe, size):
     )
 
 
-def decoded(split, read, crop, indices, draws, bad):
+def decoded(split, read, recipe, crop, indices, draws, bad):
     """The cropped images and the labels of a chunk; a damaged image is replaced by a later one."""
     contents, labels, _ = read(indices)
     if isinstance(split, Arrays):
@@ -156,12 +157,14 @@ def decoded(split, read, crop, indices, draws, bad):
         return crops.get_single_element(), labels
 
     def fast(content, label, draws):
-        return decode.fast_decode(content, crop, draws.crop), label
+        return decode.fast_decode(content, crop, draws.crop, recipe.exif_orientation), label
 
     def with_replacement(index, draws):
         def attempt(tried, image, label, is_good):
             content, label, name = (x[0] for x in read(((index + tried) % len(split))[None]))
-            image, is_good = decode.decode_with_fallback(content, name, bad, crop, draws.crop)
+            image, is_good = decode.decode_with_fallback(
+                content, name, bad, crop, draws.crop, recipe.exif_orientation
+            )
             return tried + 1, image, label, is_good
 
         nothing = tf.zeros((*crop.size, 3), "uint8"), tf.constant(0), tf.constant(False)
@@ -198,7 +201,7 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
 
     Args:
         split: `sources.Arrays` or `sources.Files`.
-        recipe: A `recipe.DataConfig`, of which only `resize_size` counts.
+        recipe: A `recipe.DataConfig`, of which only `resize_size` and `exif_orientation` count.
         size: Positive integer. Side in pixels of the images given out.
         batch_size: Positive integer. Images in a batch of this process.
         bad: `decode.BadFiles`. Where damaged files are noted.
@@ -214,7 +217,7 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     indices = np.arange(rank, len(split), processes)
     padded = np.full(-len(indices) // batch_size * -batch_size, -1)
     padded[: len(indices)] = indices
-    read, crop = reader(split), evaluation_crop(recipe, size)
+    read, crop, turns = reader(split), evaluation_crop(recipe, size), recipe.exif_orientation
 
     @tf.autograph.experimental.do_not_convert
     def load(indices):
@@ -224,10 +227,10 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
             return images.get_single_element(), labels, indices, names
 
         def fast(content):
-            return decode.fast_decode(content, crop), True
+            return decode.fast_decode(content, crop, exif_orientation=turns), True
 
         def with_fallback(content, name):
-            return decode.decode_with_fallback(content, name, bad, crop)
+            return decode.decode_with_fallback(content, name, bad, crop, exif_orientation=turns)
 
         images, is_good = decode.first_of(
             map_rows(fast, contents), map_rows(with_fallback, contents, names)
@@ -276,6 +279,7 @@ def reader(split):
 
     def read(indices):
         contents, labels, names = split.read(indices)
+        names = [os.fsencode(name) for name in names]  # which need not be UTF-8
         return np.array(contents, object), np.asarray(labels, "int32"), np.array(names, object)
 
     def fetch(indices):

@@ -22,7 +22,10 @@ class DataConfig:
         manual_dir: Folder of the files that TensorFlow Datasets cannot download, such as
             ILSVRC2012_img_train.tar; null for its own.
         threads: Images prepared at a time; null leaves it to tf.data.
-        max_bad_fraction: Part of the files that may be damaged; more of them end the run.
+        max_bad_fraction: Part of the files that may be damaged; more of them end the run. Unless it
+            is 0, a tenth of a small folder is allowed, at least 1 file and at most 5.
+        exif_orientation: Turn photos upright as their EXIF data say (those of phones need it);
+            the recipe does not.
         resize_size: Shorter side before the central crop of an evaluation; null for 256 / 224 of
             model.input_size.
         crop: resized for a random resized crop, center for the crop of an evaluation.
@@ -51,6 +54,7 @@ class DataConfig:
     manual_dir: ranges.FileName | None = None
     threads: ranges.PositiveInt | None = None
     max_bad_fraction: ranges.Rate = 0.001
+    exif_orientation: bool = False
     resize_size: ranges.PositiveInt | None = None
     crop: Literal["resized", "center"] = "resized"
     crop_scale: tuple[ranges.Fraction, ranges.Fraction] = (0.08, 1.0)

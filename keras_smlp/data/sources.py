@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
+from keras_smlp.checks import shown
+from keras_smlp.inference.photos import ENDINGS, images_below, in_words, visible
+
+# names of classes in a message
+NAMED = 5
+# of a file that is read; no photo is as large
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,13 @@ class Source:
         class_names: The name of each label.
         train: The `Arrays` or `Files` to fit.
         validation: Those to judge by.
+        notes: Sentences on what a user may have meant otherwise, such as files that are not used.
     """
 
     class_names: tuple[str, ...]
     train: Arrays | Files
     validation: Arrays | Files
+    notes: tuple[str, ...] = ()
 
 
 def digits():
@@ -132,44 +141,70 @@ def npz(path):
                 f"`path`: {path} has labels from {part.labels.min()} to {part.labels.max()}, "
                 f"allowed: 0 to {len(names) - 1}, one for each class name"
             )
-    return Source(tuple(map(str, names)), *splits)
+    train, validation = splits
+    return Source(tuple(map(str, names)), train, validation)
 
 
 def folder(path):
     """The official layout: `train/<class>/<image>` and `val/<class>/<image>`.
 
-    The classes are the sorted names of `train`'s folders. `validation` may stand for `val`.
+    The classes are the sorted names of `train`'s folders. `validation` may stand for `val`. What is
+    hidden, because its name begins with a dot, is not there.
     """
     path = Path(path)
     train = path / "train"
     validation = next((path / n for n in ("val", "validation") if (path / n).is_dir()), None)
     if not train.is_dir() or validation is None:
         raise ValueError(f"`path`: {path}, allowed: a folder that holds train/ and val/")
-    names = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
-    unknown = {entry.name for entry in validation.iterdir() if entry.is_dir()} - set(names)
+    names, others = class_folders(train)
+    found, others_there = class_folders(validation)
+    unknown = sorted(set(found) - set(names))
     if unknown:
         raise ValueError(
-            f"`path`: {validation} has the classes {', '.join(sorted(unknown))}, allowed: those "
-            f"of {train}"
+            f"`path`: {validation} has the classes {listed(unknown)}, allowed: those of {train}"
         )
-    return Source(names, images_below(train, names), images_below(validation, names))
+    splits, notes = [], []
+    for split, there in ((train, names), (validation, found)):
+        files, unused = {}, []
+        for name in there:
+            files[name], more = images_below(split / name)
+            unused += more
+        others += unused
+        empty = [name for name in names if not files.get(name)]
+        if len(empty) == len(names) or (empty and split == train):
+            of = f" of the classes {listed(empty)}" if empty else ""
+            what = f" ({in_words(unused)} are there)" if unused else ""
+            raise ValueError(
+                f"`path`: {split} has no images{of}{what}, allowed: <class>/<image> ending in one "
+                f"of {', '.join(ENDINGS)}; in train/ of each class"
+            )
+        if empty:
+            notes.append(f"no image in {shown(split)} is of the classes {listed(empty)}")
+        splits.append(encoded_files([files.get(name, []) for name in names]))
+    others += others_there
+    if others:
+        notes.append(f"{len(others)} files or links are not used: {in_words(others)}")
+    return Source(names, splits[0], splits[1], tuple(notes))
 
 
-def images_below(path, names):
-    """The image files of a split, by class, then by name."""
-    labels, files = [], []
-    for label, name in enumerate(names):
-        below = path / name
-        found = sorted(below.rglob("*")) if below.is_dir() else []
-        found = [str(file) for file in found if file.suffix.lower() in ENDINGS]
-        files += found
-        labels += [label] * len(found)
-    if not files:
-        raise ValueError(
-            f"`path`: {path} has no images, allowed: <class>/<image> ending in one of "
-            f"{', '.join(ENDINGS)}"
-        )
-    labels = np.array(labels, "int32")
+def class_folders(path):
+    """The names of a split's folders, sorted; and its other entries, as `images_below` has them."""
+    entries = visible(path)[::-1]
+    names = tuple(entry.name for entry in entries if entry.is_dir())
+    others = [("in no class folder", entry.path) for entry in entries if not entry.is_dir()]
+    return names, others
+
+
+def listed(names):
+    """Some names of classes in a message."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(shown, names[:NAMED])) + more
+
+
+def encoded_files(paths):
+    """The `Files` of a split from the paths of each class."""
+    files = [file for found in paths for file in found]
+    labels = np.repeat(np.arange(len(paths), dtype="int32"), [len(found) for found in paths])
 
     def read(indices):
         chosen = [files[i] for i in indices]
@@ -179,9 +214,15 @@ def images_below(path, names):
 
 
 def content_of(file):
-    """A file's bytes; none of one that cannot be read, which counts as damaged then."""
-    with contextlib.suppress(OSError):
-        return Path(file).read_bytes()
+    """A file's bytes; none of one that cannot be read or is too large, which counts as damaged."""
+
+    def opener(path, flags):  # what has become a pipe meanwhile would wait for a writer
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with contextlib.suppress(OSError), open(file, "rb", opener=opener) as opened:
+        found = os.fstat(opened.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES:
+            return opened.read()
     return b""
 
 
@@ -249,7 +290,7 @@ def records(builder, split):
 
     def read(indices):
         examples = examples_at(indices)
-        names = [example.get("file_name", b"").decode() for example in examples]
+        names = [os.fsdecode(example.get("file_name", b"")) for example in examples]
         names = [n or f"{split}[{i}]" for n, i in zip(names, indices, strict=True)]
         labels = np.array([example["label"] for example in examples], "int32")
         return [example["image"] for example in examples], labels, names

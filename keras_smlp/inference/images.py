@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_smlp.checks import check_array, check_pair, check_path, received
+from keras_smlp.inference import photos
 from keras_smlp.preprocessing import shorter_side
 
 # one side of a square, or height and width
@@ -19,28 +20,39 @@ Size = int | tuple[int, int]
 
 
 def load_image(
-    source: str | Path | bytes, size: Size = 224, resize_size: Size | None = None
+    source: str | Path | bytes,
+    size: Size = 224,
+    resize_size: Size | None = None,
+    exif_orientation: bool = False,
 ) -> np.ndarray:
     """Loads a photo as the network's evaluation sees it.
 
-    The file is decoded by PIL to RGB (the EXIF orientation is ignored, as in torchvision), resized
-    with PIL's bicubic filter and cropped in the middle. With the default sizes this is
-    torchvision's `Resize(256)` and `CenterCrop(224)`.
+    The file is decoded by PIL to RGB, resized with PIL's bicubic filter and cropped in the middle.
+    With the default sizes this is torchvision's `Resize(256)` and `CenterCrop(224)`.
+
+    Of 16 bits a channel the upper 8 are taken. An alpha channel is dropped, as in torchvision, and
+    not blended with a background: lay the photo on one of your choice before, if it should be.
 
     Args:
-        source: Path (string or `pathlib.Path`) or content (bytes) of any file that PIL reads.
+        source: Path (string or `pathlib.Path`) or content (bytes) of a JPEG, PNG, BMP, WebP, PPM,
+            TIFF, GIF, JPEG 2000 or AVIF file, of an animation the first picture.
         size: Positive integer, or a pair `(height, width)` of them. Size of the result.
             Defaults to `224`.
         resize_size: Positive integer or pair `(height, width)`, at least `size`. What the image,
             its aspect kept, just covers before the crop; an integer is the length of its shorter
             side. Defaults to `round(size * 256 / 224)`.
+        exif_orientation: Boolean. Whether the photo is turned upright as its EXIF data say, as
+            those of phones need it. torchvision does not; a network should see photos as those
+            that it was trained on (`data.exif_orientation` of train.py). PIL itself turns a TIFF in
+            either case. Defaults to `False`.
 
     Returns:
         A uint8 array `(height, width, 3)`, RGB in [0, 255].
 
     Raises:
-        ValueError: If a size is out of range, or the file is empty, damaged, no image, or one of
-            more pixels than PIL's `Image.MAX_IMAGE_PIXELS` (some 89 million).
+        ValueError: If an argument is out of range, or the file is empty, damaged, of another
+            format, or of more pixels than PIL's `Image.MAX_IMAGE_PIXELS` (some 89 million), or its
+            pixels are floats or integers of 32 bits, so that nothing says which number is white.
         FileNotFoundError: If `source` is a path where no file is.
 
     Reference:
@@ -57,6 +69,11 @@ def load_image(
     ((224, 224, 3), [255, 0, 0])
     """
     sides, cover = check_sizes(size, resize_size)
+    if not isinstance(exif_orientation, (bool, np.bool_)):
+        raise ValueError(
+            "`exif_orientation` must be a boolean. "
+            f"Received: exif_orientation={shown(repr(exif_orientation))}"
+        )
     file: BinaryIO
     if isinstance(source, bytes):
         file, name = io.BytesIO(source), f"{len(source)} bytes"
@@ -69,24 +86,24 @@ def load_image(
         file, name = open(path, "rb"), repr(str(path))  # noqa: SIM115 - closed below
     with file:
         try:
-            return resize_and_crop(decode(file), sides, cover)
+            return resize_and_crop(decode(file, exif_orientation), sides, cover)
         except Exception as error:  # each of PIL's plugins raises errors of its own
             raise ValueError(
                 "`source` must be a whole image that PIL can read and resize. "
-                f"Received: source={name}, {reason(error, file)}"
+                f"Received: source={name}, {photos.reason(error, not file.seek(0, io.SEEK_END))}"
             ) from error
 
 
-def decode(file):
+def decode(file, exif_orientation):
     """The RGB picture in a file, a PIL image; raises what PIL raises."""
     from PIL import Image
 
     with warnings.catch_warnings():
         # `check_pixels` raises instead
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(file) as picture:
+        with photos.opened(file) as picture:
             check_pixels(picture.width, picture.height, "in the file")
-            return picture.convert("RGB")
+            return photos.rgb(picture, exif_orientation)
 
 
 def check_pixels(width, height, where):
@@ -98,15 +115,6 @@ def check_pixels(width, height, where):
         raise ValueError(
             f"{width}x{height} pixels {where}, more than PIL's Image.MAX_IMAGE_PIXELS, {limit}"
         )
-
-
-def reason(error, file):
-    """What is wrong with a file, without the address in memory that PIL's text may have."""
-    from PIL import UnidentifiedImageError
-
-    if not isinstance(error, UnidentifiedImageError):
-        return " ".join(str(error).split()) or type(error).__name__
-    return "no image" if file.seek(0, io.SEEK_END) else "an empty file"
 
 
 def preprocess_input(

@@ -30,3 +30,66 @@ class LayerNorm(keras.layers.LayerNormalization):
 
     def call(self, x, training=None):
         return backend.layer_norm(self, x, training)
+
+
+def freeze_batch_norm(model: keras.Layer) -> list[keras.layers.BatchNormalization]:
+    """Freezes every batch normalization of a model: its statistics, scale and shift stay.
+
+    Fine-tuning in small batches, or on few images, is often better so. `model.layers` shows only
+    one of the `2 * blocks + 1` batch normalizations of an sMLPNet, the last one: two are inside
+    each token mixing. This function finds them all, also in models and layers within others.
+
+    Call it before `compile`: a model that is compiled already must be compiled again.
+
+    Args:
+        model: A `keras.Model` or layer. It is changed: `trainable` of each
+            `keras.layers.BatchNormalization` in it becomes false, so that the layer normalizes by
+            its moving statistics in training too, and does not update them.
+
+    Returns:
+        The list of these layers, in the order in which they were found. Set their `trainable` to
+        true to undo it.
+
+    Raises:
+        ValueError: If `model` is no layer, or has no batch normalization, as after
+            `keras_smlp.fold`.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=3)
+    >>> len(keras_smlp.freeze_batch_norm(model))
+    5
+    >>> any("norm1" in v.path for v in model.trainable_variables)
+    False
+    """
+    if not isinstance(model, keras.Layer):
+        raise ValueError(
+            f"`model` must be a keras.Model or layer. Received: {type(model).__name__}"
+        )
+    found = [x for x in layers_within(model) if isinstance(x, keras.layers.BatchNormalization)]
+    if not found:
+        raise ValueError(
+            "`model` must have a batch normalization, which a folded one has not. "
+            f"Received: {model.name!r}"
+        )
+    for layer in found:
+        layer.trainable = False
+    return found
+
+
+def layers_within(layer):
+    """A layer and all layers within it, at any depth, each once."""
+    found, waiting = {}, [layer]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, keras.Layer):
+            if id(value) in found:
+                continue
+            found[id(value)] = value
+            value = vars(value)  # Keras' own list of sublayers is among them
+        if isinstance(value, dict):
+            value = value.values()
+        elif not isinstance(value, (list, tuple)):
+            continue
+        waiting += reversed(list(value))
+    return list(found.values())

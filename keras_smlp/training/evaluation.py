@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from keras_smlp.checks import shown
 from keras_smlp.saving import replacing
 
 TOP = 5
@@ -63,7 +65,7 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
         best = np.argsort(-logits, axis=-1, kind="stable")[:, :TOP]
         hits, judged = best == labels[:, None], np.ones(len(labels), bool)
         if real_labels is not None:
-            truths = [labels_of(name.decode(), real_labels) for name in names]
+            truths = [labels_of(os.fsdecode(name), real_labels) for name in names]
             judged = np.array([len(truth) > 0 for truth in truths], bool)
             hits = np.array([np.isin(*pair) for pair in zip(best, truths, strict=True)], bool)
             hits = hits.reshape(best.shape)  # also of no image
@@ -74,7 +76,7 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
                 rows.append(
                     (
                         int(indices[i]),
-                        names[i].decode(),
+                        os.fsdecode(names[i]),
                         class_names[labels[i]],
                         class_names[first],
                         f"{np.exp(log_probabilities[i, first]):.6f}",
@@ -92,7 +94,11 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
 
 def write_predictions(path, rows):
     """One row per image, in the order of the data set."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    # names of files and classes need not be UTF-8
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("index", "name", "label", "predicted", "probability", "top5"))
         writer.writerows(rows)
@@ -129,5 +135,7 @@ def labels_of(name, real_labels):
     number = re.search(r"(\d{8})\.\w+$", name)
     key = name if name in real_labels else str(int(number[1])) if number else name
     if key not in real_labels:
-        raise ValueError(f"`real_labels`: nothing for {name}, allowed: labels for every image")
+        raise ValueError(
+            f"`real_labels`: nothing for {shown(name)}, allowed: labels for every image"
+        )
     return real_labels[key]

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_smlp.training.config import REFERENCE_BATCH
 from keras_smlp.training.schedule import Tabulated, learning_rate
 
 # biases, and the scales and shifts of norms
@@ -49,4 +50,25 @@ def learning_rates(config, epochs):
         options.warmup_lr,
         options.min_lr,
         late=options.schedule == "epoch",
+    )
+
+
+def doubt(config):
+    """A sentence on a learning rate that rises where it should fall, `None` if it does not.
+
+    `base_lr` is scaled by the images of an update, the two ends of the schedule are not: a small
+    batch may bring its peak below them.
+    """
+    options, peak = config.optimizer, config.peak_lr
+    ends = {"min_lr": options.min_lr}
+    if options.warmup_epochs:
+        ends["warmup_lr"] = options.warmup_lr
+    end = max(ends, key=lambda name: ends[name])
+    if peak >= ends[end]:
+        return None
+    images = config.train.batch_size * options.accumulation
+    return (
+        f"optimizer.base_lr: {options.base_lr:g} for {REFERENCE_BATCH} images is a peak of "
+        f"{peak:.3g} for the {images} of an update, less than optimizer.{end}, {ends[end]:g}: the "
+        "learning rate rises where it should fall"
     )

@@ -11,8 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from keras_smlp.checks import shown
 from keras_smlp.data.decode import by_pil
 from keras_smlp.preprocessing import MEAN
 from keras_smlp.saving import replacing
@@ -21,6 +23,8 @@ from keras_smlp.saving import replacing
 FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
 FILES |= {"example.png", "history.csv", "last.keras", "summary.md"}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
+# of the name of a class in a picture
+CHARACTERS = 18
 TENSORBOARD = {"": "train", "val_": "validation", "ema_": "validation_ema"}
 
 
@@ -62,7 +66,8 @@ class Results:
             images, targets = next(iter(batches))
             plot_batch(self.folder / "batch.png", images, targets, self.class_names)
             with replacing(self.example) as temporary:
-                first_picture(validation).save(temporary)
+                turns = self.run.config.data.exif_orientation
+                first_picture(validation, turns).save(temporary)
 
     def record(self, name, score, row):
         """Adds a score to an epoch's row and saves the model, as `best.keras` too if it is best.
@@ -118,22 +123,26 @@ class Results:
         lines = ["# Summary", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
         keys = [key for key in last if key != "epoch"]
         lines += ["| epoch | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
-        for row in (rows[best["epoch"] - 1], last):
+        shown_rows = [rows[best["epoch"] - 1], last]
+        for row in shown_rows[last is shown_rows[0] :]:
             lines.append("| " + " | ".join(f"{row[key]:.5g}" for key in ("epoch", *keys)) + " |")
         self.write_text("summary.md", "\n".join(lines) + "\n")
 
     def write_text(self, name, text):
         """Writes a file of the folder."""
         with replacing(self.folder / name) as temporary:
-            temporary.write_text(text)
+            # names of files need not be UTF-8
+            temporary.write_text(text, "utf-8", errors="backslashreplace")
 
 
-def first_picture(split):
+def first_picture(split, exif_orientation):
     """The first image of a split that can be decoded, as a PIL image."""
     for index in range(len(split)):
         [content], _, _ = split.read(np.array([index]))
         with contextlib.suppress(Exception):  # the evaluation names what is damaged
-            return Image.fromarray(by_pil(content) if isinstance(content, bytes) else content)
+            if isinstance(content, bytes):
+                content = by_pil(content, exif_orientation)
+            return Image.fromarray(content)
     raise ValueError("data: no validation image can be decoded, allowed: at least one")
 
 
@@ -157,7 +166,10 @@ def plot_curves(path, rows):
             if prefix + name in rows[0]:
                 values = [row[prefix + name] for row in rows]
                 axes.plot(epochs, values, marker="." if len(rows) < 50 else "", label=label)
-        axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+        # half an epoch beside: of a single one the axis would show parts
+        axes.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5), xlabel="epoch")
+        axes.set_ylabel(name.replace("_", " "))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(axes.lines) > 1:
             axes.legend()
     with replacing(path) as temporary:
@@ -192,20 +204,37 @@ def plot_batch(path, images, targets, class_names, count=32):
     rows = -(-len(images) // columns)
     # one picture of all: an axes for each would take two seconds
     _, height, width, _ = images.shape
-    step_y, step_x = height * 1.2, width * 1.05
-    figure = Figure(figsize=(2 * columns, 2.3 * rows), facecolor=MEAN)
+    # of a cell, 2.4 x 2.7 inches, two lines of text and a margin on all sides are not image
+    cell_y, cell_x = height * 1.25, width * 1.08
+    figure = Figure(figsize=(2.4 * columns, 2.7 * rows), facecolor=MEAN)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        left, bottom = i % columns * step_x, (i // columns + 1) * step_y
+        left = i % columns * cell_x + width * 0.04
+        bottom = (i // columns + 1) * cell_y - height * 0.03
         axes.imshow(
             np.clip(np.round(image), 0, 255).astype("uint8"),
             extent=(left, left + width, bottom, bottom - height),
         )
-        # what smoothing alone gives to every class is not worth a word
-        named = [k for k in np.argsort(-target)[:2] if target[k] > target.min() + 0.005]
-        title = "\n".join(f"{class_names[k][:16]} {target[k]:.2f}" for k in named)
-        axes.text(left + width / 2, bottom - height, title, size=7, ha="center", va="bottom")
-    axes.set(xlim=(0, columns * step_x), ylim=(rows * step_y, 0), aspect="auto")
+        axes.text(
+            left + width / 2,
+            bottom - height * 1.01,
+            in_words(target, class_names),
+            size=7,
+            ha="center",
+            va="bottom",
+            parse_math=False,  # a name may have dollars
+        )
+    axes.set(xlim=(0, columns * cell_x), ylim=(rows * cell_y, 0), aspect="auto")
     with replacing(path) as temporary:
         figure.savefig(temporary)
+
+
+def in_words(target, class_names):
+    """The two likeliest classes of a target, a line each, with their parts if there are two."""
+    # what smoothing alone gives to every class is not worth a word
+    named = [k for k in np.argsort(-target)[:2] if target[k] > target.min() + 0.005]
+    parts = [f" {target[k]:.2f}" if len(named) > 1 else "" for k in named]
+    return "\n".join(
+        shown(class_names[k], CHARACTERS) + part for k, part in zip(named, parts, strict=True)
+    )

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from helpers.photos import Image, encoded, photo
 from helpers.statistics import assert_same_quantiles
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reference import images as peer
 
@@ -27,15 +29,18 @@ bad = decode.BadFiles()  # what the last `view` noted
 
 
 @functools.cache
-def graph(crop):
+def graph(crop, exif_orientation=False):
     """The function that decodes and crops so, traced once."""
-    return tf.function(functools.partial(decode.decode_with_fallback, bad=bad, crop=crop))
+    options = {"bad": bad, "crop": crop, "exif_orientation": exif_orientation}
+    return tf.function(functools.partial(decode.decode_with_fallback, **options))
 
 
-def view(content, crop, draws=None):
+def view(content, crop, draws=None, exif_orientation=False):
     """The image of a file, and whether it could be decoded."""
     bad.names.clear()
-    image, good = graph(crop)(tf.constant(content), tf.constant("a file"), draws=draws)
+    image, good = graph(crop, exif_orientation)(
+        tf.constant(content), tf.constant("a file"), draws=draws
+    )
     return image.numpy(), bool(good)
 
 
@@ -163,7 +168,6 @@ GOOD = {
     "gray PNG": encoded(SMALL.convert("L"), "PNG"),
     "PNG with alpha": encoded(SMALL.convert("RGBA"), "PNG"),
     "PNG with a palette": encoded(SMALL.quantize(32), "PNG"),
-    "16-bit PNG": encoded(Image.fromarray(np.arange(5400, dtype="uint16").reshape(60, 90)), "PNG"),
     "GIF": encoded(SMALL, "GIF"),
     "BMP": encoded(SMALL, "BMP"),
     "WebP": encoded(SMALL, "WEBP"),
@@ -199,6 +203,33 @@ def test_what_pil_refuses_is_noted(kind):
         assert list(bad.names) == ["a file"] and "0x" not in bad.names["a file"]
 
 
+def test_gray_of_16_bits_is_not_white():
+    gradient = np.linspace(0, 65535, 40 * 40).astype("uint16").reshape(40, 40)
+    content = encoded(Image.fromarray(gradient), "PNG")
+    image, good = view(content, center(32, 36))
+    assert good and abs(image.mean() - 127.5) < 1
+    gray = Image.fromarray((gradient >> 8).astype("uint8"))
+    close_to_pil(image, peer.evaluation_view(encoded(gray, "PNG"), 32, 36))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_photos_are_turned_as_exif_says_if_asked(form):
+    stored, plain = encoded(SMALL, form, exif=ROTATED), encoded(SMALL, form)
+    with Image.open(io.BytesIO(stored)) as picture:
+        upright = encoded(picture.transpose(Image.Transpose.ROTATE_270), "PNG")
+    for crop, draws in ((center(32, 36), None), (random_crop(32), uniform(1, 2))):
+        turned, good = view(stored, crop, draws, exif_orientation=True)
+        assert good
+        close_to_pil(turned, view(upright, crop, draws)[0])
+        as_stored, _ = view(plain, crop, draws)
+        assert np.abs(turned.astype(int) - as_stored).mean() > 5
+        # not asked, or upright: decoded by TensorFlow, with the same bits as ever
+        np.testing.assert_array_equal(view(stored, crop, draws)[0], as_stored)
+        np.testing.assert_array_equal(view(plain, crop, draws, exif_orientation=True)[0], as_stored)
+    image, good = view(BAD["truncated"], center(32, 36), exif_orientation=True)
+    assert not good and "truncated" in bad.names["a file"]
+
+
 def test_bad_files_are_named_once_in_the_log(tmp_path):
     log = tmp_path / "bad.txt"
     log.write_text("of an earlier run\n")
@@ -208,5 +239,34 @@ def test_bad_files_are_named_once_in_the_log(tmp_path):
         bad.add(name, "truncated")
     assert log.read_text() == "a: truncated\nb: truncated\n"
     bad.check(0.2)
-    with pytest.raises(ValueError, match=r"^`max_fraction`: 2 of 10 files .* a \(truncated"):
+    words = "2 of 10 files cannot be decoded, allowed: at most 1 with 0.1; they are a .trunc"
+    with pytest.raises(ValueError, match=f"^`max_fraction`: {words}"):
         bad.check(0.1)
+
+
+def test_names_that_are_not_utf_8_or_have_line_breaks_are_escaped(tmp_path, monkeypatch):
+    monkeypatch.setattr(bad, "log", tmp_path / "bad.txt")
+    bad.names.clear()
+    for name in (b"\xff" * 150 + b".jpg", b"a\nb.jpg"):
+        graph(center(32, 36))(tf.constant(b""), tf.constant(name), draws=None)
+    names, why = ("\\udcff" * 150 + ".jpg", "a\\nb.jpg"), "empty, too large or not readable"
+    expected = "".join(f"{name}: {why}\n" for name in names)
+    assert (tmp_path / "bad.txt").read_text() == expected
+
+
+@given(count=st.integers(1, 5000), bad=st.integers(0, 60), fraction=st.sampled_from([0, 1e-3, 0.2]))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_a_few_bad_files_never_end_a_run(count, bad, fraction):
+    files = decode.BadFiles(count=count)
+    for i in range(min(bad, count)):
+        files.add(f"{i}.jpg", "truncated")
+    part = len(files) / count
+    few = len(files) <= 1 or (len(files) <= 5 and part <= 0.1)
+    if part <= fraction or (few and fraction):
+        files.check(fraction)
+    else:
+        with pytest.raises(ValueError, match=f"^`max_fraction`: {len(files)} of {count} files"):
+            files.check(fraction)
+    news = files.news()
+    assert news is None if not len(files) else news.startswith(f"{len(files)} of {count} files ")
+    assert files.news() is None

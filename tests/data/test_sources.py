@@ -1,11 +1,20 @@
 """Where images come from: digits, arrays, folders, TensorFlow Datasets."""
 
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers.photos import encoded, folder, imagenet_archives, photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from keras_smlp.data import sources
+from keras_smlp.inference import photos
 
 pytestmark = pytest.mark.once
 
@@ -111,17 +120,144 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path):
     (path / "val" / "n03").mkdir()
     with pytest.raises(ValueError, match="has the classes n03, allowed: those of"):
         sources.load("folder", path)
-    (tmp_path / "empty" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "empty" / "train").mkdir(parents=True)
     (tmp_path / "empty" / "val").mkdir()
     with pytest.raises(ValueError, match="train has no images, allowed: <class>/<image>"):
         sources.load("folder", tmp_path / "empty")
 
 
-def test_a_file_that_is_gone_counts_as_damaged(tmp_path):
+def test_a_class_without_images_is_refused(tmp_path):
+    path = folder(tmp_path / "data")
+    for name in ("cat", "dog"):
+        (path / "train" / name).mkdir()
+    (path / "train" / "cat" / "0.heic").touch()
+    words = (
+        r"train has no images of the classes cat, dog \(1 .heic \(first .*0.heic\) are there\), "
+    )
+    with pytest.raises(ValueError, match=words):
+        sources.load("folder", path)
+
+
+def test_what_is_not_used_is_said_in_a_sentence(tmp_path):
+    path = folder(tmp_path / "data")
+    assert sources.load("folder", path).notes == ()
+    for name in ("a.heic", "b.HEIC", "notes"):
+        (path / "train" / "n01" / name).touch()
+    (path / "val" / "list.txt").touch()
+    shutil.rmtree(path / "val" / "n02")
+    source = sources.load("folder", path)
+    assert source.class_names == ("n01", "n02") and set(source.validation.read([0, 1, 2])[1]) == {0}
+    assert source.notes == (
+        f"no image in {path}/val is of the classes n02",
+        f"4 files or links are not used: 2 .heic (first {path}/train/n01/a.heic), "
+        f"1 file without an ending (first {path}/train/n01/notes), "
+        f"1 in no class folder (first {path}/val/list.txt)",
+    )
+
+
+NAMES = st.one_of(
+    st.sampled_from(
+        ["a.jpg", "b.PNG", "._0.jpg", ".hidden", "c.heic", "d", "e.tiff", "\udcff.jpg"]
+    ),
+    st.sampled_from(["$x$.gif", "f\n.bmp", "g.jpg.txt", "h.jfif", ".i.d", "jpg", "k.", "l .jpg"]),
+)
+ENTRIES = ("file", "pipe", "socket", "link", "broken link", "link to a folder", "folder")
+
+
+@given(
+    classes=st.dictionaries(
+        st.sampled_from(["cat", "dog", ".ipynb_checkpoints", "\udc80", "$n$"]),
+        st.dictionaries(NAMES, st.sampled_from(ENTRIES), max_size=6),
+        min_size=1,
+    )
+)
+@settings(max_examples=40, derandomize=True, deadline=None)
+def test_any_folder_gives_its_visible_image_files_or_a_sentence(classes):
+    expected, others = {}, 0
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "elsewhere").mkdir()
+        (root / "elsewhere" / "x.jpg").write_bytes(b"x.jpg")
+        for split in ("train", "val"):
+            for label, entries in classes.items():
+                below = root / split / label
+                below.mkdir(parents=True)
+                for entry, kind in entries.items():
+                    taken = make(below / entry, kind, root / "elsewhere")
+                    if split == "val" or label.startswith(".") or entry.startswith("."):
+                        continue
+                    is_image = os.path.splitext(entry)[1].lower() in photos.ENDINGS
+                    if kind == "folder":
+                        is_image, taken = True, taken / "x.jpg"
+                    if is_image and taken:
+                        expected.setdefault(label, []).append(taken)
+                    else:
+                        others += 1
+        visible = sorted(x for x in classes if not x.startswith("."))
+        if not all(x in expected for x in visible) or not visible:
+            with pytest.raises(ValueError, match="^`path`: .*train has no images") as found:
+                sources.load("folder", root)
+            assert str(found.value).isprintable()
+            return
+        source = sources.load("folder", root)
+        assert source.class_names == tuple(visible)
+        contents, labels, names = source.train.read(np.arange(len(source.train)))
+        assert names == [str(x) for label in visible for x in sorted(expected[label])]
+        assert labels.tolist() == [i for i, x in enumerate(visible) for _ in expected[x]]
+        assert contents == [x.read_bytes() for label in visible for x in sorted(expected[label])]
+        note = [f"{2 * others} files or links are not used: "] if others else []
+        assert [x.partition(": ")[0] + ": " for x in source.notes] == note
+        assert all(x.isprintable() for x in source.notes)
+
+
+def make(path, kind, elsewhere):
+    """Makes an entry of a folder; the path where a file can be read there, or `None`."""
+    if kind == "file":
+        path.write_bytes(os.fsencode(path.name))
+    elif kind == "folder":
+        path.mkdir()
+        (path / "x.jpg").write_bytes(b"below")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif kind == "broken link":
+        path.symlink_to("nothing")
+    elif kind == "link to a folder":
+        path.symlink_to(elsewhere)
+    else:
+        path.symlink_to(elsewhere / "x.jpg")
+    return path if kind in ("file", "link", "folder") else None
+
+
+def test_names_that_are_not_utf_8_go_through_tf_data(tmp_path):
+    pipeline = pytest.importorskip("keras_smlp.data.pipeline", reason="the batches are by tf.data")
+    path = folder(tmp_path / "data")
+    odd = path / "train" / "n01" / "\udcff.jpg"
+    (path / "train" / "n01" / "n01_0.JPEG").rename(odd)
+    split = sources.load("folder", path).train
+    _, labels, names = pipeline.reader(split)(tf_indices(range(8)))
+    assert (
+        os.fsencode(odd) in names.numpy().tolist() and labels.numpy().tolist() == [0] * 4 + [1] * 4
+    )
+
+
+def tf_indices(values):
+    import tensorflow as tf
+
+    return tf.constant(list(values), "int64")
+
+
+def test_a_file_that_is_gone_or_has_become_something_else_counts_as_damaged(tmp_path):
     path = folder(tmp_path / "data")
     source = sources.load("folder", path)
-    (path / "val" / "n01" / "n01_0.JPEG").unlink()
-    assert source.validation.read(np.array([0]))[0] == [b""]
+    files = [path / "val" / "n01" / f"n01_{i}.JPEG" for i in range(3)]
+    for file in files:
+        file.unlink()
+    os.mkfifo(files[1])
+    with open(files[2], "wb") as sparse:
+        sparse.truncate(2**40)
+    assert source.validation.read(np.arange(3))[0] == [b""] * 3
 
 
 # ---- TensorFlow Datasets ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -65,6 +66,8 @@ def test_what_cannot_be_decoded_is_refused():
 # ---- tools/predict.py ---------------------------------------------------------------------------
 
 PHOTOS = [f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")]
+# on what is in the folder beside them
+NOTE = "predict.py: not used: 1 .txt (first photos/notes.txt)\n"
 BUILD = {"dim": 8, "depths": (1, 1), "input_shape": (32, 32, 3), "classes": 4}
 
 
@@ -102,7 +105,7 @@ def test_json_has_the_probabilities_of_each_photo(here, run, model):
     # batches of two, the last of one
     status, out, err = run("photos --weights m.keras --json --batch-size 2")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert (status, err) == (0, "") and [row["file"] for row in rows] == PHOTOS
+    assert (status, err) == (0, NOTE) and [row["file"] for row in rows] == PHOTOS
     for row in rows:
         probabilities = expected(model, row["file"])
         order = np.argsort(-probabilities)
@@ -128,6 +131,46 @@ def test_a_table_has_rank_probability_and_name(here, run, model):
             f"   2  {probabilities[second]:.4f}  {names[second]}",
         ],
     )
+
+
+def test_hidden_files_and_pipes_are_not_photos(here, run):
+    Path("photos/.ipynb_checkpoints").mkdir()
+    for hidden in (".ipynb_checkpoints/a.png", "._a.png"):
+        Path(f"photos/{hidden}").write_bytes(Path("photos/a.png").read_bytes())
+    os.mkfifo("photos/pipe.jpg")
+    Path("photos/b.heic").touch()
+    status, out, err = run("photos --weights m.keras --json")
+    assert status == 0 and [json.loads(line)["file"] for line in out.splitlines()] == PHOTOS
+    assert err == (
+        "predict.py: not used: 1 .heic (first photos/b.heic), 1 .txt (first photos/notes.txt), "
+        "1 pipe (first photos/pipe.jpg)\n"
+    )
+
+
+def test_photos_of_phones_are_turned_upright_if_asked(here, run, model):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    with Image.open("photos/a.png") as picture:
+        picture.save("turned.png", exif=exif)
+        picture.transpose(Image.Transpose.ROTATE_90).save("upright.png")
+    outputs = [
+        run(f"{file} --weights m.keras --top 4 {option}")[1].partition("\n")[2]
+        for file in ("turned.png", "upright.png", "photos/a.png")
+        for option in ("", "--exif-orientation")
+    ]
+    assert outputs[0] == outputs[4] == outputs[5] != outputs[1] == outputs[2] == outputs[3]
+
+
+def test_names_of_any_bytes_and_with_dollars(here, run):
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    Path("classes.json").write_text(json.dumps(["$", "$\\frac$", "\udcff", "a\nb"]))
+    Path("photos/a.png").rename("photos/\udcff$x$.png")
+    status, out, err = run("photos/\udcff$x$.png --weights m.keras --plot p.png --explain")
+    assert (status, err) == (0, "") and Path("p.png").stat().st_size > 1000
+    assert out.splitlines()[0] == "photos/\\udcff$x$.png"
+    assert {line.split("  ", 2)[2] for line in out.splitlines()[1:]} == {
+        *("$", "$\\frac$", "\\udcff", "a\\nb")
+    }
 
 
 def test_patterns_name_photos_once(here, run):
@@ -171,7 +214,8 @@ def test_damaged_photos_are_named_and_skipped(here, run):
     status, out, err = run("photos --weights m.keras --batch-size 3 --json")
     assert status == 1
     assert [json.loads(line)["file"] for line in out.splitlines()] == PHOTOS
-    first, second = err.splitlines()
+    note, first, second = err.splitlines()
+    assert note + "\n" == NOTE
     assert first.startswith("predict.py: skipped photos/0.png: ")
     assert second.startswith("predict.py: skipped photos/a2.png: ") and "empty" in second
     if importlib.util.find_spec("matplotlib"):
@@ -187,7 +231,7 @@ def test_pictures(here, run, model, monkeypatch):
     monkeypatch.setattr(plots, "plot_predictions", lambda *x: (drawn.extend(x), plot(*x)))
     pictures = "--plot p.png --explain --kernels k.png"
     status, out, err = run(f"photos --batch-size 2 --weights m.keras {pictures}")
-    assert (status, err) == (0, "") and out.count("\n") == 5 * 5
+    assert (status, err) == (0, NOTE) and out.count("\n") == 5 * 5
     _, titles, images, found, maps = drawn
     assert titles == tuple(Path(x).name for x in PHOTOS)
     np.testing.assert_array_equal(images, [keras_smlp.load_image(x, (32, 48)) for x in PHOTOS])

@@ -3,12 +3,24 @@
 import keras
 import numpy as np
 import pytest
+from helpers.processes import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import keras_smlp
 
 pytest.importorskip("yaml", reason="the configuration is YAML")
 
-from keras_smlp.training import optimizer  # noqa: E402 - asked for first
+from keras_smlp.data.recipe import DataConfig  # noqa: E402 - asked for first
+from keras_smlp.training import optimizer  # noqa: E402
+from keras_smlp.training.config import (  # noqa: E402
+    Config,
+    DistributionConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from keras_smlp.training.parsing import parse  # noqa: E402
 from keras_smlp.training.schedule import Tabulated, learning_rate  # noqa: E402
 
@@ -77,3 +89,44 @@ def test_without_gradient_an_update_is_the_decay_of_kernels_alone():
     for old, new in zip(values, variables, strict=True):
         decayed = 1 if new.name in ("bias", "gamma", "beta") else 1 - 0.05 * config.peak_lr
         np.testing.assert_allclose(keras.ops.convert_to_numpy(new), decayed * old, rtol=1e-6)
+
+
+@pytest.mark.once
+@given(
+    base=st.floats(1e-6, 1e-2),
+    floor=st.floats(1e-7, 1e-3),
+    start=st.floats(1e-7, 1e-3),
+    batch=st.integers(1, 2000),
+    warmup=st.sampled_from([0, 3]),
+)
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_a_peak_below_an_end_of_the_schedule_is_said(base, floor, start, batch, warmup):
+    options = {"base_lr": base, "min_lr": floor, "warmup_lr": start, "warmup_epochs": warmup}
+    config = Config(
+        data=DataConfig("digits", mixup=0, cutmix=0, repeats=1),
+        model=ModelConfig(dim=8, depths=(1,)),
+        optimizer=OptimizerConfig(**options),
+        train=TrainConfig(batch_size=batch),
+        eval=EvalConfig(),
+        distribution=DistributionConfig(),
+    )
+    rates = optimizer.learning_rates(config, np.arange(300))
+    peak = base * batch / 512
+    doubt = optimizer.doubt(config)
+    assert (doubt is None) == (peak >= floor and (not warmup or peak >= start))
+    if doubt is None:
+        assert rates.max() <= max(peak, start if warmup else 0) * (1 + 1e-9)
+    else:
+        assert (
+            f"is a peak of {peak:.3g} for the {batch} of an update, less than optimizer." in doubt
+        )
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda x: x.stem)
+def test_no_configuration_of_ours_rises_where_it_should_fall(file):
+    weights = ["--model.weights=null"] if file.stem == "finetune" else []
+    config = parse([f"--config={file}", *weights])
+    assert optimizer.doubt(config) is None
+    if file.stem == "finetune":
+        assert config.peak_lr == pytest.approx(5e-4)
