@@ -1,6 +1,7 @@
 """The normalization of the pixels, and how large a photo is resized before its central crop."""
 
 import keras
+import numpy as np
 
 # ImageNet statistics of RGB in [0, 1], as timm and the official code use them
 MEAN = (0.485, 0.456, 0.406)
@@ -21,6 +22,15 @@ def normalization(name):
     scale = [1 / (255 * std) for std in STD]
     offset = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
     return keras.layers.Rescaling(scale, offset, name=name, dtype="float32")
+
+
+def is_normalization(layer):
+    """Whether it normalizes as the layer of `normalization` does."""
+    own = normalization(None)
+    return isinstance(layer, keras.layers.Rescaling) and all(
+        np.shape(np.ravel(x)) == np.shape(np.ravel(y)) and np.allclose(np.ravel(x), np.ravel(y))
+        for x, y in ((layer.scale, own.scale), (layer.offset, own.offset))
+    )
 
 
 def shorter_side(size):

@@ -14,6 +14,7 @@ from keras import ops, tree
 from keras_smlp import naming
 from keras_smlp.layers.folded import Affine, FoldedChannelMixing, FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
+from keras_smlp.preprocessing import is_normalization
 
 
 def fold(model: keras.Model) -> keras.Model:
@@ -95,7 +96,8 @@ def linear_pairs(model):
     pairs = []
     for layer in model.layers:
         following = after(layer)
-        if type(layer) is keras.layers.Rescaling and following is layers[naming.STEM]:
+        # not a user's own: of a stem with a bias it would not be known what it takes
+        if is_normalization(layer) and following is layers[naming.STEM]:
             if layer.compute_dtype == following.compute_dtype == "float32":
                 pairs.append((layer, following))
         elif is_last_norm(layer):
@@ -118,8 +120,8 @@ def only_readers(model):
     calls = {x["name"]: len(x["inbound_nodes"]) for x in config["layers"]}
     readers: dict[str, list[str]] = {name: [] for name in calls}
     for x in config["layers"]:
-        for name in tensor_sources(x["inbound_nodes"]):
-            readers[name].append(x["name"])
+        for tensor in tensors(x["inbound_nodes"]):
+            readers[tensor["keras_history"][0]].append(x["name"])
     outputs = {
         operation.name
         for operation in model.operations
@@ -133,16 +135,16 @@ def only_readers(model):
     }
 
 
-def tensor_sources(node):
-    """The names of the operations whose tensors stand in a serialized call."""
+def tensors(node):
+    """The tensors in a serialized call, each as its config."""
     if isinstance(node, dict):
         if node.get("class_name") == "__keras_tensor__":
-            yield node["config"]["keras_history"][0]
+            yield node["config"]
             return
         node = node.values()
     if not isinstance(node, (str, int, float, type(None))):
         for part in node:
-            yield from tensor_sources(part)
+            yield from tensors(part)
 
 
 # ---- the copy -----------------------------------------------------------------------------------
