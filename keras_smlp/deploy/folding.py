@@ -120,8 +120,8 @@ def only_readers(model):
     calls = {x["name"]: len(x["inbound_nodes"]) for x in config["layers"]}
     readers: dict[str, list[str]] = {name: [] for name in calls}
     for x in config["layers"]:
-        for tensor in tensors(x["inbound_nodes"]):
-            readers[tensor["keras_history"][0]].append(x["name"])
+        for name in tensor_sources(x["inbound_nodes"]):
+            readers[name].append(x["name"])
     outputs = {
         operation.name
         for operation in model.operations
@@ -135,16 +135,16 @@ def only_readers(model):
     }
 
 
-def tensors(node):
-    """The tensors in a serialized call, each as its config."""
+def tensor_sources(node):
+    """The names of the operations whose tensors stand in a serialized call."""
     if isinstance(node, dict):
         if node.get("class_name") == "__keras_tensor__":
-            yield node["config"]
+            yield node["config"]["keras_history"][0]
             return
         node = node.values()
     if not isinstance(node, (str, int, float, type(None))):
         for part in node:
-            yield from tensors(part)
+            yield from tensor_sources(part)
 
 
 # ---- the copy -----------------------------------------------------------------------------------

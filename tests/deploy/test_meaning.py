@@ -200,7 +200,9 @@ def test_what_a_graph_does_not_show_is_unknown():
         def call(self, x):
             return self.function(x)
 
-    assert meaning(around(net, Unsaved(ops.tanh))) == ("unknown", "unknown")
+    assert meaning(around(net, Unsaved(ops.tanh))) == ("pixels", "unknown")
+    assert meaning(around(net, Unsaved(lambda x: x[:, :2]))) == ("pixels", "unknown")
+    assert meaning(around(net, Unsaved(ops.softmax))) == ("pixels", "probabilities")
     # the softmax of one number is always 1; a head of a user's is not the network's
     assert meaning(network(None, classes=1)) == ("pixels", "unknown")
     named = layers.Dense(3, name="predictions")(network(top=False).output)

@@ -13,7 +13,6 @@ import numpy as np
 from keras import ops
 
 from keras_smlp import naming
-from keras_smlp.deploy.folding import tensors
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.patches import PatchConv
 from keras_smlp.preprocessing import is_normalization
@@ -95,31 +94,42 @@ class Call(NamedTuple):
 
     Attributes:
         operation: A Keras layer, model or operation.
-        args: Positional arguments; a tensor is its serialized config.
+        args: Positional arguments, symbolic tensors among them.
         kwargs: Keyword arguments.
-        sources: The calls whose outputs the arguments are.
-        shape: Of the first tensor.
+        sources: The list of these tensors.
+        outputs: The list of the tensors that it returns.
     """
 
     operation: Any
-    args: Any
+    args: tuple
     kwargs: dict
     sources: list
-    shape: tuple
+    outputs: list
 
 
 class Graph(NamedTuple):
     """The calls of a model of one input and one output, and where it begins and ends.
 
     Attributes:
-        calls: From (name of the operation, number of its call) to `Call`.
-        start: The input, such a pair.
-        end: The output, such a pair.
+        calls: List of `Call`, each after those whose tensors it takes.
+        start: The symbolic tensor that is the input.
+        end: The one that is the output.
     """
 
-    calls: dict
-    start: tuple
-    end: tuple
+    calls: list
+    start: keras.KerasTensor
+    end: keras.KerasTensor
+
+
+class Seen(keras.layers.Layer):
+    """Takes the place of a call while a graph is read: from any tensors to some of given shapes."""
+
+    def __init__(self, shapes):
+        super().__init__()
+        self.shapes = shapes
+
+    def compute_output_spec(self, tensors):
+        return [keras.KerasTensor(shape, dtype) for shape, dtype in self.shapes]
 
 
 @functools.cache
@@ -138,38 +148,45 @@ def is_graph(operation):
 
 
 def read(model):
-    """The `Graph` of a model; `None` if it is none, or a layer in it cannot be serialized."""
+    """The `Graph` of a model; `None` if it is none, or cannot be read."""
     if not is_graph(model):
         return None
-    plain = keras.Model(model.inputs, model.outputs)
+    calls = []
+
+    def seen(operation, *args, **kwargs):
+        sources = [x for x in keras.tree.flatten((args, kwargs)) if is_tensor(x)]
+        found = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+        outputs = Seen(tuple((x.shape, x.dtype) for x in found))(sources)
+        calls.append(Call(operation, args, kwargs, sources, outputs))
+        return outputs
+
+    # Keras walks through the graph; no layer is called, none is copied
     try:
-        config = plain.get_config()  # tells every call
-    except Exception:  # of a layer of the user's own
+        copy = keras.models.clone_model(
+            keras.Model(model.inputs, model.outputs),
+            clone_function=lambda operation: operation,
+            call_function=seen,
+        )
+    except Exception:  # a layer of the user's own that does not tell its output's shape
         return None
-    calls = {}
-    for operation, layer in zip(plain.operations, config["layers"], strict=True):
-        for number, node in enumerate(layer["inbound_nodes"]):
-            found = list(tensors(node))
-            sources = [tuple(x["keras_history"][:2]) for x in found]
-            shape = tuple(found[0]["shape"])
-            call = Call(operation, node["args"], node["kwargs"], sources, shape)
-            calls[operation.name, number] = call
-    (start, *_), (end, number, _) = config["input_layers"][0], config["output_layers"][0]
-    # Keras counts the calls of a functional model from 1 there
-    number -= isinstance(calls[end, 0].operation, functional()) if (end, 0) in calls else 0
-    return Graph(calls, (start, 0), (end, number))
+    return Graph(calls, copy.inputs[0], copy.outputs[0])
+
+
+def is_tensor(x):
+    """Whether it is a symbolic tensor."""
+    return isinstance(x, keras.KerasTensor)
 
 
 # ---- its ends -----------------------------------------------------------------------------------
 def end(graph):
     """What a graph ends in: one of `OUTPUTS`, or `SAME` if it changes nothing of its input."""
-    key = graph.end
-    while key in graph.calls:
-        call = graph.calls[key]
-        found = last(call)
-        if found != SAME:
-            return found
-        key = call.sources[0]
+    tensor = graph.end
+    for call in reversed(graph.calls):
+        if any(x is tensor for x in call.outputs):
+            found = last(call)
+            if found != SAME:
+                return found
+            tensor = call.sources[0]
     return SAME
 
 
@@ -181,11 +198,11 @@ def last(call):
     if inner := read(layer):
         return end(inner)
     if type(layer) in (keras.layers.Dense, keras.layers.EinsumDense):
-        found = computed(layer.activation, layer.output.shape[1:])
+        found = computed(layer.activation, call.outputs[0].shape[1:])
         if found == SAME:
             return LOGITS if is_own_head(layer) else UNKNOWN
         return found
-    return computed(lambda x: run(call, x), call.shape[1:])
+    return computed(lambda x: run(call, x), call.sources[0].shape[1:])
 
 
 def is_own_head(layer):
@@ -193,15 +210,15 @@ def is_own_head(layer):
     return layer.name == naming.HEAD and isinstance(layer.kernel_initializer, TorchUniform)
 
 
-def readers(graph, key):
+def readers(graph, tensor):
     """What a tensor is taken for by all that read it, a set; `SAME` is in it for an output."""
-    found = {SAME} if key == graph.end else set()
-    for reader, call in graph.calls.items():
-        if key in call.sources:
+    found = {SAME} if tensor is graph.end else set()
+    for call in graph.calls:
+        if any(x is tensor for x in call.sources):
             taken = first(call)
             found |= taken - {SAME}
             if SAME in taken:
-                found |= readers(graph, reader)
+                found |= readers(graph, call.outputs[0])
     return found
 
 
@@ -223,17 +240,12 @@ def first(call):
 def run(call, x):
     """The call at inference, with `x` in the place of its tensor."""
 
-    def value(argument):
-        if next(tensors(argument), None):
-            return x
-        if not isinstance(argument, (bool, int, float, str, type(None))):
-            raise TypeError("an argument that is neither a tensor nor a constant")
-        return argument
-
-    kwargs = {name: value(argument) for name, argument in call.kwargs.items()}
+    args, kwargs = keras.tree.map_structure(
+        lambda argument: x if is_tensor(argument) else argument, (call.args, call.kwargs)
+    )
     if isinstance(call.operation, keras.Layer):
         kwargs["training"] = False
-    return call.operation(*map(value, call.args), **kwargs)
+    return call.operation(*args, **kwargs)
 
 
 def computed(function, shape):
@@ -259,9 +271,10 @@ def computed(function, shape):
 
 def is_same(call):
     """Whether a call leaves images as they are."""
-    if None in call.shape[1:]:
+    shape = call.sources[0].shape[1:]
+    if None in shape:
         return False
-    x = np.random.default_rng(0).integers(-255, 256, (2, *call.shape[1:])).astype("float32")
+    x = np.random.default_rng(0).integers(-255, 256, (2, *shape)).astype("float32")
     return np.array_equal(x, attempt(lambda x: run(call, x), x)[0])
 
 
