@@ -219,7 +219,10 @@ def test_jpeg_files_are_seen_as_by_load_image(format, exported, model):
         "probabilities": (0, 4),
         "features": (0, 16),
     }
+    cmyk = files[3]
+    marker = cmyk.index(b"\xff\xee")
     for bad, words in {
+        cmyk[:marker] + cmyk[marker + 16 :]: "must hold CMYK files with Adobe's marker",
         b"": "must hold whole JPEG files",
         b"\x89PNG\r\n": "must hold whole JPEG files",
         files[0][:200]: "Invalid JPEG",
