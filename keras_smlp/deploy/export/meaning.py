@@ -253,19 +253,20 @@ def computed(function, shape):
     if len(shape) != 1 or shape[0] is None:
         return UNKNOWN
     # numbers that 16 bits hold as they are: small ones, and some that a clipping would change
-    x = np.random.default_rng(0).integers(-127, 128, (8, *shape)) / np.float32(16)
-    x = np.concatenate([x, x * 1024])
+    small = np.random.default_rng(0).integers(-127, 128, (8, *shape)).astype("float32") / 16
+    x = np.concatenate([small, small * 1024])
     y, tolerance = attempt(function, x)
-    exponentials = np.exp(x - x.max(-1, keepdims=True))
+    exponentials = np.exp(small)
     known = {
         PROBABILITIES: exponentials / exponentials.sum(-1, keepdims=True),
-        SIGMOID: 1 / (1 + np.exp(-np.clip(x, -80, 80))),
+        SIGMOID: 1 / (1 + 1 / exponentials),
     }
     if np.array_equal(x, y):
         return SAME
-    for name, values in known.items():
-        if y.shape == values.shape and np.allclose(y, values, rtol=0, atol=tolerance):
-            return name
+    if y.shape == x.shape:
+        for name, values in known.items():
+            if np.allclose(y[:8], values, rtol=0, atol=tolerance):
+                return name
     return UNKNOWN
 
 
