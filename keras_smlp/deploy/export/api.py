@@ -92,7 +92,7 @@ def export(
     head become probabilities, by a softmax. If the images are RGB in [0, 255], a SavedModel has,
     beside the endpoint `serve`, `serve_uint8` for uint8 images, and `serve_jpeg`, which takes a
     string tensor `(batch,)` of JPEG files of any size, and decodes, resizes and crops them as the
-    evaluation does; a LiteRT file has, beside the signature `serve`, `serve_uint8`.
+    evaluation does; a LiteRT file has, beside the signature `serving_default`, `serving_uint8`.
 
     | format | path | written by | precisions | metadata |
     |---|---|---|---|---|

@@ -75,7 +75,7 @@ def litert(path, threads):
     interpreter = Interpreter(str(path), num_threads=threads)
 
     def run(images):
-        name = "serve_uint8" if images.dtype == "uint8" else "serving_default"
+        name = "serving_uint8" if images.dtype == "uint8" else "serving_default"
         return interpreter.get_signature_runner(name)(images=images)
 
     return run

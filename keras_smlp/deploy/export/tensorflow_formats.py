@@ -11,12 +11,10 @@ import tensorflow as tf
 from keras_smlp.data import decode
 from keras_smlp.preprocessing import shorter_side
 
-UINT8 = "serve_uint8"
-
 
 def tf_saved_model(model, path, precision, metadata, takes_pixels):
     """Writes a SavedModel: images as float32, and where they are pixels, uint8 and JPEG."""
-    archive, uint8 = served(model, takes_pixels)
+    archive, uint8 = served(model, takes_pixels, ("serve", "serve_uint8"))
     if takes_pixels:
         archive.add_endpoint("serve_jpeg", jpeg_endpoint(uint8, model))
     archive.write_out(path, verbose=False)
@@ -24,8 +22,8 @@ def tf_saved_model(model, path, precision, metadata, takes_pixels):
     (path / "assets.extra" / "metadata.json").write_text(metadata)
 
 
-def served(model, takes_pixels):
-    """An archive with the endpoint for float32 images, and with that for uint8 ones, or `None`."""
+def served(model, takes_pixels, names):
+    """An archive with the endpoint for float32 images, and that for uint8 ones (or `None`)."""
     archive = keras.export.ExportArchive()
     archive.track(model)
 
@@ -35,8 +33,8 @@ def served(model, takes_pixels):
     def images(dtype):
         return [keras.InputSpec(shape=model.input_shape, dtype=dtype, name="images")]
 
-    archive.add_endpoint("serve", run, images("float32"))
-    uint8 = archive.add_endpoint(UINT8, run, images("uint8")) if takes_pixels else None
+    archive.add_endpoint(names[0], run, images("float32"))
+    uint8 = archive.add_endpoint(names[1], run, images("uint8")) if takes_pixels else None
     return archive, uint8
 
 
@@ -79,8 +77,11 @@ def jpeg_endpoint(serve, model):
 def litert(model, path, precision, metadata, takes_pixels):
     """Writes a LiteRT file, with the metadata in a zip at its end, as LiteRT's tools leave it."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        served(model, takes_pixels)[0].write_out(folder, verbose=False)
-        signatures = ["serving_default"] + [UINT8] * takes_pixels
+        # of an endpoint "serve" TensorFlow would convert that alone; the first in alphabetical
+        # order is the one that `Interpreter.invoke` runs
+        names = ("serving_default", "serving_uint8")
+        served(model, takes_pixels, names)[0].write_out(folder, verbose=False)
+        signatures = list(names if takes_pixels else names[:1])
         with contextlib.redirect_stdout(io.StringIO()):
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=signatures)
             converter.experimental_enable_resource_variables = True
