@@ -116,17 +116,6 @@ def dense_layers(model):
     return found
 
 
-def takes_pixels(model):
-    """Whether a model takes RGB in [0, 255], not normalized values.
-
-    True for one that has the normalization, as a layer or folded into the stem (which then has a
-    bias); and for any without a stem, of which nothing is known.
-    """
-    if any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers):
-        return True
-    return all(layer.use_bias for layer in model.layers if layer.name == STEM)
-
-
 def is_folded(model):
     """Whether `keras_smlp.fold` made it."""
     return any(isinstance(layer, FOLDED) for layers in mixings(model).values() for layer in layers)

@@ -1,6 +1,7 @@
 """The normalization of the pixels, and how large a photo is resized before its central crop."""
 
 import keras
+import numpy as np
 
 # ImageNet statistics of RGB in [0, 1], as timm and the official code use them
 MEAN = (0.485, 0.456, 0.406)
@@ -29,6 +30,15 @@ def fix_axes(layer):
     own = {"scale": SCALE, "offset": OFFSET}
     if isinstance(layer, keras.layers.Rescaling) and own.items() <= layer.get_config().items():
         layer.scale, layer.offset = [[SCALE]], [[OFFSET]]
+
+
+def is_normalization(layer):
+    """Whether it normalizes as the layer of `normalization` does."""
+    own = normalization(None)
+    return isinstance(layer, keras.layers.Rescaling) and all(
+        np.shape(np.ravel(x)) == np.shape(np.ravel(y)) and np.allclose(np.ravel(x), np.ravel(y))
+        for x, y in ((layer.scale, own.scale), (layer.offset, own.offset))
+    )
 
 
 def shorter_side(size):

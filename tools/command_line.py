@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 
 VARIANTS = ("tiny", "small", "base")  # of keras_smlp.VARIANTS
+# of keras_smlp.export
+INPUTS = ("auto", "pixels", "normalized", "unknown")
+OUTPUTS = ("auto", "probabilities", "sigmoid", "logits", "unknown")
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +33,21 @@ class Parser(argparse.ArgumentParser):
             metavar="FILE.json",
             help="list of the names of the classes (default: the classes.json beside a .keras "
             "file, or ImageNet's for 1000)",
+        )
+
+    def add_meaning_options(self):
+        """The options that say what a model takes and answers with, where its graph does not."""
+        self.add_argument(
+            "--inputs",
+            choices=INPUTS,
+            default="auto",
+            help="what the model takes (default: auto, read off its graph)",
+        )
+        self.add_argument(
+            "--outputs",
+            choices=OUTPUTS,
+            default="auto",
+            help="what the model answers with (default: auto, read off its graph)",
         )
 
     def error(self, message):

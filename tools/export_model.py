@@ -16,7 +16,7 @@ from command_line import Parser, labels, open_model, read_names
 
 # those of keras_smlp.export
 FORMATS = ("tf_saved_model", "onnx", "openvino", "litert", "torch")
-EXACT = 1e-4  # of the largest probability, in float32
+EXACT = 1e-4  # of the largest output, in float32
 
 
 def main():
@@ -27,6 +27,7 @@ def main():
         "--out", metavar="PATH", required=True, help="a folder for tf_saved_model, else a file"
     )
     parser.add_network_options()
+    parser.add_meaning_options()
     parser.add_argument("--fold", action="store_true", help="merge what is linear first")
     parser.add_argument("--quantize", choices=("int8",), help="the dense layers, to 8 bits")
     parser.add_argument(
@@ -49,6 +50,8 @@ def main():
 def export(arguments):
     """One export from top to bottom."""
     import keras_smlp
+    from keras_smlp.deploy.export.api import is_classifier
+    from keras_smlp.deploy.export.meaning import meaning
     from keras_smlp.deploy.export.runtimes import size
 
     # ---- model ----------------------------------------------------------------------------------
@@ -60,7 +63,11 @@ def export(arguments):
         pairs = labels(names, model.output_shape[1])
         names = pairs and [name for _, name in pairs]
     precision, quantize = arguments.precision, arguments.quantize
-    answer = reference(model)
+    inputs, outputs = arguments.inputs, arguments.outputs
+    if is_classifier(model):  # else the export says what it must be
+        inputs, outputs = meaning(model, inputs, outputs)
+        images = random_images(model, inputs)
+        answer = reference(model, images, outputs)
     if arguments.fold:
         model = keras_smlp.fold(model)
     if quantize and arguments.format == "litert":
@@ -79,9 +86,13 @@ def export(arguments):
         class_names=names,
         origin=origin,
         license=license,
+        inputs=inputs,
+        outputs=outputs,
     )
     print(f"{path}: {arguments.format}, {size(path) / 1e6:.1f} MB")
-    compare(path, arguments.format, *answer, is_exact=precision == "float32" and not quantize)
+    compare(
+        path, arguments.format, images, answer, is_exact=precision == "float32" and not quantize
+    )
 
 
 def source(arguments):
@@ -96,19 +107,26 @@ def source(arguments):
     return origin, arguments.license or variant.license
 
 
-def reference(model):
-    """Two random images, and the probabilities that the model answers with."""
+def random_images(model, inputs):
+    """Two images of what the model takes."""
     import numpy as np
 
-    from keras_smlp.deploy.export.api import endpoint
-    from keras_smlp.naming import takes_pixels
-
     rng = np.random.default_rng(0)
-    shape = (2, *model.input_shape[1:])
-    images = rng.uniform(0, 255, shape) if takes_pixels(model) else rng.normal(0, 1, shape)
-    images = images.astype("float32")
-    answer = endpoint(model, features=False).predict_on_batch(images)["probabilities"]
-    return images, np.asarray(answer, "float32")
+    shape = (2, *model.inputs[0].shape[1:])
+    images = rng.uniform(0, 255, shape) if inputs == "pixels" else rng.normal(0, 1, shape)
+    return images.astype("float32")
+
+
+def reference(model, images, outputs):
+    """What the model itself answers, logits as probabilities."""
+    import keras
+    import numpy as np
+
+    answer = np.asarray(keras.tree.flatten(model.predict_on_batch(images))[0], "float32")
+    if outputs == "logits":
+        answer = np.exp(answer - answer.max(-1, keepdims=True))
+        answer /= answer.sum(-1, keepdims=True)
+    return answer
 
 
 def compare(path, format, images, expected, is_exact):
@@ -118,12 +136,14 @@ def compare(path, format, images, expected, is_exact):
     from keras_smlp.deploy.export.runtimes import opened
 
     try:
-        found = opened(path, format)(images)["probabilities"]
+        found = opened(path, format)(images)
     except ModuleNotFoundError as error:
         print(f"not run: {error.name} is not installed")
         return
-    difference = float(np.abs(found - expected).max() / expected.max())
-    print(f"run: probabilities differ by {difference:.1e} of the largest")
+    name = next(name for name in found if name != "features")
+    largest = np.abs(expected).max() or 1.0
+    difference = float(np.abs(found[name] - expected).max() / largest)
+    print(f"run: {name} differ by {difference:.1e} of the largest")
     if is_exact and not difference <= EXACT:
         raise RuntimeError(f"{path} answers otherwise than the model, by {difference:.1e}")
 

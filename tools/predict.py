@@ -32,6 +32,7 @@ def main():
         "--weights", default="imagenet", help="imagenet (default) or the path of a weights file"
     )
     parser.add_network_options()
+    parser.add_meaning_options()
     parser.add_argument(
         "--top", type=positive, help=f"classes per photo (default: {TOP}, or all if there are less)"
     )
@@ -87,7 +88,7 @@ def predict(arguments):
     # ---- model ----------------------------------------------------------------------------------
     names = read_names(arguments.weights, arguments.classes)
     with contextlib.redirect_stdout(sys.stderr):  # Keras says there that it downloads
-        model = classifier(arguments.weights, arguments.variant)
+        model = classifier(arguments)
     height, width, _ = model.input_shape[1:]
     classes = labels(names, model.output_shape[-1])
     if classes is None:
@@ -163,25 +164,31 @@ def find(photos):
     return list(dict.fromkeys(files)), others
 
 
-def classifier(weights, variant):
+def classifier(arguments):
     """The model, which takes RGB in [0, 255] and answers with probabilities."""
-    import keras
+    from keras_smlp.deploy.export.meaning import meaning
 
-    from keras_smlp.naming import takes_pixels
-
-    model = open_model(weights, variant, "--weights")
-    inputs, outputs, last = model.input_shape, model.output_shape, model.layers[-1]
+    weights = arguments.weights
+    model = open_model(weights, arguments.variant, "--weights")
+    inputs, outputs = model.input_shape, model.output_shape
     if len(inputs) != 4 or None in inputs[1:] or inputs[3] != 3 or len(outputs) != 2:
         raise ValueError(
             f"--weights must be a classifier of RGB images; {weights} goes from {inputs} to "
             f"{outputs}"
         )
-    if getattr(last, "activation", None) is keras.activations.linear:
-        raise ValueError(f"--weights must answer with probabilities; {weights} does with logits")
-    if not takes_pixels(model):
+    means = meaning(model, arguments.inputs, arguments.outputs)
+    if means.outputs not in ("probabilities", "sigmoid"):
+        does = "it does with logits" if means.outputs == "logits" else "it is unknown what it does"
         raise ValueError(
-            f"--weights must take RGB in [0, 255]; {weights} was built with "
-            "include_preprocessing=False"
+            f"--weights must answer with probabilities, or --outputs say so; {weights}: {does}"
+        )
+    if means.inputs != "pixels":
+        takes = {
+            "normalized": "was built with include_preprocessing=False",
+            "unknown": "it is unknown what it takes",
+        }[means.inputs]
+        raise ValueError(
+            f"--weights must take RGB in [0, 255], or --inputs say so; {weights}: {takes}"
         )
     return model
 

@@ -125,11 +125,12 @@ def is_common(content):
     return (ends == b"\xff\xd8\xff\xff\xd9") | is_png
 
 
-def decode_jpeg(content, crop, draws=None):
+def decode_jpeg(content, crop, draws=None, takes_cmyk=False):
     """The crop of a JPEG file, of which only the window is decoded."""
     shape = tf.io.extract_jpeg_shape(content)
     # PIL has its own way with CMYK
-    with tf.control_dependencies([tf.debugging.Assert(shape[2] != 4, [shape])]):
+    is_known = tf.debugging.Assert(takes_cmyk or shape[2] != 4, [shape])
+    with tf.control_dependencies([is_known]):
         window = crop.window(shape[0], shape[1], draws, is_jpeg=True)
 
     def read(ratio):

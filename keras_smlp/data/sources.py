@@ -180,7 +180,7 @@ def folder(path):
             )
         if empty:
             notes.append(f"no image in {shown(split)} is of the classes {listed(empty)}")
-        splits.append(encoded_files([files.get(name, []) for name in names]))
+        splits.append(encoded_files(split, [files.get(name, []) for name in names]))
     others += others_there
     if others:
         notes.append(f"{len(others)} files or links are not used: {in_words(others)}")
@@ -201,8 +201,8 @@ def listed(names):
     return ", ".join(map(shown, names[:NAMED])) + more
 
 
-def encoded_files(paths):
-    """The `Files` of a split from the paths of each class."""
+def encoded_files(root, paths):
+    """The `Files` below a folder, from the paths of each class."""
     files = [file for found in paths for file in found]
     labels = np.repeat(np.arange(len(paths), dtype="int32"), [len(found) for found in paths])
 
@@ -210,7 +210,7 @@ def encoded_files(paths):
         chosen = [files[i] for i in indices]
         return [content_of(file) for file in chosen], labels[indices], chosen
 
-    return Files(len(files), read, files, path)
+    return Files(len(files), read, files, root)
 
 
 def content_of(file):

@@ -14,6 +14,7 @@ from keras import ops, tree
 from keras_smlp import naming
 from keras_smlp.layers.folded import Affine, FoldedChannelMixing, FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
+from keras_smlp.preprocessing import is_normalization
 
 
 def fold(model: keras.Model) -> keras.Model:
@@ -95,7 +96,8 @@ def linear_pairs(model):
     pairs = []
     for layer in model.layers:
         following = after(layer)
-        if type(layer) is keras.layers.Rescaling and following is layers[naming.STEM]:
+        # not a user's own: of a stem with a bias it would not be known what it takes
+        if is_normalization(layer) and following is layers[naming.STEM]:
             if layer.compute_dtype == following.compute_dtype == "float32":
                 pairs.append((layer, following))
         elif is_last_norm(layer):

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_smlp.checks import check_array, check_pair, check_path, received
+from keras_smlp.checks import check_array, check_boolean, check_pair, check_path, received
 from keras_smlp.inference import photos
 from keras_smlp.preprocessing import shorter_side
 
@@ -69,11 +69,7 @@ def load_image(
     ((224, 224, 3), [255, 0, 0])
     """
     sides, cover = check_sizes(size, resize_size)
-    if not isinstance(exif_orientation, (bool, np.bool_)):
-        raise ValueError(
-            "`exif_orientation` must be a boolean. "
-            f"Received: exif_orientation={shown(repr(exif_orientation))}"
-        )
+    exif_orientation = check_boolean("exif_orientation", exif_orientation)
     file: BinaryIO
     if isinstance(source, bytes):
         file, name = io.BytesIO(source), f"{len(source)} bytes"

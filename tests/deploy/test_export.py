@@ -1,8 +1,13 @@
 """Exported models, each run by its own runtime, against the model that they came from."""
 
+import importlib
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,8 +17,8 @@ from helpers.nets import BACKEND, pixels, quantized, trained_like
 from helpers.processes import python
 
 import keras_smlp
-from keras_smlp.deploy.export import api, runtimes
-from keras_smlp.naming import takes_pixels
+from keras_smlp.deploy.export import api, process, runtimes
+from keras_smlp.deploy.export.meaning import Meaning, meaning
 
 pytestmark = pytest.mark.quick_once
 
@@ -129,7 +134,8 @@ def run(format, path, images):
 def test_it_answers_as_the_model(format, exported, images, expected):
     batches = (5,) if format == "tf_saved_model" else (5, 1)  # its process runs both
     for batch in batches:
-        found = run(format, exported(format), images[:batch].astype("float32"))
+        whole = images[:batch] if batch == 1 else images[:batch].astype("float32")  # of each type
+        found = run(format, exported(format), whole)
         assert set(found) == {"probabilities", "features"}
         for name, x in found.items():
             x, wanted = np.asarray(x), expected[name][:batch]
@@ -203,11 +209,20 @@ def test_jpeg_files_are_seen_as_by_load_image(format, exported, model):
     tf = pytest.importorskip("tensorflow", reason="SavedModel is TensorFlow's")
     sizes = ((120, 90), (200, 50), (47, 33))  # width, height
     files = [photos.encoded(photos.photo(size=size), quality=90) for size in sizes]
+    files += [photos.encoded(photos.photo(size=(80, 60)).convert(mode)) for mode in ("CMYK", "L")]
     served = tf.saved_model.load(exported(format))
     seen = np.stack([keras_smlp.load_image(file, SIZE) for file in files])
     found = served.serve_jpeg(tf.constant(files))["probabilities"]
     np.testing.assert_allclose(found, model.predict_on_batch(seen), atol=2e-3)
+    none = served.serve_jpeg(tf.constant([], tf.string))
+    assert {name: tuple(x.shape) for name, x in none.items()} == {
+        "probabilities": (0, 4),
+        "features": (0, 16),
+    }
+    cmyk = files[3]
+    marker = cmyk.index(b"\xff\xee")
     for bad, words in {
+        cmyk[:marker] + cmyk[marker + 16 :]: "must hold CMYK files with Adobe's marker",
         b"": "must hold whole JPEG files",
         b"\x89PNG\r\n": "must hold whole JPEG files",
         files[0][:200]: "Invalid JPEG",
@@ -233,6 +248,9 @@ def plain(tmp_path, monkeypatch):
     [
         ({"format": "tflite"}, "`format` must be one of .*'litert'.*Received: format='tflite'"),
         ({"path": "served.onnx"}, "`path` must be a folder's"),
+        ({"path": "v1.0.keras"}, "`path` must be a folder's"),
+        ({"inputs": "rgb"}, "`inputs` must be one of .*'unknown'.*Received: inputs='rgb'"),
+        ({"outputs": "logits"}, "`outputs` must not be 'logits' for a model that ends in a softm"),
         ({"path": "model.tf", "format": "onnx"}, r"`path` must end in \.onnx"),
         ({"path": "nowhere/served"}, "`path` must be in a folder that exists"),
         (
@@ -302,14 +320,85 @@ def test_a_full_disk_is_said_and_leaves_nothing(small_disk):
             assert list(disk.iterdir()) == []
 
 
+def test_features_are_those_of_the_models_own_graph(plain, model):
+    images = keras.Input((*SIZE, 3))
+    around = keras.Sequential([images, model])
+    with pytest.raises(
+        ValueError, match="`features` must be False for a model without .* avg_pool"
+    ):
+        plain(around, features=True)
+
+
 @pytest.mark.quick_each
 def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
     logits = classifier(size=(8, 8), classifier_activation=None)
-    assert takes_pixels(logits)
+    means = meaning(logits)
+    assert means == ("pixels", "logits")
     x = np.full((1, 8, 8, 3), 100.0, "float32")
-    found = api.endpoint(logits, features=False).predict_on_batch(x)
+    found = api.endpoint(logits, means, features=False).predict_on_batch(x)
     wanted = keras.ops.convert_to_numpy(keras.ops.softmax(logits.predict_on_batch(x)))
     np.testing.assert_allclose(found["probabilities"], wanted, rtol=1e-5)
     raw = classifier(include_preprocessing=False)
-    assert not takes_pixels(raw) and api.endpoint(raw, False).output.keys() == {"probabilities"}
-    assert "normalized" in api.describe(raw, None, None, None)["input"]
+    means = meaning(raw)
+    assert means == ("normalized", "probabilities")
+    assert api.endpoint(raw, means, False).output.keys() == {"probabilities"}
+    about = api.describe(raw, means, None, None, None)
+    assert "normalized" in about["input"] and about["output"] == "probabilities"
+    about = api.describe(raw, Meaning("unknown", "unknown"), None, None, None)
+    assert {about[key] for key in ("input", "preprocessing", "output")} == {"unknown"}
+
+
+# ---- the process of its own ---------------------------------------------------------------------
+def test_it_sees_the_modules_of_this_process(tmp_path, monkeypatch):
+    needs("torch")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my_head.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('mine')\n"
+        "class Doubled(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return 2 * x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "is_written_here", lambda *arguments: False)
+    network = classifier(size=(8, 8))
+    doubled = importlib.import_module("my_head").Doubled()
+    model = keras.Sequential([keras.Input((8, 8, 3)), network, doubled])
+    path = keras_smlp.export(model, tmp_path / "m.pt2", "torch")
+    x = pixels(2, 8, 8, 3)
+    found = runtimes.opened(path, "torch")(x)["outputs"]
+    np.testing.assert_allclose(found, 2 * network.predict_on_batch(x), rtol=1e-4)
+
+
+def test_what_it_cannot_see_is_one_sentence(tmp_path):
+    @keras.saving.register_keras_serializable("here", "OfThisFunction")
+    class OfThisFunction(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    path = tmp_path / "m.keras"
+    keras.Sequential([keras.Input((2,)), OfThisFunction()]).save(path)
+    keras.saving.get_custom_objects().pop("here>OfThisFunction")
+    with pytest.raises(SystemExit, match="only in modules that can be imported, .*OfThisFunction"):
+        process.run({"model": str(path)})
+    with pytest.raises(SystemExit) as stop:
+        process.run({"model": str(path)})
+    assert str(stop.value).count("\n") == 0
+
+
+def test_this_package_is_the_first_in_its_path(model, tmp_path, monkeypatch):
+    jobs = []
+
+    def run(command, input, **arguments):
+        jobs.append(json.loads(input))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(api.subprocess, "run", run)
+    api.write_in_subprocess(
+        model, tmp_path / "m.pt2", "torch", meaning(model), False, "float32", "{}"
+    )
+    first, *others = jobs[0]["sys.path"]
+    assert (Path(first) / "keras_smlp").samefile(Path(keras_smlp.__file__).parent)
+    assert others == [os.path.abspath(x) for x in sys.path]

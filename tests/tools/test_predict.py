@@ -312,6 +312,27 @@ def test_models_that_answer_with_something_else_are_refused(here, refused, argum
     assert words in refused(predict, "photos --weights m.keras")
 
 
+def test_what_it_is_told_of_a_model_that_does_not_show_it(here, run, refused):
+    images = keras.Input((32, 32, 3))
+    own = keras_smlp.SMLPNet(**BUILD, include_preprocessing=False)
+    wrapped = keras.Model(images, own(keras.layers.Rescaling(1 / 255)(images)))
+    wrapped.save("m.keras")
+    assert "it is unknown what it takes" in refused(predict, "photos --weights m.keras")
+    line = "photos/a.png --weights m.keras --json --inputs pixels"
+    status, out, _ = run(line)
+    seen = keras_smlp.load_image("photos/a.png", (32, 32))[None]
+    best = wrapped.predict_on_batch(seen)[0].max()
+    assert status == 0
+    assert abs(json.loads(out)["predictions"][0]["probability"] - best) < 1e-5
+    twice = keras.Model(images, wrapped(images) * 2.0)
+    twice.save("m.keras")
+    assert "--outputs say so; m.keras: it is unknown what it does" in refused(predict, line)
+    # a network as a layer shows all of it
+    around = keras.Model(images, keras_smlp.SMLPNet(**BUILD)(keras.layers.RandomFlip()(images)))
+    around.save("m.keras")
+    assert run("photos/a.png --weights m.keras")[0] == 0
+
+
 def test_a_model_without_names_is_refused(here, refused):
     Path("classes.json").unlink()
     error = refused(predict, "photos --weights m.keras")

@@ -27,6 +27,16 @@ from keras_smlp.checks import (
     items,
     received,
     refusal,
+    shown,
+)
+from keras_smlp.deploy.export.meaning import (
+    LOGITS,
+    NORMALIZED,
+    PIXELS,
+    PROBABILITIES,
+    UNKNOWN,
+    is_graph,
+    meaning,
 )
 from keras_smlp.deploy.precision import PRECISIONS, with_precision
 from keras_smlp.preprocessing import shorter_side
@@ -68,6 +78,7 @@ FORMATS = {
     ),
     "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
 }
+FILES = {".keras", ".h5", *(kind.ending for kind in FORMATS.values())} - {""}
 
 
 def export(
@@ -79,15 +90,18 @@ def export(
     class_names: Sequence[str] | None = None,
     origin: str | None = None,
     license: str | None = None,
+    inputs: str = "auto",
+    outputs: str = "auto",
 ) -> Path:
     """Writes a classifier so that neither Keras nor this package is needed to run it.
 
-    All formats take float32 images `(batch, height, width, 3)`, any number of them, RGB in
-    [0, 255] at the model's input size (normalized ones if it was built with
-    `include_preprocessing=False`), and return `probabilities`, `(batch, classes)`. A SavedModel
-    has the endpoints `serve`, `serve_uint8` for uint8 images, and `serve_jpeg`, which takes a
+    All formats take float32 images `(batch, height, width, 3)`, any number of them, as the model
+    takes them, and return what it answers at inference, `(batch, classes)`, under the name
+    `probabilities`, or `outputs` if it is not known what they are. Only logits of the network's own
+    head become probabilities, by a softmax. If the images are RGB in [0, 255], a SavedModel has,
+    beside the endpoint `serve`, `serve_uint8` for uint8 images, and `serve_jpeg`, which takes a
     string tensor `(batch,)` of JPEG files of any size, and decodes, resizes and crops them as the
-    evaluation does.
+    evaluation does; a LiteRT file has, beside the signature `serving_default`, `serving_uint8`.
 
     | format | path | written by | precisions | metadata |
     |---|---|---|---|---|
@@ -110,7 +124,7 @@ def export(
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made, with its classifier, or one built on it that
-            ends in the classes. If its last layer has no softmax, one is added.
+            ends in the classes, also one that has the network as a layer.
         path: Path to write; nothing may be there.
         format: One of the above. Defaults to `"tf_saved_model"`.
         features: Boolean. Whether to return `features` too, the map's mean over the positions
@@ -119,6 +133,15 @@ def export(
         class_names: List of strings, one for each class, or `None`.
         origin: String, where the weights come from, or `None`.
         license: String, the license of the weights, or `None`.
+        inputs: What the model takes: `"pixels"` (RGB in [0, 255]), `"normalized"` (by ImageNet's
+            mean and deviation) or `"unknown"`. Defaults to `"auto"`, which reads it off the graph:
+            pixels where the package's own normalization is all that reads the images, normalized
+            where the network's stem is.
+        outputs: What the model answers with: `"probabilities"`, `"sigmoid"` (a probability of each
+            class by itself), `"logits"`, which become probabilities, or `"unknown"`, which also
+            leaves logits as they are. Defaults to `"auto"`, which reads it off the graph: a softmax
+            or a sigmoid at its end, or the logits of the network's own head for at least two
+            classes.
 
     Returns:
         The path as a `pathlib.Path`.
@@ -141,14 +164,15 @@ def export(
         raise refusal("class_names", class_names, "a list of strings", none=True)
     origin = check_text("origin", origin, none=True)
     license = check_text("license", license, none=True)
-    check(model, path, format, precision, class_names)
+    check(model, path, format, features, precision, class_names)
+    means = meaning(model, inputs, outputs)
     model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
-    metadata = json.dumps(describe(model, class_names, origin, license))
+    metadata = json.dumps(describe(model, means, class_names, origin, license))
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         run = write if is_written_here(model, format) else write_in_subprocess
         try:
-            run(model, made, format, features, precision, metadata)
+            run(model, made, format, means, features, precision, metadata)
         except Exception as error:  # each exporter has its own
             full = os.strerror(errno.ENOSPC)
             if full in str(error) or shutil.disk_usage(path.parent).free < 2**16:
@@ -159,15 +183,20 @@ def export(
     return path
 
 
-def check(model, path, format, precision, class_names):
+def check(model, path, format, features, precision, class_names):
     """Refuses, before anything is written, what cannot be exported."""
     kind = FORMATS[check_choice("format", format, tuple(FORMATS))]
     if not isinstance(precision, str) or precision not in kind.precisions:
-        allowed = f"one of {kind.precisions} for {format!r}"
-        raise refusal("precision", precision, allowed)
-    if path.suffix != kind.ending:
-        wanted = f"end in {kind.ending}" if kind.ending else "be a folder's, without an ending"
-        raise ValueError(f"`path` must {wanted} for {format!r}. Received: path={str(path)!r}")
+        raise refusal("precision", precision, f"one of {kind.precisions} for {format!r}")
+    if kind.ending and path.suffix != kind.ending:
+        raise ValueError(
+            f"`path` must end in {kind.ending} for {format!r}. Received: path='{shown(path)}'"
+        )
+    if not kind.ending and path.suffix in FILES:  # but not "v1.0"
+        raise ValueError(
+            f"`path` must be a folder's for {format!r}, without the ending of a file. "
+            f"Received: path='{shown(path)}'"
+        )
     if not path.parent.is_dir():
         raise ValueError(f"`path` must be in a folder that exists. Received: path={str(path)!r}")
     weights = [path.with_suffix(".bin")] if format == "openvino" else []
@@ -181,11 +210,18 @@ def check(model, path, format, precision, class_names):
                 f'pip install "keras_smlp[{kind.extra}]"'
             )
     images, classes = ends(model)
-    if len(images) != 4 or None in images[1:] or images[3] != 3 or len(classes) != 2:
+    if not is_classifier(model):
         raise ValueError(
             "`model` must be a classifier that takes (batch, height, width, 3) and returns (batch, "
             f"classes). Received: {received('model', getattr(model, 'name', model))}, "
             f"from {images} to {classes}"
+        )
+    if features and not (
+        is_graph(model) and any(layer.name == naming.AVG_POOL for layer in model.layers)
+    ):
+        raise ValueError(
+            f"`features` must be False for a model without the layer {naming.AVG_POOL} in its own "
+            f"graph. Received: features={features!r} and the model {shown(model.name)}"
         )
     if format == "litert" and any(x.dtype == "int8" for x in model.weights):
         raise ValueError(
@@ -199,6 +235,12 @@ def check(model, path, format, precision, class_names):
         )
 
 
+def is_classifier(model):
+    """Whether a model has the shapes of a classifier of RGB images of one size."""
+    images, classes = ends(model)
+    return len(images) == 4 and None not in images[1:] and images[3] == 3 and len(classes) == 2
+
+
 def ends(model):
     """The shapes of a model's input and output; two empty tuples if it has not one of each."""
     if not isinstance(model, keras.Model) or not model.built:
@@ -208,42 +250,57 @@ def ends(model):
     return (inputs[0].shape, outputs[0].shape) if one_of_each else ((), ())
 
 
-def describe(model, class_names, origin, license):
+def describe(model, means, class_names, origin, license):
     """The metadata that every exported file carries (docs/export.md says where), for JSON."""
     import keras_smlp
 
-    _, height, width, _ = model.input_shape
-    takes_pixels = naming.takes_pixels(model)
-    normalized = "RGB, normalized by ImageNet's mean and deviation"
+    _, height, width, _ = model.inputs[0].shape
+    preprocessing = (
+        f"resize, bicubic and antialiased, so that {shorter_side(height)} x "
+        f"{shorter_side(width)} pixels (height x width) are just covered; crop the middle "
+        f"{height} x {width}"
+    )
     return {
         "class_names": None if class_names is None else [str(name) for name in class_names],
         "height": height,
         "width": width,
-        "input": "RGB in [0, 255]" if takes_pixels else normalized,
-        "preprocessing": (
-            f"resize, bicubic and antialiased, so that {shorter_side(height)} x "
-            f"{shorter_side(width)} pixels (height x width) are just covered; crop the middle "
-            f"{height} x {width}" + ("" if takes_pixels else "; normalize")
-        ),
+        "input": {
+            PIXELS: "RGB in [0, 255]",
+            NORMALIZED: "RGB, normalized by ImageNet's mean and deviation",
+            UNKNOWN: UNKNOWN,
+        }[means.inputs],
+        "preprocessing": {
+            PIXELS: preprocessing,
+            NORMALIZED: f"{preprocessing}; normalize",
+            UNKNOWN: UNKNOWN,
+        }[means.inputs],
+        "output": PROBABILITIES if means.outputs == LOGITS else means.outputs,
         "origin": origin,
         "license": license,
         "made_by": f"keras_smlp {keras_smlp.__version__}",
     }
 
 
-def endpoint(model, features):
-    """The model as it is exported: a dict of outputs, probabilities first."""
-    last = model.layers[-1]
-    is_softmax = isinstance(last, keras.layers.Softmax)
-    outputs = {"probabilities": model.output}
-    if not is_softmax and getattr(last, "activation", None) is not keras.activations.softmax:
-        softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
-        outputs = {"probabilities": softmax(model.output)}
+def endpoint(model, means, features):
+    """The model as it is exported: from `images` to a dict of float32 outputs, its answer first."""
+    inner = model
+    if is_graph(model):
+        # whatever the structure of its own input and output is
+        pooled = [model.get_layer(naming.AVG_POOL).output] if features else []
+        inner = keras.Model(model.inputs[0], [model.outputs[0], *pooled], name="network")
+    images = keras.Input(model.inputs[0].shape[1:], name="images", dtype="float32")
+    found = keras.tree.flatten(inner(images))
+    # layers, for under 16-bit policies they are not float32
+    layer = keras.layers.Softmax if means.outputs == LOGITS else keras.layers.Identity
+    outputs = {output_name(means): layer(name="answer", dtype="float32")(found[0])}
     if features:
-        # a layer, for under 16-bit policies they are not float32
-        float32 = keras.layers.Identity(name="features", dtype="float32")
-        outputs["features"] = float32(model.get_layer(naming.AVG_POOL).output)
-    return PortableModel(model.input, outputs, name=model.name)
+        outputs["features"] = keras.layers.Identity(name="features", dtype="float32")(found[1])
+    return PortableModel(images, outputs, name=model.name)
+
+
+def output_name(means):
+    """What the model's answer is called in an exported file."""
+    return "outputs" if means.outputs == UNKNOWN else "probabilities"
 
 
 def is_written_here(model, format):
@@ -254,26 +311,40 @@ def is_written_here(model, format):
     return backend in FORMATS[format].backends
 
 
-def write(model, path, format, features, precision, metadata):
+def write(model, path, format, means, features, precision, metadata):
     """Writes a format that the running backend writes."""
     if format in ("tf_saved_model", "litert"):
         from keras_smlp.deploy.export.tensorflow_formats import WRITERS
     else:
         from keras_smlp.deploy.export.torch_formats import WRITERS
-    WRITERS[format](endpoint(model, features), path, precision, metadata)
+    takes_pixels = means.inputs == PIXELS
+    WRITERS[format](endpoint(model, means, features), path, precision, metadata, takes_pixels)
 
 
-def write_in_subprocess(model, path, format, features, precision, metadata):
+# what the other process runs; before this package is imported, it must be found there as here
+PROGRAM = """
+import json, sys
+job = json.load(sys.stdin)
+sys.path = job.pop("sys.path")
+from keras_smlp.deploy.export import process
+process.run(job)
+"""
+
+
+def write_in_subprocess(model, path, format, means, features, precision, metadata):
     """Writes a format in a process of its own, which runs the backend for it."""
     backend = FORMATS[format].backends[0]
-    saved = path.with_name("model.keras")
+    saved = path.with_name("saved.keras")
     model.save(saved)
-    job = {"model": str(saved), "path": str(path), "format": format, "features": features}
-    job |= {"precision": precision, "metadata": metadata}
+    job = {"model": str(saved), "path": str(path), "format": format, "means": means}
+    job |= {"features": features, "precision": precision, "metadata": metadata}
+    # its modules, this package first, are those of this process
+    package = str(Path(__file__).resolve().parents[3])
+    job["sys.path"] = [package, *(os.path.abspath(x) for x in sys.path if isinstance(x, str))]
     environment = os.environ | {"KERAS_BACKEND": backend, "KERAS_TORCH_DEVICE": "cpu"}
     environment["TF_CPP_MIN_LOG_LEVEL"] = "2"
     done = subprocess.run(
-        [sys.executable, "-m", "keras_smlp.deploy.export"],
+        [sys.executable, "-P", "-c", PROGRAM],
         input=json.dumps(job),
         env=environment,
         capture_output=True,

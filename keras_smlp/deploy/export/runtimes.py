@@ -1,5 +1,7 @@
 """Opens and runs exported models, each in its format's own runtime: to compare and to measure."""
 
+import json
+
 import numpy as np
 
 
@@ -14,7 +16,8 @@ def opened(path, format, threads=None):
             process.
 
     Returns:
-        A function from float32 images `(batch, height, width, 3)` to a dict of arrays.
+        A function from images `(batch, height, width, 3)`, float32 or, where they are pixels,
+        uint8, to a dict of arrays.
 
     Raises:
         ModuleNotFoundError: If the runtime is not installed.
@@ -26,7 +29,12 @@ def tf_saved_model(path, threads):
     import tensorflow as tf
 
     model = tf.saved_model.load(path)
-    return lambda images: {name: x.numpy() for name, x in model.serve(images).items()}
+
+    def run(images):
+        serve = model.serve_uint8 if images.dtype == "uint8" else model.serve
+        return {name: x.numpy() for name, x in serve(images).items()}
+
+    return run
 
 
 def onnx(path, threads):
@@ -36,7 +44,12 @@ def onnx(path, threads):
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(None, {"images": images}), strict=True))
+
+    def run(images):
+        # the input has one type, and the runtime casts nothing
+        return dict(zip(names, session.run(None, {"images": np.float32(images)}), strict=True))
+
+    return run
 
 
 def openvino(path, threads):
@@ -59,16 +72,25 @@ def openvino(path, threads):
 def litert(path, threads):
     from ai_edge_litert.interpreter import Interpreter
 
-    run = Interpreter(str(path), num_threads=threads).get_signature_runner()
-    return lambda images: run(images=images)
+    interpreter = Interpreter(str(path), num_threads=threads)
+
+    def run(images):
+        name = "serving_uint8" if images.dtype == "uint8" else "serving_default"
+        return interpreter.get_signature_runner(name)(images=images)
+
+    return run
 
 
 def exported_program(path, threads):
     import torch
 
-    program = torch.export.load(path)
+    about = {"metadata.json": ""}
+    program = torch.export.load(path, extra_files=about)
     model = program.module()
-    names = OUTPUTS[: len(program.graph_signature.user_outputs)]
+    # the program has a tuple
+    is_known = json.loads(about["metadata.json"]).get("output") != "unknown"
+    names = ["probabilities" if is_known else "outputs", "features"]
+    names = names[: len(program.graph_signature.user_outputs)]
 
     def run(images):
         with torch.no_grad():
@@ -77,7 +99,6 @@ def exported_program(path, threads):
     return run
 
 
-OUTPUTS = ("probabilities", "features")
 OPEN = {
     "tf_saved_model": tf_saved_model,
     "onnx": onnx,

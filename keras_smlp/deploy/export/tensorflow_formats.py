@@ -2,41 +2,45 @@
 
 import contextlib
 import io
+import tempfile
 import zipfile
 
 import keras
 import tensorflow as tf
 
 from keras_smlp.data import decode
-from keras_smlp.naming import takes_pixels
 from keras_smlp.preprocessing import shorter_side
 
 
-def tf_saved_model(model, path, precision, metadata):
-    """Writes a SavedModel: images as float32, and where the model normalizes, uint8 and JPEG."""
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    shape = model.input_shape
-
-    def run(images):
-        return model(images, training=False)
-
-    def images(dtype):
-        return [keras.InputSpec(shape=shape, dtype=dtype, name="images")]
-
-    archive.add_endpoint("serve", run, images("float32"))
-    if takes_pixels(model):
-        uint8 = archive.add_endpoint("serve_uint8", run, images("uint8"))
-        jpeg = jpeg_endpoint(uint8, *shape[1:3])
-        archive.add_endpoint("serve_jpeg", jpeg)
+def tf_saved_model(model, path, precision, metadata, takes_pixels):
+    """Writes a SavedModel: images as float32, and where they are pixels, uint8 and JPEG."""
+    archive, uint8 = served(model, takes_pixels, ("serve", "serve_uint8"))
+    if takes_pixels:
+        archive.add_endpoint("serve_jpeg", jpeg_endpoint(uint8, model))
     archive.write_out(path, verbose=False)
     (path / "assets.extra").mkdir()
     (path / "assets.extra" / "metadata.json").write_text(metadata)
 
 
-def jpeg_endpoint(serve, height, width):
+def served(model, takes_pixels, names):
+    """An archive with the endpoint for float32 images, and that for uint8 ones (or `None`)."""
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+
+    def run(images):
+        return model(images, training=False)
+
+    def images(dtype):
+        return [keras.InputSpec(shape=model.input_shape, dtype=dtype, name="images")]
+
+    archive.add_endpoint(names[0], run, images("float32"))
+    uint8 = archive.add_endpoint(names[1], run, images("uint8")) if takes_pixels else None
+    return archive, uint8
+
+
+def jpeg_endpoint(serve, model):
     """The function of JPEG files, a string tensor `(batch,)`, that sees the evaluation's view."""
-    size = (height, width)
+    size = model.input_shape[1:3]
     crop = decode.CenterCrop(size, tuple(map(shorter_side, size)))
 
     def picture(content):
@@ -47,31 +51,51 @@ def jpeg_endpoint(serve, height, width):
         check = tf.debugging.Assert(is_jpeg == b"\xff\xd8\xff", data)
         with tf.control_dependencies([check]):
             content = tf.identity(content)
-        return decode.decode_jpeg(content, crop)
+        # TensorFlow and PIL read CMYK in the same way only if the file says how it is written
+        is_cmyk = tf.io.extract_jpeg_shape(content)[2] == 4
+        is_adobe = tf.strings.regex_full_match(content, r"\C*\x00\x0eAdobe\C*")
+        message = "`jpeg` must hold CMYK files with Adobe's marker. Received one without it"
+        check = tf.debugging.Assert(~is_cmyk | is_adobe, [message])
+        with tf.control_dependencies([check]):
+            content = tf.identity(content)
+        return decode.decode_jpeg(content, crop, takes_cmyk=True)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpeg")], autograph=False)
     def serve_jpeg(jpeg):
-        return serve(tf.map_fn(picture, jpeg, fn_output_signature=tf.uint8))
+        pictures = tf.TensorSpec((*size, 3), tf.uint8)
+        return tf.cond(
+            tf.size(jpeg) > 0,
+            lambda: serve(tf.map_fn(picture, jpeg, fn_output_signature=pictures)),
+            # what JAX wrote takes no empty batch
+            lambda: {name: tf.zeros((0, x.shape[1] or 0)) for name, x in model.output.items()},
+        )
 
     serve_jpeg.get_concrete_function()  # Keras takes one that was traced
     return serve_jpeg
 
 
-def litert(model, path, precision, metadata):
+def litert(model, path, precision, metadata, takes_pixels):
     """Writes a LiteRT file, with the metadata in a zip at its end, as LiteRT's tools leave it."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        model.export(path, format="litert", verbose=False, **REDUCED[precision])
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # of an endpoint "serve" TensorFlow would convert that alone; the first in alphabetical
+        # order is the one that `Interpreter.invoke` runs
+        names = ("serving_default", "serving_uint8")
+        served(model, takes_pixels, names)[0].write_out(folder, verbose=False)
+        signatures = list(names if takes_pixels else names[:1])
+        with contextlib.redirect_stdout(io.StringIO()):
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=signatures)
+            converter.experimental_enable_resource_variables = True
+            converter.target_spec.supported_ops = [
+                tf.lite.OpsSet.TFLITE_BUILTINS,
+                tf.lite.OpsSet.SELECT_TF_OPS,
+            ]
+            if precision != "float32":
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            if precision == "float16":
+                converter.target_spec.supported_types = [tf.float16]
+            path.write_bytes(converter.convert())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("metadata.json", metadata)
 
 
-# precision -> what TensorFlow's converter is told
-REDUCED: dict[str, dict] = {
-    "float32": {},
-    "float16": {
-        "optimizations": [tf.lite.Optimize.DEFAULT],
-        "target_spec": {"supported_types": [tf.float16]},
-    },
-    "int8": {"optimizations": [tf.lite.Optimize.DEFAULT]},
-}
 WRITERS = {"tf_saved_model": tf_saved_model, "litert": litert}

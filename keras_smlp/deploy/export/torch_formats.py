@@ -15,7 +15,7 @@ class Endpoint(torch.nn.Module):
         self.model = model
 
     def forward(self, images):
-        outputs = self.model(images, training=False)
+        outputs = self.model(images.to(torch.float32), training=False)
         return tuple(outputs[name] for name in self.model.output)  # in another order there
 
 
@@ -25,7 +25,7 @@ def exported(model):
     return Endpoint(model).eval(), (images,), ({0: torch.export.Dim("batch", min=1)},)
 
 
-def onnx(model, path, precision, metadata):
+def onnx(model, path, precision, metadata, takes_pixels):
     """Writes an ONNX file, the weights within."""
     module, images, dynamic = exported(model)
     # PyTorch says that torchvision is not there, and that it calls what it has deprecated
@@ -46,22 +46,31 @@ def onnx(model, path, precision, metadata):
     program.save(path)
 
 
-def openvino(model, path, precision, metadata):
+def openvino(model, path, precision, metadata, takes_pixels):
     """Writes OpenVINO's two files."""
     import openvino as ov
 
     between = path.with_name("between.onnx")
-    onnx(model, between, "float32", metadata)
+    onnx(model, between, "float32", metadata, takes_pixels)
     converted = ov.convert_model(between)
     between.unlink()
     converted.set_rt_info(metadata, ["metadata"])
     ov.save_model(converted, path, compress_to_fp16=precision == "float16")
 
 
-def exported_program(model, path, precision, metadata):
+def accept_any_type(graph):
+    """Lets an exported program take uint8 images too: the first thing it does is to cast them."""
+    for node in list(graph.nodes):
+        is_check = node.target is torch.ops.aten._assert_tensor_metadata.default
+        if is_check and node.args[0].op == "placeholder":
+            graph.erase_node(node)
+
+
+def exported_program(model, path, precision, metadata, takes_pixels):
     """Writes an exported program."""
     module, images, dynamic = exported(model)
     program = torch.export.export(module, images, dynamic_shapes=dynamic)
+    accept_any_type(program.graph_module.graph)
     # in memory first: on a full disk PyTorch's writer ends the process
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"metadata.json": metadata})

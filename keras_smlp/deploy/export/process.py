@@ -1,0 +1,23 @@
+"""Exports a saved model on the running backend: what `api.write_in_subprocess` starts."""
+
+from pathlib import Path
+
+import keras
+
+from keras_smlp.deploy.export.api import write
+from keras_smlp.deploy.export.meaning import Meaning
+
+
+def run(job):
+    """Does a job, the arguments of `api.write` with the path of the saved model; then exits."""
+    saved = job.pop("model")
+    try:
+        model = keras.models.load_model(saved, compile=False)
+    except Exception as error:  # of Keras, or of the module of a user's layer
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SystemExit(
+            "the process that writes it cannot load `model`: it sees layers and functions of your "
+            "own only in modules that can be imported, not those of a script, a notebook or a "
+            f"module that was made at run time ({reason})"
+        ) from error
+    write(model, Path(job.pop("path")), means=Meaning(*job.pop("means")), **job)
