@@ -73,6 +73,7 @@ def predict(arguments):
     import numpy as np
 
     from keras_smlp.analysis import explain, plots
+    from keras_smlp.checks import shown
     from keras_smlp.inference import images
     from keras_smlp.inference.classes import likeliest
 
@@ -106,7 +107,7 @@ def predict(arguments):
             try:
                 batch[len(good)] = images.load_image(file, (height, width))
             except (ValueError, OSError) as error:
-                write(f"predict.py: skipped {file}: {error}", file=sys.stderr)
+                write(f"predict.py: skipped {shown(file)}: {error}", file=sys.stderr)
                 damaged += 1
             else:
                 good.append(file)
@@ -185,11 +186,13 @@ def progress(batches):
 
 def as_table(file, found):
     """A photo's classes for people: rank, probability, wnid where there is one, name."""
+    from keras_smlp.checks import shown
+
     lines = [
-        f"{rank:4}  {probability:.4f}  {f'{wnid}  ' if wnid else ''}{name}"
+        f"{rank:4}  {probability:.4f}  {f'{wnid}  ' if wnid else ''}{shown(name)}"
         for rank, (_, wnid, name, probability) in enumerate(found, start=1)
     ]
-    return "\n".join([file, *lines])
+    return "\n".join([shown(file), *lines])
 
 
 def as_json(file, found):

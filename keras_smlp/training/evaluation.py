@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_smlp.checks import read_text
 from keras_smlp.saving import replacing
 
 TOP = 5
+MAX_LABELS = 64 << 20  # bytes of a file of labels; ReaL's has a few million
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,12 @@ def read_real(path):
         ValueError: If it is no such file.
     """
     try:
-        labels = json.loads(Path(path).read_text())
+        labels = json.loads(read_text(path, MAX_LABELS))
         if isinstance(labels, list):
             labels = {str(i): found for i, found in enumerate(labels, start=1)}
         if all(isinstance(k, int) for found in labels.values() for k in found):
             return labels
-    except (ValueError, OSError, AttributeError, TypeError) as error:
+    except (ValueError, OSError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"`real_labels`: {path} ({error}), allowed: ReaL's JSON") from error
     raise ValueError(f"`real_labels`: {path}, allowed: lists of class indices")
 
