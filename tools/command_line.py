@@ -12,6 +12,7 @@ VARIANTS = ("tiny", "small", "base")  # of keras_smlp.VARIANTS
 # of keras_smlp.export
 INPUTS = ("auto", "pixels", "normalized", "unknown")
 OUTPUTS = ("auto", "probabilities", "sigmoid", "logits", "unknown")
+MAX_NAMES = 16 << 20  # bytes of a file with the names of classes
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,8 +52,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        """Ends the program with one line and the status 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
+        """Ends the program with one line, in which nothing can move a terminal; status 2."""
+        line = " ".join(str(message).split())
+        line = "".join(x if x.isprintable() else repr(x)[1:-1] for x in line)
+        self.exit(2, f"{self.prog}: error: {line}\n")
 
 
 def positive(text):
@@ -115,9 +118,11 @@ def read_names(weights, path=None):
         path = beside
     if not path:
         return None
+    from keras_smlp.checks import read_text
+
     try:
-        names = json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
+        names = json.loads(read_text(path, MAX_NAMES))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--classes must be a JSON file; {path}: {error}") from error
     if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
         raise ValueError(f"--classes must be a JSON list of names, which {path} is not")

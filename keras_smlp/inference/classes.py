@@ -41,7 +41,7 @@ def decode_predictions(
         equally likely ones that with the lower index.
 
     Raises:
-        ValueError: If the shape or `top` is another, or a probability is NaN.
+        ValueError: If the shape or `top` is another, or a probability is not finite.
 
     Example:
 
@@ -66,5 +66,11 @@ def decode_predictions(
 
 
 def likeliest(row, top):
-    """Indices of the `top` largest values, the largest first."""
+    """Indices of the `top` largest values, the largest first; refuses what is not finite."""
+    if not np.isfinite(row).all():
+        wrong = np.count_nonzero(~np.isfinite(row))
+        raise ValueError(
+            "`probabilities` must be finite numbers. "
+            f"Received: {wrong} of {row.size} in a row that are not"
+        )
     return np.argsort(-row, kind="stable")[:top].tolist()

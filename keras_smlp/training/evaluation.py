@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_smlp.checks import shown
+from keras_smlp.checks import read_text, shown
 from keras_smlp.saving import replacing
 
 TOP = 5
+MAX_LABELS = 64 << 20  # bytes of a file of labels; ReaL's has a few million
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,12 @@ def read_real(path, classes):
         ValueError: If it is no such file.
     """
     try:
-        labels = json.loads(Path(path).read_text())
+        labels = json.loads(read_text(path, MAX_LABELS))
         if isinstance(labels, list):
             labels = {str(i): found for i, found in enumerate(labels, start=1)}
         if all(type(k) is int and 0 <= k < classes for found in labels.values() for k in found):
             return labels
-    except (ValueError, OSError, AttributeError, TypeError) as error:
+    except (ValueError, OSError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"`real_labels`: {path} ({error}), allowed: ReaL's JSON") from error
     raise ValueError(f"`real_labels`: {path}, allowed: lists of indices of {classes} classes")
 

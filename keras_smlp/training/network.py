@@ -60,7 +60,7 @@ def build(config, classes, dtype):
 
 
 def check_same(origin, path, **architecture):
-    """Refuses weights of another architecture than the configuration's."""
+    """Refuses weights of another architecture: the configuration does not follow the file."""
     others = {k: getattr(origin, k) for k, v in architecture.items() if getattr(origin, k) != v}
     if others:
         wanted = ", ".join(f"{name}={architecture[name]}" for name in others)

@@ -117,7 +117,7 @@ class Loader(yaml.SafeLoader):
         return self.construct_document(node)
 
     def count(self, node, known):
-        """How many values a node is with its aliases written out; `known` are those of nodes."""
+        """How many values a node is, its aliases written out; `known` has those of other nodes."""
         if node in known:
             if known[node] is None:
                 raise ValueError("an alias of what it is in")

@@ -143,6 +143,22 @@ def check_size(file, architecture):
         )
 
 
+def difference(file, model):
+    """How the architectures of an open `WeightsFile` and a model differ, a sentence or nothing."""
+    variables = keras_files.targets(model)
+    try:
+        mine = from_keras({name: tuple(v.shape) for name, (v, _) in variables.items()})
+        other = architecture_of(file)
+    except (KeyError, IndexError, ValueError):  # no whole network
+        return ""
+    sizes = ("dim", "depths", "expansion", "patch_size")
+    names = [name for name in sizes if getattr(mine, name) != getattr(other, name)]
+    if not names:
+        return ""
+    theirs, ours = (", ".join(f"{n}={getattr(x, n)}" for n in names) for x in (other, mine))
+    return f" The file is of a network with {theirs}, the model has {ours}."
+
+
 def from_official(shapes):
     """The architecture behind official keys."""
     dim, channels, patch, _ = shapes["to_patch_embedding.0.0.weight"]

@@ -108,5 +108,8 @@ def fill(model, file):
     """Fills a model from an open `identify.WeightsFile`, axial kernels resampled to its size."""
     expected = file.format.targets(model)
     tensors = resizing.fitted(expected, file.tensors)
-    assign(expected, tensors, file.path, file.format.CLASSIFIER)
+    try:
+        assign(expected, tensors, file.path, file.format.CLASSIFIER)
+    except ValueError as error:
+        raise ValueError(f"{error}{identify.difference(file, model)}") from error
     return model

@@ -55,14 +55,16 @@ def assign(expected, tensors, source, head):
         raise ValueError(
             f"`weights` do not fit the model: {shown(source)} has {found}.{hint(differences, head)}"
         )
-    values = {name: finite(name, tensors[name], *expected[name], source) for name in expected}
+    values = {
+        name: finite(name, tensors[name], target, source) for name, target in expected.items()
+    }
     for name, (variable, _) in expected.items():
         variable.assign(values[name])
 
 
-def finite(name, tensor, variable, axes, source):
-    """The values of a tensor as the variable is to hold them; refuses those that are not finite."""
-    values = tensor.read()
+def finite(name, tensor, target, source):
+    """The values of a tensor as its variable is to hold them; refuses those that are not finite."""
+    (variable, axes), values = target, tensor.read()
     if axes is not None:
         values = values.transpose(axes)
     # NumPy has no bfloat16; the backend rounds to it

@@ -4,6 +4,7 @@ The server of helpers/publisher.py answers well, and badly in every way.
 """
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -92,10 +94,14 @@ def test_published_address(name, base, publisher, monkeypatch):
     if base is not None:
         monkeypatch.setenv("KERAS_SMLP_WEIGHTS_URL", base)
     monkeypatch.setattr(
-        keras.utils, "get_file", lambda **kwargs: asked.append(kwargs["origin"]) or 1 / 0
+        download, "retrieve", lambda address, file, most: asked.append(address) or fail()
     )
     variant = keras_smlp.VARIANTS[name]
     address = f"https://github.com/microsoft/SPACH/releases/download/v1.0/smlp_{name[0]}.pth"
+
+    def fail():
+        raise OSError("no network")
+
     with pytest.raises(RuntimeError, match=re.escape(address)):
         download.fetch(variant)
     assert asked == [address] == [f"{RELEASE}/{variant.checkpoint}"]
@@ -135,6 +141,66 @@ def test_bad_answer(case, publisher, published, cache, load_fails, fetch_good):
     assert len(publisher.paths) == 1
     assert left_in(cache.parents[1]) == ["models", "models/keras_smlp"]
     publisher.sends(published.data)
+    fetch_good()
+
+
+def test_a_mirror_that_stalls(publisher, published, cache, monkeypatch, load_fails, fetch_good):
+    go_on = threading.Event()
+
+    def stall(handler):
+        handler.send(halved(published.data), length=len(published.data))
+        go_on.wait(PATIENCE)
+
+    publisher.answer = stall
+    start = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "TIMEOUT", 0.5)
+        load_fails(RuntimeError, publisher.address, "timed out", str(cache / MICRO.checkpoint))
+    go_on.set()
+    assert time.monotonic() - start < PATIENCE / 2 and left_in(cache) == []
+    publisher.sends(published.data)
+    fetch_good()
+
+
+def test_more_than_any_checkpoint_has(publisher, published, cache, monkeypatch, load_fails):
+    monkeypatch.setattr(download, "MOST_PER_PARAMETER", 1)
+    load_fails(RuntimeError, publisher.address, f"more than {MICRO.parameters} bytes came")
+    assert left_in(cache) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_checkpoint_that_is_not_finite_is_not_kept(
+    value, publisher, published, cache, load_fails, tmp_path
+):
+    model = trained_like(build())
+    model.get_layer("norm").beta.assign(np.full(32, value))
+    keras_smlp.save_official(model, tmp_path / "bad.pth")
+    publisher.sends((tmp_path / "bad.pth").read_bytes())
+    load_fails(ValueError, publisher.address, "finite numbers. Received: batch_norm.bias with 32")
+    assert left_in(cache) == []
+
+
+@pytest.mark.parametrize(
+    "data", [gzip.compress(b"PK" * 100), b"<!DOCTYPE html>", b"PK\x03\x04" + bytes(99)]
+)
+def test_a_refusal_names_no_scratch_file(data, publisher, cache):
+    publisher.sends(data)
+    with pytest.raises(ValueError) as caught:
+        download.fetch(MICRO)
+    message = str(caught.value)
+    assert message.startswith(publisher.address) and str(cache) not in message
+    assert message.isprintable() and message.count("smlp_micro.pth") == 1
+
+
+def test_waiting_for_another_process_is_said(publisher, cache, monkeypatch, capsys, fetch_good):
+    cache.mkdir(parents=True)
+    lock = filelock.FileLock(cache / ".smlp_micro.pth.lock")
+    monkeypatch.setattr(download, "LONGEST_WAIT", 0.2)
+    with lock, pytest.raises(RuntimeError, match=r"\.smlp_micro\.pth\.lock for 0.2 seconds"):
+        download.fetch(MICRO)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and re.match("Waiting for another process.*smlp_micro.pth", lines[0])
+    assert publisher.paths == []
     fetch_good()
 
 

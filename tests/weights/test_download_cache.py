@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import filelock
 import pytest
 from helpers.damage import flipped
 from helpers.publisher import MICRO, RECORD, left_in
@@ -60,6 +61,49 @@ def test_read_only_home(place, publisher, tmp_path):
     assert publisher.paths == []
 
 
+def odd_link(cache):
+    cache.mkdir(parents=True)
+    (cache / MICRO.checkpoint).symlink_to("nothing")
+
+
+def odd_home(cache):
+    cache.parents[1].symlink_to("nothing")
+
+
+def odd_record(cache):
+    (cache / RECORD).mkdir(parents=True)
+
+
+def odd_lock(cache):
+    (cache / f".{MICRO.checkpoint}.lock").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("change", [odd_link, odd_home, odd_record, odd_lock])
+def test_odd_paths_are_found_before_the_download(change, publisher, cache, load_fails):
+    change(cache)
+    before = left_in(cache)
+    load_fails(OSError, f"The cache of the official weights {cache}", "set KERAS_HOME to a folder")
+    assert publisher.paths == [] and left_in(cache) == before
+
+
+def test_the_lock_file_of_another_user(publisher, monkeypatch, cache, load_fails):
+    def no_permission(self):
+        raise PermissionError(13, "Permission denied", self.lock_file)
+
+    monkeypatch.setattr(filelock.FileLock, "_acquire", no_permission)
+    load_fails(PermissionError, "Permission denied", ".smlp_micro.pth.lock", "KERAS_HOME")
+    assert publisher.paths == []
+
+
+def test_a_shared_cache_is_for_all(publisher, cache):
+    before = os.umask(0)
+    try:
+        download.fetch(MICRO)
+    finally:
+        os.umask(before)
+    assert (cache / f".{MICRO.checkpoint}.lock").stat().st_mode & 0o666 == 0o666
+
+
 # ---- a file that was put there by hand ----------------------------------------------------------
 def test_no_network_and_the_file_by_hand(publisher, published, cache, load_fails, fetch_good):
     publisher.close()
@@ -92,6 +136,7 @@ CHANGES = {
     "record, a list": (RECORD, lambda data: b"[]"),
     "record, a number": (RECORD, lambda data: b"1"),
     "record, no hash": (RECORD, lambda data: b'{"license": "MIT"}'),
+    "record, deep": (RECORD, lambda data: b"[" * 100_000),
     "record, null": (RECORD, lambda data: b'{"sha256": null}'),
 }
 

@@ -5,6 +5,7 @@ KERAS_SMLP_FUZZ sets how many files are damaged at random, KERAS_SMLP_FUZZ_SEED 
 
 import ast
 import collections
+import functools
 import os
 import pickle
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.damage import mutate
 from helpers.pth_files import (
     GOOD,
     ORDERED_DICT,
@@ -208,32 +210,6 @@ TOKENS += [bytes(find(name.replace(" ", "."))) for name in sorted(pickle_machine
 TOKENS += [b"\n", b"\\", b"cos\nsystem\n", b"cposix\nsystem\n", ORDERED_DICT]
 
 
-def mutate(rng, data):
-    data = bytearray(data)
-    for _ in range(rng.choice([1, 1, 1, 2, 3, 8])):
-        if not data:
-            break
-        at, length = rng.randrange(len(data)), rng.choice([1, 1, 2, 4, 8, 40])
-        kind = rng.randrange(7)
-        if kind == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at] = rng.randrange(256)
-        elif kind == 2:
-            del data[at : at + length]
-        elif kind == 3:
-            data[at:at] = rng.choice(TOKENS)
-        elif kind == 4:
-            token = rng.choice(TOKENS)
-            data[at : at + len(token)] = token
-        elif kind == 5:
-            other = rng.randrange(len(data))
-            data[at:at] = data[other : other + length]
-        else:
-            del data[at:]
-    return bytes(data)
-
-
 def swap(rng, data):
     a, b, c, d = sorted(rng.randrange(len(data)) for _ in range(4))
     return data[:a] + data[c:d] + data[b:c] + data[a:b] + data[d:]
@@ -262,7 +238,7 @@ def test_random_damage(tmp_path):
     for seed in range(FIRST, FIRST + COUNT):
         rng = random.Random(seed)
         data, archive = rng.choice(starts)
-        change = swap if rng.random() < 0.1 else mutate
+        change = swap if rng.random() < 0.1 else functools.partial(mutate, tokens=TOKENS)
         target = rng.choice(["pickle", "pickle", "archive", "directory"])
         if target == "pickle":
             # A new archive around it: sizes and checksums are right, the decoder is reached.
