@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from keras_smlp import naming
-from keras_smlp.checks import check_architecture, shown
+from keras_smlp.checks import check_depths, check_positive_integer, shown
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights import keras_files, official
 from keras_smlp.weights.stored import Stored
@@ -120,7 +120,9 @@ def architecture_of(file):
     shapes = {name: x.shape for name, x in file.tensors.items()}
     try:
         found = from_official(shapes) if file.format is official else from_keras(shapes)
-        check_architecture(found.dim, found.depths, found.expansion, found.patch_size)
+        check_depths(found.depths)
+        for name in ("dim", "expansion", "patch_size"):
+            check_positive_integer(name, getattr(found, name))
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         inside = any(name.endswith(f"/{naming.STEM}/0") for name in shapes)
         what = "has its sMLPNet as a layer of another model" if inside else "holds no sMLPNet"
