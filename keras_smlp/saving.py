@@ -197,6 +197,10 @@ class PortableModel(keras.Model):
         return config
 
 
+# the name that `keras.saving.save_model` writes into HDF5 files
+keras.saving.get_custom_objects()["PortableModel"] = PortableModel
+
+
 def is_replaceable(filepath, ending, overwrite):
     """Whether a local file of this ending can be written here without asking to overwrite.
 

@@ -125,6 +125,15 @@ def test_a_whole_model_is_not_saved_as_hdf5(ending, tmp_path):
     assert not path.exists()
 
 
+def test_hdf5_files_that_keras_wrote_load(tmp_path):
+    model = net()
+    model.get_layer("stage1_block1_token_mixing").norm1.trainable = False
+    keras.saving.save_model(model, tmp_path / "m.h5")
+    loaded = keras.saving.load_model(tmp_path / "m.h5")
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)
+    np.testing.assert_array_equal(answer(loaded, pixels()), answer(model, pixels()))
+
+
 @pytest.mark.quick_each
 def test_images_of_another_size_are_refused_and_the_model_stays_whole():
     import tensorflow as tf  # of which tf.data is

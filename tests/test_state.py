@@ -195,7 +195,7 @@ def test_a_compiled_model_keeps_its_optimizer(make, tmp_path):
 def test_training_goes_on_as_if_it_had_not_been_saved(make, tmp_path):
     model, x, y = compiled(make()), pixels(4, 16, 32, 3, dtype="float32"), np.arange(4) % 2
     model.train_on_batch(x, y)
-    others = [saved(model, tmp_path), pickle.loads(pickle.dumps(model)), copy.deepcopy(model)]
+    others = [saved(model, tmp_path), copy.deepcopy(model)]
     before = values(model)
     for each in (model, *others):
         each.train_on_batch(x, y)
