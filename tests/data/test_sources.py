@@ -1,11 +1,13 @@
 """Where images come from: digits, arrays, folders, TensorFlow Datasets."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers.photos import encoded, folder, imagenet_archives, photo
 from sklearn.datasets import load_digits
 
-from keras_smlp.data import sources
+from keras_smlp.data import fingerprint, sources
 
 pytestmark = pytest.mark.once
 
@@ -156,6 +158,10 @@ def test_imagenet_prepared_by_tfds(imagenet, file_format):
     assert again == [contents[7]] and name == names[7]
     names = source.validation.read(np.arange(5))[2]
     assert sorted(names)[0] == "ILSVRC2012_val_00000001.JPEG"
+    # by name, version and number, wherever the folder is
+    for name, size in fingerprint.entries(source.train):
+        assert re.fullmatch(r"imagenet2012/\d\.\d\.\d/imagenet2012-train\.\S+-of-\d+", name)
+        assert size > 1000
 
 
 @pytest.mark.parametrize(
