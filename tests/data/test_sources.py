@@ -1,6 +1,7 @@
 """Where images come from: digits, arrays, folders, TensorFlow Datasets."""
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from keras_smlp.data import sources
+from keras_smlp.data import fingerprint, sources
 from keras_smlp.inference import photos
 
 pytestmark = pytest.mark.once
@@ -292,6 +293,10 @@ def test_imagenet_prepared_by_tfds(imagenet, file_format):
     assert again == [contents[7]] and name == names[7]
     names = source.validation.read(np.arange(5))[2]
     assert sorted(names)[0] == "ILSVRC2012_val_00000001.JPEG"
+    # by name, version and number, wherever the folder is
+    for name, size in fingerprint.entries(source.train):
+        assert re.fullmatch(r"imagenet2012/\d\.\d\.\d/imagenet2012-train\.\S+-of-\d+", name)
+        assert size > 1000
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ def test_a_checkpoint_that_is_not_finite_is_not_kept(
 
 
 @pytest.mark.parametrize(
-    "data", [gzip.compress(b"PK" * 100), b"<!DOCTYPE html>", b"PK\x03\x04" + bytes(99)]
+    "data",
+    [gzip.compress(b"PK" * 100, mtime=0), b"<!DOCTYPE html>", b"PK\x03\x04" + bytes(99)],
+    ids=["gzip", "html", "cut"],
 )
 def test_a_refusal_names_no_scratch_file(data, publisher, cache):
     publisher.sends(data)
