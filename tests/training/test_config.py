@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -330,3 +332,52 @@ def test_one_line_names_the_key_of_a_file(content, capsys, here):
     error = refused(capsys, "--config", "bad.yaml")
     assert error.startswith(f"train.py: error: {key}: ") and saying in error
     assert list(here.iterdir()) == [here / "bad.yaml"]
+
+
+# ---- hostile files ------------------------------------------------------------------------------
+LETTERS = "abcdefghij"
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(LETTERS)
+)
+HOSTILE = {
+    "laughs": (LAUGHS, "config", "more than 10000 keys and values"),
+    "a circle": ("a: &a [*a]", "config", "an alias of what it is in"),
+    "a key twice": (BOTH + "train: {epochs: 1, epochs: 2}", "config", "the key 'epochs' twice"),
+    "a key twice, once whole": (
+        BOTH + "train: {epochs: 1}\ntrain.epochs: 2",
+        "train.epochs",
+        "given twice",
+    ),
+    "brackets": ("[" * 60_000, "config", "brackets in one another"),
+    "dashes": ("- " * 30_000, "config", "recursion"),
+    "400 digits": (BOTH + f"train: {{batch_size: {'9' * 400}}}", "train.batch_size", "18 digits"),
+    "hexadecimal": (BOTH + f"train: {{seed: 0x{'f' * 9999}}}", "config", "1000 digits"),
+    "sexagesimal": (BOTH + f"optimizer: {{base_lr: 1{':1' * 3000}.5}}", "config", "too large"),
+    "large": ("#" * 70_000, "config", "more than 65536 bytes"),
+    "a terminal's key": (BOTH + '"\\e[2J": 3', "\\x1b[2J", "unknown key"),
+    "code": ("!!python/object/apply:os.system [touch x]", "config", "constructor"),
+}
+
+
+@pytest.mark.parametrize(("content", "key", "saying"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_refused_at_once(content, key, saying, capsys, here):
+    Path("bad.yaml").write_text(content)
+    start = time.perf_counter()
+    error = refused(capsys, "--config", "bad.yaml")
+    assert time.perf_counter() - start < 5
+    assert error.startswith(f"train.py: error: {key}: ") and saying in error
+    assert len(error) < 1000 and error.rstrip("\n").isprintable()
+    assert [path.name for path in here.iterdir()] == ["bad.yaml"]
+
+
+@pytest.mark.parametrize("line", ["--model.depths=" + "[" * 9999, f"--train.epochs={'9' * 5000}"])
+def test_a_hostile_argument_is_refused_in_short(line, capsys, here):
+    error = refused(capsys, line)
+    assert error.startswith(f"train.py: error: {line[2:14]}") and len(error) < 400
+
+
+def test_aliases_and_merged_keys_are_read(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(BOTH + "optimizer: {base_lr: &r 1.0e-4, min_lr: *r}\ntrain: &t {epochs: 30}\n")
+    read = parse(["--config", str(file)])
+    assert (read.optimizer.min_lr, read.train.epochs) == (1e-4, 30)
