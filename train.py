@@ -13,22 +13,27 @@ import re
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from huge_pages import restart_with_huge_pages
 
 ROOT = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
-# the modules that the extra `train` installs
-TRAIN_EXTRA = (
-    "tensorflow",
-    "matplotlib",
-    "PIL",
-    "sklearn",
-    "tensorboardX",
-    "tensorflow_datasets",
-    "tqdm",
-    "yaml",
+# the extras that install a module
+EXTRAS = {backend: f"{backend},train" for backend in BACKENDS} | {"keras_cv": "train,keras-cv"}
+EXTRAS |= dict.fromkeys(
+    (
+        "tensorflow",
+        "matplotlib",
+        "PIL",
+        "sklearn",
+        "tensorboardX",
+        "tensorflow_datasets",
+        "tqdm",
+        "yaml",
+    ),
+    "train",
 )
 # what the package calls an argument -> the key of the configuration
 KEYS = {
@@ -268,18 +273,22 @@ def main(argv):
         return
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
-        if missing not in (*BACKENDS, *TRAIN_EXTRA):
-            raise
-        extras = "train" if missing in TRAIN_EXTRA else f"{missing},train"
-        message, code = f'{missing} is not installed: pip install "keras_smlp[{extras}]"', 2
+        if missing in EXTRAS:
+            extras = EXTRAS[missing]
+            message, code = f'{missing} is not installed: pip install "keras_smlp[{extras}]"', 2
+        else:
+            traceback.print_exc()
+            message, code = None, 1
     except KeyboardInterrupt:
         message, code = "interrupted; what was saved is whole", 130
     except SystemExit as stop:
         message, code = None, stop.code
     except Exception as error:
-        if type(error).__name__ != "Interrupted":  # known only once Keras is loaded
-            raise
-        message, code = str(error), 128 + error.number
+        if type(error).__name__ == "Interrupted":  # known only once Keras is loaded
+            message, code = str(error), 128 + error.number
+        else:
+            traceback.print_exc()
+            message, code = None, 1
     # the iterator that the error held must go now: at Python's own end it would wait for threads
     # of tf.data that wait for Python
     gc.collect()

@@ -53,6 +53,15 @@ VARIANTS = types.MappingProxyType(
 )
 
 
+def variant_of(dim, depths, expansion, patch_size):
+    """The published `Variant` of these sizes, or `None`."""
+    sizes = (dim, tuple(depths), expansion, patch_size)
+    for v in VARIANTS.values():
+        if (v.dim, v.depths, v.expansion, v.patch_size) == sizes:
+            return v
+    return None
+
+
 def list_models(pretrained: bool = False) -> list[str]:
     """Names of the published variants, smallest first.
 

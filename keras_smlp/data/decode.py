@@ -76,7 +76,8 @@ class BadFiles:
 
     def some(self):
         """The first bad files and what is wrong with them, in words."""
-        found = [f"{shown(name)} ({reason})" for name, reason in self.names.items()]
+        with self.lock:
+            found = [f"{shown(name)} ({reason})" for name, reason in self.names.items()]
         more = [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
         return ", ".join(found[:NAMED] + more) + (f"; {self.log} names them all" if more else "")
 

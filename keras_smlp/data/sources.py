@@ -312,14 +312,14 @@ class TFRecords:
     """
 
     def __init__(self, paths):
-        self.files = [os.open(path, os.O_RDONLY) for path in paths]
-        places = []
-        for number, file in enumerate(self.files):
-            place, end = 0, os.fstat(file).st_size
-            while place < end:
-                (length,) = struct.unpack("<Q", os.pread(file, 8, place))
-                places.append((number, place + 12, length))
-                place += length + 16
+        self.paths, places = list(paths), []
+        for number, path in enumerate(self.paths):
+            with open(path, "rb", buffering=0) as file:
+                place, end = 0, os.fstat(file.fileno()).st_size
+                while place < end:
+                    (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, place))
+                    places.append((number, place + 12, length))
+                    place += length + 16
         self.places = np.array(places, "int64")
 
     def __len__(self):
@@ -327,11 +327,9 @@ class TFRecords:
 
     def __getitem__(self, index):
         number, place, length = self.places[index].tolist()
-        return os.pread(self.files[number], length, place)
-
-    def __del__(self):
-        for file in self.files:
-            os.close(file)
+        # opened for each record: ImageNet has more files than a process may keep open
+        with open(self.paths[number], "rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, place)
 
 
 def load(name, path=None, manual_dir=None):

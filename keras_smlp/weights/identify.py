@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from keras_smlp import naming
 from keras_smlp.checks import check_depths, check_positive_integer, shown
-from keras_smlp.variants import VARIANTS
+from keras_smlp.variants import variant_of
 from keras_smlp.weights import keras_files, official
 from keras_smlp.weights.stored import Stored
 
@@ -56,9 +56,9 @@ class Architecture:
         return total + 4 * channels + (self.classes or 0) * (channels + 1)
 
     def variant(self):
-        """The name of the published variant of this width and depth, or `None`."""
-        mine = (self.dim, self.depths)
-        return next((v.name for v in VARIANTS.values() if (v.dim, v.depths) == mine), None)
+        """The name of the published variant of these sizes, or `None`."""
+        found = variant_of(self.dim, self.depths, self.expansion, self.patch_size)
+        return found and found.name
 
 
 class WeightsFile(NamedTuple):

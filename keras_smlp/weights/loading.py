@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from keras_smlp import checks
-from keras_smlp.variants import VARIANTS, list_models
+from keras_smlp.variants import list_models, variant_of
 from keras_smlp.weights import download, identify, keras_files, official, resizing
 from keras_smlp.weights.strict import assign
 
@@ -35,10 +35,10 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, cha
         return None
     if not isinstance(weights, str) or weights != "imagenet":
         return check_path(weights, "weights")
-    published = {(v.dim, v.depths, v.expansion, v.patch_size): v for v in VARIANTS.values()}
-    variant = published.get((dim, depths, expansion, patch_size))
+    variant = variant_of(dim, depths, expansion, patch_size)
     if variant is None or variant.checkpoint is None:
-        which = f"sMLPNet-{variant.name}" if variant else f"dim={dim}, depths={depths}"
+        sizes = f"dim={dim}, depths={depths}, expansion={expansion}, patch_size={patch_size}"
+        which = f"sMLPNet-{variant.name}" if variant else sizes
         raise ValueError(
             f"`weights='imagenet'` was never published for {which}: use one of "
             f"{list_models(pretrained=True)}, the path of a file of your own, or weights=None to "

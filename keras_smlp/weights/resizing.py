@@ -37,7 +37,8 @@ def resize_weights(
             `"cubic"`.
 
     Returns:
-        A new model; the given one stays as it is. It is not compiled.
+        A new model; the given one stays as it is. It is compiled if that is, with a new
+        optimizer.
 
     Raises:
         ValueError: If the model has no axial kernels or has LoRA layers, the shape cannot be, or
