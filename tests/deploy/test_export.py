@@ -25,10 +25,11 @@ pytestmark = pytest.mark.quick_once
 SIZE = (32, 48)
 NAMES = ["ant", "bee", "cat", "dog"]
 PATHS = {
-    "tf_saved_model": "served",
-    "onnx": "model[1].onnx",  # a pattern to glob
-    "openvino": "model.xml",
-    "litert": "model.tflite",
+    # with what means something else in a pattern to glob, or looks like an ending
+    "tf_saved_model": "served v1.0",
+    "onnx": "model[1].onnx",
+    "openvino": "model v1.0.xml",
+    "litert": "model *?.tflite",
     "torch": "model.pt2",
 }
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}

@@ -70,6 +70,7 @@ FORMATS = {
     ),
     "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
 }
+# endings that no folder has by intent
 FILES = {".keras", ".h5", *(kind.ending for kind in FORMATS.values())} - {""}
 
 
