@@ -40,7 +40,8 @@ def with_precision(model, precision):
     names = {layer.name for layer in changed}
     config = model.get_config()
     for layer in config["layers"]:
-        if layer["name"] in names:
+        # a Sequential's config has it only there
+        if layer.get("name", layer["config"].get("name")) in names:
             layer["config"]["dtype"] = precision
     copy = type(model).from_config(config)
     for new, old in zip(copy.layers, model.layers, strict=True):

@@ -25,10 +25,11 @@ pytestmark = pytest.mark.quick_once
 SIZE = (32, 48)
 NAMES = ["ant", "bee", "cat", "dog"]
 PATHS = {
-    "tf_saved_model": "served",
-    "onnx": "model[1].onnx",  # a pattern to glob
-    "openvino": "model.xml",
-    "litert": "model.tflite",
+    # with what means something else in a pattern to glob, or looks like an ending
+    "tf_saved_model": "served v1.0",
+    "onnx": "model[1].onnx",
+    "openvino": "model v1.0.xml",
+    "litert": "model *?.tflite",
     "torch": "model.pt2",
 }
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
@@ -349,6 +350,7 @@ def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
 
 
 # ---- the process of its own ---------------------------------------------------------------------
+@pytest.mark.deep
 def test_it_sees_the_modules_of_this_process(tmp_path, monkeypatch):
     needs("torch")
     (tmp_path / "mine").mkdir()
@@ -358,18 +360,22 @@ def test_it_sees_the_modules_of_this_process(tmp_path, monkeypatch):
         "class Doubled(keras.layers.Layer):\n"
         "    def call(self, x):\n"
         "        return 2 * x\n"
+        "@keras.saving.register_keras_serializable('mine')\n"
+        "def plus_one(x):\n"
+        "    return x + 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "mine")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(api, "is_written_here", lambda *arguments: False)
     network = classifier(size=(8, 8))
-    doubled = importlib.import_module("my_head").Doubled()
-    model = keras.Sequential([keras.Input((8, 8, 3)), network, doubled])
+    mine = importlib.import_module("my_head")
+    layers = [network, mine.Doubled(), keras.layers.Activation(mine.plus_one)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
     path = keras_smlp.export(model, tmp_path / "m.pt2", "torch")
     x = pixels(2, 8, 8, 3)
     found = runtimes.opened(path, "torch")(x)["outputs"]
-    np.testing.assert_allclose(found, 2 * network.predict_on_batch(x), rtol=1e-4)
+    np.testing.assert_allclose(found, 2 * network.predict_on_batch(x) + 1, rtol=1e-4)
 
 
 def test_what_it_cannot_see_is_one_sentence(tmp_path):
@@ -381,11 +387,11 @@ def test_what_it_cannot_see_is_one_sentence(tmp_path):
     path = tmp_path / "m.keras"
     keras.Sequential([keras.Input((2,)), OfThisFunction()]).save(path)
     keras.saving.get_custom_objects().pop("here>OfThisFunction")
-    with pytest.raises(SystemExit, match="only in modules that can be imported, .*OfThisFunction"):
-        process.run({"model": str(path)})
-    with pytest.raises(SystemExit) as stop:
-        process.run({"model": str(path)})
-    assert str(stop.value).count("\n") == 0
+    for modules, words in {(): "class 'OfThisFunction'", ("not_there",): "'not_there'"}.items():
+        with pytest.raises(SystemExit) as stop:
+            process.run({"model": str(path), "modules": modules})
+        assert "only in modules that can be imported, not those of a scr" in str(stop.value)
+        assert words in str(stop.value) and "\n" not in str(stop.value)
 
 
 def test_this_package_is_the_first_in_its_path(model, tmp_path, monkeypatch):
@@ -402,3 +408,4 @@ def test_this_package_is_the_first_in_its_path(model, tmp_path, monkeypatch):
     first, *others = jobs[0]["sys.path"]
     assert (Path(first) / "keras_smlp").samefile(Path(keras_smlp.__file__).parent)
     assert others == [os.path.abspath(x) for x in sys.path]
+    assert {"keras_smlp.saving", "keras_smlp.layers.mixing"} <= set(jobs[0]["modules"])

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ FORMATS = {
     ),
     "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
 }
+# endings that no folder has by intent
 FILES = {".keras", ".h5", *(kind.ending for kind in FORMATS.values())} - {""}
 
 
@@ -331,12 +333,21 @@ process.run(job)
 """
 
 
+def modules(saved):
+    """The modules that have registered with Keras what is in a saved model."""
+    config = zipfile.ZipFile(saved).read("config.json").decode()
+    objects = keras.saving.get_custom_objects()
+    used = {x.__module__ for name, x in objects.items() if json.dumps(name) in config}
+    return sorted(used - {"__main__"})
+
+
 def write_in_subprocess(model, path, format, means, features, precision, metadata):
     """Writes a format in a process of its own, which runs the backend for it."""
     backend = FORMATS[format].backends[0]
     saved = path.with_name("saved.keras")
     model.save(saved)
     job = {"model": str(saved), "path": str(path), "format": format, "means": means}
+    job["modules"] = modules(saved)
     job |= {"features": features, "precision": precision, "metadata": metadata}
     # its modules, this package first, are those of this process
     package = str(Path(__file__).resolve().parents[3])
