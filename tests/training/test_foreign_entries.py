@@ -237,3 +237,15 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / ".0123abcd").mkdir()
     Checkpoints(tmp_path, 2).clean()
     assert not os.listdir(tmp_path)
+
+
+def test_a_damaged_later_one_takes_nobodys_place(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    for epoch in (3, 4):
+        damaged = checkpoints.save(MODEL, state((epoch, 0)))
+    (damaged / WEIGHTS).unlink()
+    checkpoints.save(MODEL, state((3, 5)))
+    assert [place(path) for path in checkpoints.paths()] == [(4, 0), (3, 5), (3, 0)]
+    checkpoints.save(MODEL, state((4, 0)))
+    assert [place(path) for path in checkpoints.paths()] == [(4, 0), (3, 5)]
+    assert checkpoints.newest()[2] == []
