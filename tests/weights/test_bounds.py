@@ -374,6 +374,17 @@ def test_a_value_that_is_not_finite_is_refused_wherever_it_is(
     np.testing.assert_equal(model.get_weights(), before)
 
 
+def test_other_peoples_layers_may_hold_anything(here):
+    body = tiny(include_top=False, pooling="avg")
+    mask = keras.layers.Dense(2, bias_initializer=keras.initializers.Constant(-np.inf), name="mask")
+    head = keras.Sequential([mask], name="predictions")  # a name of the network's
+    keras.Model(body.input, head(body.output)).save(here / "mine.keras")
+    with pytest.raises(ValueError, match="mine.keras must be finite numbers"):
+        keras_smlp.load_model(here / "mine.keras")
+    keras.Model(body.input, mask(body.output)).save(here / "mine.keras")
+    assert np.isinf(keras_smlp.load_model(here / "mine.keras").get_weights()[-1]).all()
+
+
 def test_predictions_that_are_not_finite():
     with pytest.raises(ValueError, match="`probabilities` must be finite numbers.*1 of 1000"):
         keras_smlp.decode_predictions(np.where(np.arange(1000) == 3, np.nan, 0.1)[None])
