@@ -149,8 +149,8 @@ def nightly(session):
     python = python_of_quick(session)
     session.run(python, "-m", "pip", "install", "--quiet", "cosmic-ray")
     many = {"KERAS_SMLP_FUZZ": "200000", "KERAS_SMLP_KILLS": "50"}
-    command = [python, "-m", "pytest", "-n", "2", "-o", "timeout=0"]
-    command += ["-k", "random_damage or kills_at_random", *session.posargs]
+    without_limit = [python, "-m", "pytest", "-n", "2", "-o", "timeout=0"]
+    command = [*without_limit, "-k", "random_damage or kills_at_random", *session.posargs]
     for backend in BACKENDS:
         session.run(*command, "-m", marks_on(backend), env={**many, "KERAS_BACKEND": backend})
     session.run(python, "tests/mutants.py")

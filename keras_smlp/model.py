@@ -55,9 +55,9 @@ def SMLPNet(
             layer). Defaults to `True`.
         weights: `None` (random initial values, PyTorch's distributions), `"imagenet"` (the official
             checkpoint, downloaded once and cached) or the path of a `.weights.h5`, `.keras`,
-            `.safetensors` or `.pth` file, the last two with the official keys. Made at another
-            input size, its axial kernels are resampled as `resize_weights` does it. Defaults to
-            `None`.
+            `.safetensors` or `.pth` file (also `.pt`, `.pth.tar`, `.ckpt`, `.bin`), all but the
+            first two with the official keys. Made at another input size, its axial kernels are
+            resampled as `resize_weights` does it. Defaults to `None`.
         input_tensor: Symbolic Keras tensor to build on, an intermediate one too; the model then
             starts at its inputs. Defaults to a new input.
         input_shape: `(height, width, channels)`, height and width multiples of 32 (in general of

@@ -4,6 +4,7 @@ from os import PathLike
 
 import keras
 
+from keras_smlp import naming
 from keras_smlp.checks import check_boolean, check_text, shown
 from keras_smlp.model import SMLPNet
 from keras_smlp.weights import identify, keras_files, loading
@@ -63,8 +64,9 @@ def load_keras(file, compile):
         model = keras.saving.load_model(file, compile=compile)
     except Exception as error:  # damaged, Keras raises almost anything
         raise ValueError(f"{shown(file)} holds no model that loads: {reason(error)}") from error
-    for name, (variable, _) in keras_files.targets(model).items():
+    network = (layer for layer in getattr(model, "layers", ()) if naming.has_weights(layer.name))
+    for variable in (variable for layer in network for variable in layer.weights):
         if "float" in variable.dtype:
-            values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
-            check_finite(name, values, file)
+            values = keras.ops.convert_to_numpy(variable).astype("float32")
+            check_finite(variable.path, values, file)
     return model

@@ -46,8 +46,10 @@ def fetch(variant):
         A `pathlib.Path` ending in `.pth`.
 
     Raises:
-        ValueError: If the file is not the variant's checkpoint, or a cached one has changed.
-        RuntimeError: If it can be neither found nor downloaded.
+        ValueError: If the file is not the variant's checkpoint or has values that are not finite,
+            or a cached one has changed.
+        RuntimeError: If it can be neither found nor downloaded, or another process does not end.
+        OSError: If the cache cannot be used.
     """
     path = cache_folder() / variant.checkpoint
     record = path.with_suffix(".json")

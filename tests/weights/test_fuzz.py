@@ -10,9 +10,9 @@ import random
 import resource
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
+from helpers import memory
 from helpers.damage import mutate
 from helpers.nets import FORMATS, saved_in_each_format
 from helpers.publisher import weights_digest
@@ -62,25 +62,17 @@ model:
   depths: [1, 1]
   input_size: 32
 optimizer: {base_lr: 1.0e-4, ema_decay: 0.99}
-train: {epochs: 20, batch_size: 0x20}
+train: {epochs: 20, batch_size: 0x80}
 """
-
-
-def memory(name):
-    """A figure of this process in kB, as Linux keeps it: `VmHWM` is the most since `reset`."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition(f"{name}:")[2].split()[0])
-
-
-def reset():
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 @pytest.fixture
 def limited():
     """No file may make the process grow without end: a larger allocation fails."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") * 1024 + ADDRESSES, before[1]))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (memory.kilobytes("VmSize") * 1024 + ADDRESSES, before[1])
+    )
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
 
@@ -99,7 +91,7 @@ def damaged(rng, data, tokens):
     return output.getvalue()
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux measures the memory")
+@pytest.mark.skipif(not memory.IS_KNOWN, reason="only Linux says how much memory was used")
 @pytest.mark.filterwarnings("ignore")  # a damaged file may make the libraries warn
 @pytest.mark.parametrize("form", [*FORMATS, "YAML"])
 def test_damaged_at_random(form, limited, tmp_path):
@@ -123,8 +115,7 @@ def test_damaged_at_random(form, limited, tmp_path):
     for seed in range(FIRST, FIRST + COUNT):
         rng = random.Random(seed)
         path.write_bytes(damaged(rng, data, TOKENS[form]))
-        reset()
-        resident, start = memory("VmRSS"), time.perf_counter()
+        resident, start = memory.forget_peak(), time.perf_counter()
         try:
             read()
             loaded += 1
@@ -135,7 +126,7 @@ def test_damaged_at_random(form, limited, tmp_path):
             assert weights_digest(model) == before, f"seed {seed}: not all or nothing"
         except BaseException as error:
             pytest.fail(f"seed {seed}: {error!r}")
-        seconds, grown = time.perf_counter() - start, (memory("VmHWM") - resident) / 1024
+        seconds, grown = time.perf_counter() - start, memory.megabytes_since(resident)
         assert seconds < SECONDS, f"seed {seed}: {seconds:.1f} s"
         assert grown < MEGABYTES, f"seed {seed}: {grown:.0f} MB"
         slowest, most = max(slowest, seconds), max(most, grown)
