@@ -170,7 +170,8 @@ def policy_of(policy, name, parts=()):
     own = keras.dtype_policies.get(policy[name])
     is_usable = own.quantization_mode is None or name == naming.HEAD
     if not is_usable or not {x.compute_dtype for x in (own, *inside.values())} <= {*checks.FLOATS}:
-        raise checks.refusal("dtype", own, f"usable for {name!r}, {checks.FLOATS} and unquantized")
+        allowed = f"unquantized for {name!r} and compute in one of {checks.FLOATS}"
+        raise checks.refusal("dtype", own, allowed)
     return keras.dtype_policies.DTypePolicyMap(own, inside) if inside else own
 
 

@@ -327,7 +327,7 @@ BAD += [
     ({**INPUT, "input_shape": np.array([16, 32, 5])}, "input_shape"),
     ({**INPUT, "input_shape": (32, 32, 3)}, "input_shape"),
     ({"include_top": False, "pooling": "mean"}, "pooling"),
-    ({"dtype": POLICIES}, "`dtype` must be usable for 'stem'.*float64"),
+    ({"dtype": POLICIES}, "`dtype` must be unquantized for 'stem'.*float64"),
     ({"weights": "model.onnx"}, "weights.*safetensors"),
     ({"weights": "imagenet"}, "weights.*never published"),
 ]

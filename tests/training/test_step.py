@@ -151,7 +151,9 @@ def test_loaded_weights_can_be_the_start_of_the_averages():
 
 
 def test_what_cannot_be_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`ema_decay` must be .* in \[0, 1\).* Received: 1.5"):
+    with pytest.raises(
+        ValueError, match=r"`ema_decay` must be .* in \[0, 1\).* Received: ema_decay=1.5"
+    ):
         training_model(ema_decay=1.5)
     with pytest.raises(ValueError, match="save_weights"):
         training_model().save(tmp_path / "model.keras")
