@@ -223,7 +223,7 @@ def test_jpeg_files_are_seen_as_by_load_image(format, exported, model):
     cmyk = files[3]
     marker = cmyk.index(b"\xff\xee")
     for bad, words in {
-        cmyk[:marker] + cmyk[marker + 16 :]: "must hold CMYK files with Adobe's marker",
+        cmyk[:marker] + cmyk[marker + 16 :]: "must hold CMYK files with the marker of Adobe",
         b"": "must hold whole JPEG files",
         b"\x89PNG\r\n": "must hold whole JPEG files",
         files[0][:200]: "Invalid JPEG",

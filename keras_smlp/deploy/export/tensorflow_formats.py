@@ -54,7 +54,7 @@ def jpeg_endpoint(serve, model):
         # TensorFlow and PIL read CMYK in the same way only if the file says how it is written
         is_cmyk = tf.io.extract_jpeg_shape(content)[2] == 4
         is_adobe = tf.strings.regex_full_match(content, r"\C*\x00\x0eAdobe\C*")
-        message = "`jpeg` must hold CMYK files with Adobe's marker. Received one without it"
+        message = "`jpeg` must hold CMYK files with the marker of Adobe. Received one without it"
         check = tf.debugging.Assert(~is_cmyk | is_adobe, [message])
         with tf.control_dependencies([check]):
             content = tf.identity(content)
