@@ -118,7 +118,6 @@ def test_damaged_at_random(form, limited, tmp_path):
         resident, start = memory.forget_peak(), time.perf_counter()
         try:
             read()
-            loaded += 1
         except ValueError as error:
             message = str(error)
             assert message.isprintable() and len(message) < 4000, f"seed {seed}: {message}"
@@ -126,9 +125,10 @@ def test_damaged_at_random(form, limited, tmp_path):
             assert weights_digest(model) == before, f"seed {seed}: not all or nothing"
         except BaseException as error:
             pytest.fail(f"seed {seed}: {error!r}")
+        else:
+            loaded, before = loaded + 1, weights_digest(model)
         seconds, grown = time.perf_counter() - start, memory.megabytes_since(resident)
         assert seconds < SECONDS, f"seed {seed}: {seconds:.1f} s"
         assert grown < MEGABYTES, f"seed {seed}: {grown:.0f} MB"
         slowest, most = max(slowest, seconds), max(most, grown)
-        before = weights_digest(model)
     print(f"\n| {form} | {COUNT} | {COUNT - loaded} | {loaded} | {slowest:.2f} s | {most:.0f} MB |")
