@@ -16,6 +16,7 @@ from helpers import memory
 from helpers.damage import mutate
 from helpers.nets import FORMATS, saved_in_each_format
 from helpers.publisher import weights_digest
+from helpers.refusals import tiny
 
 import keras_smlp
 from keras_smlp.training import parsing
@@ -95,7 +96,7 @@ def damaged(rng, data, tokens):
 @pytest.mark.filterwarnings("ignore")  # a damaged file may make the libraries warn
 @pytest.mark.parametrize("form", [*FORMATS, "YAML"])
 def test_damaged_at_random(form, limited, tmp_path):
-    model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=3)
+    model = tiny()
     before = weights_digest(model)
     files = saved_in_each_format(model, tmp_path)
     path = files.get(form, tmp_path / "m.yaml")
