@@ -1,4 +1,4 @@
-"""Odd `.weights.h5` and `.keras` files: refused unread if they point elsewhere or claim too much."""
+"""Odd `.weights.h5` and `.keras` files: refused unread if they point elsewhere or claim much."""
 
 import io
 import json
