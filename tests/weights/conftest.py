@@ -1,10 +1,12 @@
 """Files in each format; for downloads a publisher on loopback, an empty cache, a model to fill."""
 
+import os
 import types
 
 import pytest
 from helpers.nets import FORMATS, assert_same_weights, saved_in_each_format, trained_like
 from helpers.publisher import MICRO, RECORD, Publisher, build, left_in, weights_digest
+from helpers.refusals import tiny
 
 import keras_smlp
 from keras_smlp.weights import download, loading
@@ -20,6 +22,28 @@ def files(micro, tmp_path_factory):
 def file(request, files):
     """The micro network's weights, in each format in turn."""
     return files[request.param]
+
+
+# ---- odd files ----------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A tiny network. Shared: do not change it."""
+    return tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tiny_model, tmp_path_factory):
+    """Ending -> path of the tiny network's weights."""
+    return saved_in_each_format(tiny_model, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder, with a pipe that nobody writes to and a file of somebody else."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    (tmp_path / "secret").write_bytes(bytes(10_000))
+    return tmp_path
 
 
 # ---- downloads ----------------------------------------------------------------------------------
