@@ -43,8 +43,8 @@ def world(tmp_path_factory):
 def own(function):
     """The parameters of a function, or of a class but for those that are Keras' own."""
     parameters = inspect.signature(function).parameters.values()
-    keras_own = "dtype" if function in LAYERS else ""
-    return [x for x in parameters if x.name not in ("kwargs", keras_own)]
+    keras_own = ("dtype", "parts") if function in LAYERS else ()
+    return [x for x in parameters if x.name not in ("kwargs", *keras_own)]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS + CLASSES, ids=lambda x: x.__name__)
@@ -56,8 +56,8 @@ def test_what_is_public_has_hints_and_says_its_arguments(function):
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty, parameter
         star = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else ""
-        if function in LAYERS and parameter.name == "dtype":
-            continue  # Keras' own: it stands under `**kwargs`
+        if function in LAYERS and parameter.name in ("dtype", "parts"):
+            continue  # Keras' own, under `**kwargs`; what `get_config` writes
         assert f"\n    {star}{parameter.name}: " in doc.partition("Args:")[2], parameter
 
 
@@ -232,6 +232,7 @@ MAY_BE = {
     "include_preprocessing": BOOLEAN,
     "use_bias": BOOLEAN,
     "compile": BOOLEAN,
+    "exif_orientation": BOOLEAN,
     "features": BOOLEAN,
     "pretrained": BOOLEAN,
     "axis": set(),
@@ -239,6 +240,8 @@ MAY_BE = {
     "method": set(),
     "mode": set(),
     "format": set(),
+    "inputs": set(),
+    "outputs": set(),
     "precision": set(),
     "name": TEXT | OPTIONAL,
     "key": TEXT,
@@ -283,6 +286,7 @@ def calls(folder, model):
         keras_smlp.save_official: {**net, "path": folder / "other.pth"},
         keras_smlp.resize_weights: {**net, "input_shape": (8, 8, 3)},
         keras_smlp.fold: net,
+        keras_smlp.freeze_batch_norm: net,
         keras_smlp.quantize: net,
         keras_smlp.enable_lora: {**net, "rank": 2},
         keras_smlp.merge_lora: net,
@@ -366,7 +370,7 @@ def test_what_cannot_be_is_refused_in_one_sentence_with_its_name(world, data):
         (
             keras_smlp.decode_predictions,
             {"probabilities": np.full((1, 1000), np.nan)},
-            "`probabilities` must be numbers. Received: probabilities with NaN",
+            "`probabilities` must be finite numbers. Received: 1000 of 1000 in a row",
         ),
     ],
 )

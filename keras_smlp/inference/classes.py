@@ -59,8 +59,6 @@ def decode_predictions(
             f"`probabilities` must be (n, {len(classes)}), for the names are ImageNet-1K's. "
             f"Received: probabilities of the shape {rows.shape}"
         )
-    if np.isnan(rows).any():
-        raise ValueError("`probabilities` must be numbers. Received: probabilities with NaN")
     top = check_integer("top", top, 1, len(classes))
     return [[(*classes[k], float(row[k])) for k in likeliest(row, top)] for row in rows]
 

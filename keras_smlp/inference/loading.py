@@ -5,7 +5,7 @@ from os import PathLike
 import keras
 
 from keras_smlp import naming
-from keras_smlp.checks import check_boolean, check_text, shown
+from keras_smlp.checks import check_boolean, check_policy, check_text, shown
 from keras_smlp.model import SMLPNet
 from keras_smlp.weights import identify, keras_files, loading
 from keras_smlp.weights.stored import reason
@@ -50,6 +50,7 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     with identify.opened(file, key) as weights:
         architecture = identify.architecture_of(weights)
         identify.check_size(weights, architecture)
+        check_policy(None)  # the global one
         try:
             model = SMLPNet(**architecture.arguments())
         except ValueError as error:

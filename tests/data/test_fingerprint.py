@@ -37,8 +37,10 @@ def test_the_words(tmp_path):
     added = "3 added (a/s.png and others), 1 removed (a/p.png), 1 changed (a/r.png)"
     assert changes(one, other) == (f"training images: {added}", True)
     (tmp_path / "train" / "c\n").mkdir()
+    (tmp_path / "train" / "c\n" / "p.png").touch()
     words, fits = changes(other, listing(sources.load("folder", tmp_path)))
-    assert words == "classes: 1 added (c\\n)" and not fits
+    words_of_class = "classes: 1 added (c\\n); training images: 1 added (c\\n/p.png)"
+    assert words == words_of_class and not fits
 
 
 def test_images_in_memory():

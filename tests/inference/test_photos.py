@@ -208,7 +208,7 @@ def test_a_photo_is_turned_as_its_exif_data_say_if_asked(sides, orientation, for
 
 
 def test_another_orientation_argument_is_refused():
-    with pytest.raises(ValueError, match="^`exif_orientation` must be a boolean.*'upright'"):
+    with pytest.raises(ValueError, match="^`exif_orientation` must be True or False.*'upright'"):
         keras_smlp.load_image(png(np.zeros((2, 2), "uint16")), exif_orientation="upright")
 
 
