@@ -15,6 +15,7 @@ from keras import ops
 from keras_smlp import naming
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.patches import PatchConv
+from keras_smlp.checks import check_choice
 from keras_smlp.preprocessing import is_normalization
 
 PIXELS, NORMALIZED, UNKNOWN = "pixels", "normalized", "unknown"
@@ -60,10 +61,7 @@ def meaning(model, inputs=AUTO, outputs=AUTO):
     """
     said = {"inputs": (inputs, INPUTS), "outputs": (outputs, OUTPUTS)}
     for name, (value, allowed) in said.items():
-        if value not in (AUTO, *allowed):
-            raise ValueError(
-                f"`{name}` must be one of {(AUTO, *allowed)}. Received: {name}={value!r}"
-            )
+        check_choice(name, value, (AUTO, *allowed))
     graph = read(model)
     takes = readers(graph, graph.start) if graph else {UNKNOWN}
     takes = takes.pop() if len(takes) == 1 else UNKNOWN
