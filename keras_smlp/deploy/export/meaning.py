@@ -13,9 +13,9 @@ import numpy as np
 from keras import ops
 
 from keras_smlp import naming
+from keras_smlp.checks import check_choice
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.patches import PatchConv
-from keras_smlp.checks import check_choice
 from keras_smlp.preprocessing import is_normalization
 
 PIXELS, NORMALIZED, UNKNOWN = "pixels", "normalized", "unknown"
