@@ -100,12 +100,12 @@ def jobs(options, variant, size, batch, scratch):
 
 
 def limit_precision(precision):
-    """Of the matrix product that limits one."""
+    """The dtype of the matrix product that is the limit of a precision."""
     return "bfloat16" if "bfloat16" in precision else "float32"
 
 
 def peer_precision(precision):
-    """Of the peer that one is compared with."""
+    """The precision of the peer that a precision is compared with."""
     return "float32" if precision == "int8" else precision
 
 

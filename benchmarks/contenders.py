@@ -111,7 +111,7 @@ def prepare_jax(threads):
 
 
 def prepare_torch(threads):
-    """The same."""
+    """Sets the number of threads; returns what `prepare_tensorflow` returns."""
     import torch
 
     torch.set_num_threads(threads)

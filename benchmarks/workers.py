@@ -31,7 +31,7 @@ class Worker:
         other_end.close()
 
     def warm(self):
-        """Waits until it is."""
+        """Waits until the process has made its model and called it."""
         self.about = self.answer()
 
     def answer(self):

@@ -1,4 +1,4 @@
-"""sMLPNet, top to bottom: the network first, then its named variants and its checks.
+"""sMLPNet, top to bottom: the network first, then its named variants.
 
 x -> stem -> stage 1 -> [downsample -> stage i]... -> norm -> mean over positions -> head
 """
@@ -211,7 +211,7 @@ def named_constructor(constructor_name, variant):
         input_tensor: keras.KerasTensor | None = None,
         input_shape: tuple[int, int, int] | None = None,
         pooling: str | None = None,
-        classes: int = 1000,
+        classes: int = variant.classes,
         classifier_activation: str | Callable | None = "softmax",
         include_preprocessing: bool = True,
         drop_path_rate: float | None = None,
@@ -221,6 +221,8 @@ def named_constructor(constructor_name, variant):
         return SMLPNet(
             variant.dim,
             variant.depths,
+            expansion=variant.expansion,
+            patch_size=variant.patch_size,
             include_top=include_top,
             weights=weights,
             input_tensor=input_tensor,

@@ -1,4 +1,1 @@
-"""A trained network made smaller, faster or portable: folding, int8, LoRA, 16 bits, export.
-
-May import all but training and analysis.
-"""
+"""A trained network made smaller, faster or portable: folding, int8, LoRA, 16 bits, export."""

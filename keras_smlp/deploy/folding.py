@@ -182,7 +182,7 @@ def fill(copy, layer, source):
 
 
 def affine(layer):
-    """Scale and shift per channel of a normalization; of a layer norm those that it is trained."""
+    """Scale and shift per channel of a normalization; of a layer norm `gamma` and `beta` alone."""
     if isinstance(layer, keras.layers.Rescaling):
         return np.array(layer.scale, "float64"), np.array(layer.offset, "float64")
     scale, shift = numpy(layer.gamma), numpy(layer.beta)

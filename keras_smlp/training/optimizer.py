@@ -21,7 +21,7 @@ def adamw(config, steps):
         A `keras.optimizers.AdamW`.
     """
     options = config.optimizer
-    # Keras counts batches here, also where it gathers several for an update
+    # by batches, not updates: Keras counts so with `gradient_accumulation_steps` too
     if options.schedule == "epoch":
         schedule = Tabulated(learning_rates(config, np.arange(config.train.epochs)), steps)
     else:

@@ -1,7 +1,7 @@
 """Reads the configuration of train.py from YAML files and the command line.
 
-Keys, types and the sentences of `--help` are those of the dataclasses in `config`. Whatever is
-wrong is one line: `key: what was received, allowed: ...`.
+Keys, types and the sentences of `--help` are those of the dataclasses in `config`. A wrong
+key or value is one line: `key: what was received, allowed: ...`.
 """
 
 import argparse

@@ -44,11 +44,11 @@ def jpeg_endpoint(serve, model):
     crop = decode.CenterCrop(size, tuple(map(shorter_side, size)))
 
     def picture(content):
-        is_jpeg = tf.strings.substr(content, 0, tf.minimum(3, tf.strings.length(content)))
+        beginning = tf.strings.substr(content, 0, tf.minimum(3, tf.strings.length(content)))
         # not its first bytes: Python cannot decode a message with such in it
         message = "`jpeg` must hold whole JPEG files. Received another one of this many bytes:"
         data = [message, tf.strings.length(content)]
-        check = tf.debugging.Assert(is_jpeg == b"\xff\xd8\xff", data)
+        check = tf.debugging.Assert(beginning == b"\xff\xd8\xff", data)
         with tf.control_dependencies([check]):
             content = tf.identity(content)
         # TensorFlow and PIL read CMYK in the same way only if the file says how it is written

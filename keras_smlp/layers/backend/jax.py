@@ -82,7 +82,7 @@ ERF_DENOMINATOR = (
 
 
 def widened(x):
-    """An array in float32 at least: 16 bits lose what `erf` adds to 1, and the sums of a mean."""
+    """An array in float32 at least: 16 bits are too few for `1 + erf(x)`, and for sums."""
     return x.astype(jnp.promote_types(x.dtype, "float32"))
 
 

@@ -5,7 +5,7 @@ from keras import ops
 
 
 def tensor(variable, x):
-    """A variable as a tensor of the dtype and on the device of `x`; `None` stays `None`."""
+    """A variable as a tensor in the compute dtype, for a product with `x`; `None` stays `None`."""
     return None if variable is None else ops.convert_to_tensor(variable)
 
 
