@@ -1,7 +1,8 @@
 """The names of an sMLPNet's layers, and the questions asked about a model by them.
 
-The names of the graph's layers are built and parsed nowhere else. The model may be the network itself, a part of it, folded
-or quantized, or a functional model around it with layers of the user's own.
+The names of the graph's layers are built and parsed nowhere else. The model may be the network
+itself, a part of it, folded or quantized, or a functional model around it with layers of the user's
+own.
 """
 
 import re

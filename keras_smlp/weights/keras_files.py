@@ -1,9 +1,9 @@
 """Weights out of Keras' own files (`.weights.h5`, `.keras`), by the names of the layers.
 
 Keras stores a layer under its class name and a counter, so that its own `load_weights` pairs layers
-by their order, and does not say what of the file it did not read. Each group also carries the layer's name;
-reading by name lets a network with or without its head, alone or inside another model, take exactly
-its own, and tells what is missing or left over.
+by their order, and does not say what of the file it did not read. Each group also carries the
+layer's name; reading by name lets a network with or without its head, alone or inside another
+model, take exactly its own, and tells what is missing or left over.
 """
 
 import collections
