@@ -1,6 +1,7 @@
 """Python in a process of its own, with the paths that the tests have."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,15 @@ def python(*arguments, cwd=None, status=0, **changes):
     )
     assert done.returncode == status, done.stderr[-3000:]
     return done
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def two_ranks():
+    """The variables that `torchrun` sets for each of two processes."""
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [{**address, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]

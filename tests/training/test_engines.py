@@ -4,8 +4,6 @@ The runs are those of helpers/distributed_run.py, which also checks that all dev
 hold the same.
 """
 
-import socket
-
 import keras
 import numpy as np
 import pytest
@@ -24,12 +22,6 @@ def only(backend):
     return pytest.mark.skipif(backend != BACKEND, reason=f"needs KERAS_BACKEND={backend}")
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def begin(folder, batch_norm, kind, *address, **environment):
     """Starts a run; two processors do two at once."""
     run = ("-m", "helpers.distributed_run", folder, batch_norm, kind, *address)
@@ -37,12 +29,8 @@ def begin(folder, batch_norm, kind, *address, **environment):
 
 
 def begin_torch(folder, batch_norm):
-    """Two processes, with the variables that `torchrun` sets."""
-    port = str(free_port())
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        begin(folder, batch_norm, "auto", RANK=rank, LOCAL_RANK=rank, **address) for rank in "01"
-    ]
+    """A run in two processes."""
+    return [begin(folder, batch_norm, "auto", **rank) for rank in processes.two_ranks()]
 
 
 def end(*runs):
@@ -91,12 +79,12 @@ def folders(tmp_path):
 @only("jax")
 @pytest.mark.deep
 def test_jax_on_several_devices_and_processes_is_jax_on_one(folders):
-    one, devices, processes = folders
+    one, devices, several = folders
     end(begin(one, "auto", "none"), begin(devices, "auto", "data_parallel", **FOUR_DEVICES))
-    address = f"127.0.0.1:{free_port()}"
-    end(*[begin(processes, "auto", "multi_host", address, 2, rank) for rank in (0, 1)])
+    address = f"127.0.0.1:{processes.free_port()}"
+    end(*[begin(several, "auto", "multi_host", address, 2, rank) for rank in (0, 1)])
     compare(one, devices, 4, 1)
-    compare(one, processes, 2, 2)
+    compare(one, several, 2, 2)
 
 
 @only("tensorflow")

@@ -8,7 +8,8 @@ import time
 import h5py
 import numpy as np
 import pytest
-from helpers.training import SMALL, Run, begin, begin_preloaded, refused
+from helpers import processes
+from helpers.training import SMALL, TRAIN, Run, begin, begin_preloaded, refused
 
 from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints
 
@@ -181,6 +182,27 @@ def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path
     again = finish(tmp_path, *LONG)
     assert "going on from" in again and "damaged" not in again
     assert_same_end(straight(LONG), tmp_path)
+
+
+@pytest.mark.deep
+@pytest.mark.once
+def test_several_processes_are_refused_and_end_together(tmp_path):
+    arguments = (f"--output_dir={tmp_path}", *SMALL, *ARGUMENTS, "--train.epochs=1000")
+    first = [processes.begin(TRAIN, *arguments, **rank) for rank in processes.two_ranks()]
+    try:
+        wait_for(lambda: whole(tmp_path / "checkpoints"), lambda: first[0].poll() is None)
+        for run in [processes.begin(TRAIN, *arguments, **rank) for rank in processes.two_ranks()]:
+            output, _ = run.communicate(timeout=200)
+            assert run.returncode == 2 and "is in use by another run, allowed" in output, output
+        first[1].send_signal(signal.SIGTERM)  # not the one that saves
+        for run in first:
+            output, _ = run.communicate(timeout=200)
+            assert run.returncode == 128 + signal.SIGTERM, output
+    finally:
+        for run in first:
+            run.kill()
+    path, _, damaged = Checkpoints(tmp_path / "checkpoints", 1).newest()
+    assert path is not None and not damaged and not written(tmp_path / "checkpoints")
 
 
 @pytest.mark.deep
