@@ -3,7 +3,7 @@
 python -m nox                      # quick: all three backends in one environment
 python -m nox -R -- -k parity      # some of it again, without installing
 python -m nox -s deep              # many kills, every format from every backend, several devices
-python -m nox -s nightly           # hours: fuzzing, mutants, lowest and newest versions
+python -m nox -s nightly           # hours: fuzzing, mutants, other versions
 """
 
 import platform
@@ -17,6 +17,9 @@ import nox
 BACKENDS = ("torch", "tensorflow", "jax")  # the first one also runs the tests marked `once`
 EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
 QUICK = "not deep"
+PYTHONS = ("3.12", "3.13")  # beside the oldest, 3.11
+# PyTorch for Linux brings gigabytes of CUDA from the index of Python's packages
+NEWEST = [backend for backend in BACKENDS if backend != "torch" or sys.platform != "linux"]
 # run again where only one backend is installed
 ALONE = [f"tests/test_{name}.py" for name in ("import", "parity", "readme")]
 ALONE_TESTS = "one_backend or official_code or one_block_a_stage"
@@ -27,6 +30,7 @@ BEGIN = time.monotonic()
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["quick"]
 nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
 
 
 def install(session, *extras, versions=("-c", "constraints.txt")):
@@ -34,7 +38,9 @@ def install(session, *extras, versions=("-c", "constraints.txt")):
     session.install("--no-compile", *versions, "-e", f".[{','.join((*extras, 'test'))}]")
 
 
-def pytest(session, backend, marks, files=(), python=("python",), only=None, **environment):
+def pytest(
+    session, backend, marks, files=(), python=("python",), only=None, options=(), **environment
+):
     """Runs the tests with these marks on one backend, in two processes."""
     environment = {
         **environment,
@@ -51,21 +57,21 @@ def pytest(session, backend, marks, files=(), python=("python",), only=None, **e
     command = [*python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "--durations=10"]
     # 5: none of the chosen tests is for this backend
     codes = [0, 5] if session.posargs else [0]
-    command += ["-m", marks, *files, *session.posargs]
+    command += [*options, "-m", marks, *files, *session.posargs]
     command += ["-k", only] if only else []
     session.run(*command, env=environment, success_codes=codes)
 
 
-def marks_on(backend, marks=""):
+def marks_on(backend, marks="", first=BACKENDS[0]):
     """These marks; tests marked `once` are for the first backend alone."""
-    own = [marks] if backend == BACKENDS[0] else [marks, "not once"]
+    own = [marks] if backend == first else [marks, "not once"]
     return " and ".join(filter(None, own))
 
 
-def on_every_backend(session, marks="", **options):
-    for backend in BACKENDS:
+def on_every_backend(session, marks="", backends=BACKENDS, **options):
+    for backend in backends:
         own = UNOPTIMIZED if backend == "jax" else {}
-        pytest(session, backend, marks_on(backend, marks), **own, **options)
+        pytest(session, backend, marks_on(backend, marks, backends[0]), **own, **options)
 
 
 def python_of_quick(session):
@@ -154,16 +160,35 @@ def nightly(session):
     for backend in BACKENDS:
         session.run(*command, "-m", marks_on(backend), env={**many, "KERAS_BACKEND": backend})
     session.run(python, "tests/mutants.py")
-    for which in ("lowest", "newest"):
-        session.notify(f"versions(which='{which}')")
+    for other in ("lowest", "canary", *(f"newest-{python}" for python in PYTHONS)):
+        session.notify(other)
+
+
+@nox.session(python="3.11")
+def lowest(session):
+    """The quick tests with the lowest versions that pyproject.toml allows."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    needed = sum(project["optional-dependencies"].values(), project["dependencies"])
+    pins = [line.replace(">=", "==") for line in needed if ">=" in line]
+    install(session, *EXTRAS, versions=pins)
+    # old libraries use what newer ones, which they need, have deprecated
+    on_every_backend(session, QUICK, options=("-W", "ignore::DeprecationWarning"))
+
+
+@nox.session(python=PYTHONS)
+def newest(session):
+    """The quick tests with the newest versions that pip finds for a newer Python."""
+    extras = ("jax", "train", "keras-cv", *(("torch", "openvino") if "torch" in NEWEST else ()))
+    install(session, *extras, "litert", versions=("--upgrade",))
+    on_every_backend(session, QUICK, backends=NEWEST)
 
 
 @nox.session
-@nox.parametrize("which", ["lowest", "newest"])
-def versions(session, which):
-    """The quick tests with the lowest versions that pyproject.toml allows, and with the newest."""
-    lowest = ("-c", "tests/lowest.txt")
-    install(session, *EXTRAS, versions=lowest if which == "lowest" else ("--upgrade",))
+def canary(session):
+    """The quick tests on tomorrow's Keras."""
+    install(session, *EXTRAS)
+    session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "keras")
+    session.install("--pre", "keras-nightly")
     on_every_backend(session, QUICK)
 
 
