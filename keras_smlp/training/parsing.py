@@ -89,8 +89,8 @@ def read_yaml(file, key):
     try:
         values = read(checks.read_text(file, MAX_FILE))
         problem = "no mapping"
-    except (OSError, *UNREADABLE) as error:
-        values, problem = None, " ".join(str(error).split())
+    except (OSError, ValueError) as error:
+        values, problem = None, str(error)
     if isinstance(values, dict):
         return values
     keys = keys_of(SECTIONS.get(key, Config))
@@ -145,13 +145,14 @@ class Loader(yaml.SafeLoader):
 
 
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
-# what a text that is no good YAML raises
-UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError, yaml.YAMLError)
 
 
 def read(text):
-    """The values in a YAML text; raises one of `UNREADABLE`."""
-    return yaml.load(text, Loader)  # noqa: S506 - a safe loader
+    """The values in a YAML text; raises `ValueError` if it is no good one."""
+    try:
+        return yaml.load(text, Loader)
+    except Exception as error:  # YAML's own, and what its constructors raise of odd values
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def by_key(values):
@@ -201,7 +202,7 @@ def build(values):
         allowed, read = reader(KEYS[key].type)
         try:
             arguments[section][name] = read(value)
-        except UNREADABLE as error:
+        except (ValueError, TypeError, OverflowError) as error:
             if isinstance(error, OverflowError):
                 allowed += f", of at most {MAX_DIGITS} digits"
             raise ValueError(f"{key}: {shown(value)}, allowed: {allowed}") from error
