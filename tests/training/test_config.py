@@ -58,7 +58,8 @@ def test_a_config_replaces_the_digits_and_the_line_goes_over_it_in_any_order(tmp
 EVERY = yaml.safe_load("""
 output_dir: a/b
 data:
-  {name: imagenette/320px-v2, dir: here, manual_dir: there, threads: 3, max_bad_fraction: 0.2, exif_orientation: true,
+  {name: imagenette/320px-v2, dir: here, manual_dir: there, threads: 3, max_bad_fraction: 0.2,
+  exif_orientation: true,
   resize_size: 80, crop: center, crop_scale: [0.2, 0.9], crop_ratio: [0.5, 2.0],
   scaled_decoding: true, max_shift: 0.25, flip: 0.1, augment: none, magnitude: 7.0,
   magnitude_std: 0.0, operations: 1, erase: 0.1, mixup: 0.2, cutmix: 0.0, group_size: 3,
