@@ -182,22 +182,21 @@ def test_a_gradient_of_16_bits_is_gray_on_average():
         assert (image.min(), image.max()) == (0, 255) and abs(image.mean() - 127.5) < 0.5
 
 
+@pytest.mark.parametrize("orientation", range(11))
 @given(
-    sides=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    orientation=st.integers(0, 10),
+    sides=st.tuples(st.integers(1, 9), st.integers(2, 9)),
     form=st.sampled_from(["PNG", "WEBP", "TIFF"]),
 )
-@settings(max_examples=40, derandomize=True, deadline=None)
-def test_a_photo_is_turned_as_its_exif_data_say_if_asked(sides, orientation, form):
+@settings(max_examples=6, derandomize=True, deadline=None)
+def test_a_photo_is_turned_as_its_exif_data_say_if_asked(orientation, sides, form):
     stored = np.random.default_rng(0).integers(0, 256, (*sides, 3), "uint8")
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     options = {"lossless": True} if form == "WEBP" else {}
     content = encoded(Image.fromarray(stored), form, exif=exif, **options)
     upright = SEEN.get(orientation, SEEN[1])(stored)
-    image = keras_smlp.load_image(
-        content, upright.shape[:2], upright.shape[:2], exif_orientation=True
-    )
+    seen = upright.shape[:2]
+    image = keras_smlp.load_image(content, seen, seen, exif_orientation=True)
     np.testing.assert_array_equal(image, upright)
     # PIL itself turns a TIFF
     as_stored = upright if form == "TIFF" else stored
