@@ -27,8 +27,8 @@ pytestmark = pytest.mark.once
 COUNT = int(os.environ.get("KERAS_SMLP_FUZZ", 50))
 FIRST = int(os.environ.get("KERAS_SMLP_FUZZ_SEED", 0))
 SECONDS = 10  # for one file, on a machine that has other work
-# for one file, of 120 kB at most; that Keras builds it included. The HDF5 library believes the length
-# of a text, 32 bits in the file, and takes so much memory for a moment before it looks for the text
+# for one file, of 120 kB at most; that Keras builds it included. The HDF5 library believes the
+# length of a text, 32 bits in the file, and takes so much memory before it looks for the text
 MEGABYTES = {"YAML": 64, ".pth": 64, ".safetensors": 64, ".weights.h5": 4096, ".keras": 4096}
 ADDRESSES = 2 << 30  # bytes that the process may have more than at the start
 
