@@ -71,7 +71,8 @@ class PortableModel(keras.Model):
         for layer in self.layers:
             fix_axes(layer)
         # a global map would take it up, as an entry for this model
-        has_map = isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap)
+        policy = keras.config.dtype_policy()
+        has_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
         for layer in self.layers:
             if isinstance(layer, Composite) and not has_map:
                 self.dtype_policy = layer.dtype_policy
