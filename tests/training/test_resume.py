@@ -33,7 +33,7 @@ def finish(folder, *arguments):
     return Run(folder, *ARGUMENTS, *arguments).out
 
 
-def wait_for(condition, runs, seconds=120):
+def wait_for(condition, runs, seconds=300):
     """Waits until something is so, or nothing runs any more."""
     end = time.monotonic() + seconds
     while not condition() and runs():
@@ -201,6 +201,7 @@ def test_several_processes_are_refused_and_end_together(tmp_path):
     finally:
         for run in first:
             run.kill()
+            run.communicate()
     path, _, damaged = Checkpoints(tmp_path / "checkpoints", 1).newest()
     assert path is not None and not damaged and not written(tmp_path / "checkpoints")
 
