@@ -162,8 +162,9 @@ def test_images_of_another_size_are_refused_and_the_model_stays_whole():
 
 
 def test_shapes_that_keras_accepts_are_accepted():
-    model = linear()
-    for shape in ((3,), (3, 1), (3, 1, 1)):
+    model, tensorflow = linear(), keras.backend.backend() == "tensorflow"
+    # on TensorFlow Keras' own `predict` fails at one axis more or less
+    for shape in ((3, 1),) if tensorflow else ((3,), (3, 1), (3, 1, 1)):
         assert model.predict(np.zeros(shape, "float32"), verbose=0).shape == (3, 1)
 
 
