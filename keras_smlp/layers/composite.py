@@ -145,6 +145,15 @@ class Composite(keras.Layer):
             return backend.dense(x, backend.tensor(part.kernel, x), backend.tensor(part.bias, x))
         return part.call(x, **kwargs)
 
+    def all_parts(self):
+        """Path, part and the layer around it, for each part and each part of a part."""
+        for name in self.PARTS:
+            part = getattr(self, name)
+            yield name, part, self
+            if isinstance(part, Composite):
+                for path, inner, outer in part.all_parts():
+                    yield f"{name}/{path}", inner, outer
+
     def shares_policy(self, part):
         """Whether a part has this layer's policy: a quantized one has not."""
         return part.dtype_policy == self.dtype_policy
@@ -153,14 +162,11 @@ class Composite(keras.Layer):
         """The policies of the parts that have another than the layer, by path."""
         if not self.built:
             return dict(self.given_policies)
-        found = {}
-        for name in self.PARTS:
-            part = getattr(self, name)
-            if not self.shares_policy(part):
-                found[name] = part.dtype_policy
-            if isinstance(part, Composite):
-                found |= {f"{name}/{path}": x for path, x in part.other_policies().items()}
-        return found
+        return {
+            path: part.dtype_policy
+            for path, part, outer in self.all_parts()
+            if not outer.shares_policy(part)
+        }
 
     @property
     def trainable(self):
@@ -178,37 +184,29 @@ class Composite(keras.Layer):
         if not self.built:
             return dict(self.given_flags)
         found = {}
-        for name in self.PARTS:
-            part = getattr(self, name)
-            if part.trainable != self.trainable:
-                found[name] = part.trainable
-            if isinstance(part, Composite):
-                below = part.flags()
-            else:
-                below = {v.name: v.trainable for v in part.weights if differs(v, part)}
-            found |= {f"{name}/{path}": flag for path, flag in below.items()}
+        for path, part, outer in self.all_parts():
+            if part.trainable != outer.trainable:
+                found[path] = part.trainable
+            if not isinstance(part, Composite):
+                apart = [v for v in part.weights if differs(v, part)]
+                found |= {f"{path}/{v.name}": v.trainable for v in apart}
         return found
 
     def lora(self):
         """The `[rank, alpha]` of the dense layers that have low-rank products, by path."""
         if not self.built:
             return dict(self.given_lora)
-        found = {}
-        for name in self.PARTS:
-            part = getattr(self, name)
-            if getattr(part, "lora_enabled", False):
-                found[name] = [int(part.lora_rank), float(part.lora_alpha)]
-            if isinstance(part, Composite):
-                found |= {f"{name}/{path}": x for path, x in part.lora().items()}
-        return found
+        return {
+            path: [int(part.lora_rank), float(part.lora_alpha)]
+            for path, part, _ in self.all_parts()
+            if getattr(part, "lora_enabled", False)
+        }
 
-    def restore(self, flags, lora, prefix=""):
+    def restore(self, flags, lora):
         """Gives the new parts what `flags` and `lora` returned."""
-        for name in self.PARTS:
-            part, path = getattr(self, name), prefix + name
-            part.trainable = flags.get(path, self.trainable)
+        for path, part, outer in self.all_parts():
+            part.trainable = flags.get(path, outer.trainable)
             if isinstance(part, Composite):
-                part.restore(flags, lora, f"{path}/")
                 continue
             if path in lora:
                 rank, alpha = lora[path]

@@ -31,9 +31,6 @@ MAY_CHANGE_ON_RESUME = (
     "train.checkpoint_",
     "train.keep_",
 )
-# keys that checkpoints of 0.1.0 have not: what was done then
-ADDED_SINCE = {"data.exif_orientation": False}
-
 # in the folder of a run that is not over
 LOCK = ".train.lock"
 
@@ -143,7 +140,6 @@ class Run:
             f"{shown(key)}: {shown(old)} -> {shown(new)}"
             for key, old, new in differences(filled(state["config"]), self.config.to_dict())
             if not key.startswith(MAY_CHANGE_ON_RESUME)
-            and not (old is None and key in ADDED_SINCE and new == ADDED_SINCE[key])
         ]
         if changed:
             raise ValueError(

@@ -85,7 +85,7 @@ def infer(path, key="model"):
     """The architecture that a weights file was made for.
 
     Args:
-        path: Path ending in `.pth`, `.safetensors`, `.weights.h5` or `.keras`.
+        path: Path with one of `loading.ENDINGS`.
         key: String. Entry of a `.pth` container to look at. Defaults to `"model"`.
 
     Returns:
@@ -174,7 +174,7 @@ def from_official(shapes):
 
 
 def from_keras(shapes):
-    """The architecture behind the names of `keras_files.read`."""
+    """The architecture behind the names of `keras_files.opened`."""
     patch, _, channels, dim = shapes[f"{naming.STEM}/0"]
     inner, hidden = shapes[f"{naming.channel_mixing(1, 1)}/dense1/0"]
     mix = f"{naming.token_mixing(1, 1)}/mix"
