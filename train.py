@@ -253,8 +253,10 @@ def exit_on_errors(errors=(ValueError, OSError), prefix="", code=2, keys=None):
 
 
 def fail(message, code=2):
-    """Ends the program with one line."""
-    print("train.py: error:", " ".join(str(message).split()), file=sys.stderr)
+    """Ends the program with one line, in which nothing can move a terminal."""
+    line = " ".join(str(message).split())
+    line = "".join(x if x.isprintable() else repr(x)[1:-1] for x in line)
+    print("train.py: error:", line, file=sys.stderr)
     sys.exit(code)
 
 

@@ -15,16 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 
-DEFAULT_SHAPE = (224, 224, 3)
 # not float64: under it Keras multiplies matrices in float32 all the same on PyTorch, and computes
 # everything in float32 on JAX
 FLOATS = ("float32", "float16", "bfloat16")
 # the largest size and the largest seed that every backend takes
 MOST = 2**31 - 1
-# of an sMLPNet: a stage halves the sides, so that with more of them no size would be left
-MOST_STAGES = 31
-MOST_BLOCKS = 10_000
-
 # of one name in a path
 MOST_BYTES = 255
 # characters of a name from outside in a message
@@ -318,94 +313,3 @@ def check_unquantized(layer):
     if policy.quantization_mode is not None:
         allowed = f"unquantized for `{type(layer).__name__}`, given or global"
         raise refusal("dtype", policy, allowed)
-
-
-# ---- networks -----------------------------------------------------------------------------------
-def check_depths(depths):
-    """The blocks of each stage, as a tuple."""
-    checked = integers(depths, MOST_STAGES)
-    if not checked or max(checked) > MOST_BLOCKS:
-        few = "" if checked is None else f", at most {MOST_STAGES} of up to {MOST_BLOCKS}"
-        raise refusal("depths", depths, f"a sequence of positive integers{few}")
-    return checked
-
-
-def check_input(input_tensor, input_shape, stride, rgb):
-    """The symbolic input of a network: the given tensor, or a new `keras.Input`.
-
-    Args:
-        input_tensor: Symbolic tensor or `None`.
-        input_shape: `(height, width, channels)` or `None` for the published one.
-        stride: What height and width must be multiples of.
-        rgb: Boolean. Whether there must be three channels.
-
-    Returns:
-        A `keras.KerasTensor`, `(batch, height, width, channels)`.
-    """
-    given = DEFAULT_SHAPE if input_shape is None else input_shape
-    if input_tensor is None:
-        name, shape = "input_shape", given
-    elif not isinstance(input_tensor, keras.KerasTensor):
-        raise ValueError(
-            "`input_tensor` must be a symbolic Keras tensor, such as keras.Input(...) returns. "
-            f"Received: input_tensor of type {type(input_tensor).__name__}"
-        )
-    else:
-        name, shape = "input_tensor", input_tensor.shape[1:]
-        if input_shape is not None and integers(given, 3) != tuple(shape):
-            raise ValueError(
-                "`input_shape` must be the shape of `input_tensor` where both are given. "
-                f"Received: {received('input_shape', given)}, "
-                f"input_tensor.shape={input_tensor.shape}"
-            )
-    sides = integers(shape, 3)
-    if (
-        sides is None
-        or len(sides) != 3
-        or any(side % stride for side in sides[:2])
-        or (rgb and sides[2] != 3)
-    ):
-        channels = "3 channels (`include_preprocessing=True` takes RGB)" if rgb else "channels"
-        allowed = (
-            "(height, width, channels) with a height and a width that are known multiples of "
-            f"{stride}, and {channels}"
-        )
-        raise refusal(name, shape, allowed)
-    if input_tensor is not None:
-        return input_tensor
-    return keras.Input(sides, dtype="float32", name="images")
-
-
-def check_map(layer, input_shape, *static):
-    """The sizes of a feature map `(batch, height, width, channels)`; refuses another shape.
-
-    Args:
-        layer: The layer that is being built, for the message.
-        input_shape: Shape that `build` received.
-        *static: Which of `"height"`, `"width"` and `"channels"` must be known.
-
-    Returns:
-        The tuple `(height, width, channels)`.
-    """
-    if len(input_shape) != 4:
-        raise ValueError(
-            f"`{type(layer).__name__}` takes a map (batch, height, width, channels). "
-            f"Received: input_shape={tuple(input_shape)}"
-        )
-    for axis, name in enumerate(("height", "width", "channels"), start=1):
-        if name in static and input_shape[axis] is None:
-            raise ValueError(
-                f"`{type(layer).__name__}` needs a {name} that is known when it is built. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-    return tuple(input_shape[1:])
-
-
-def check_channels(layer, input_shape):
-    """The channels of an input, which must be known."""
-    if input_shape[-1] is None:
-        raise ValueError(
-            f"`{type(layer).__name__}` needs channels that are known when it is built. "
-            f"Received: input_shape={tuple(input_shape)}"
-        )
-    return input_shape[-1]

@@ -9,7 +9,7 @@ from os import PathLike
 
 import keras
 
-from keras_smlp import checks, naming
+from keras_smlp import checks, naming, shapes
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, dense
 from keras_smlp.layers.normalization import EPSILON, MOMENTUM
@@ -97,7 +97,7 @@ def SMLPNet(
     (1, 10)
     """
     dim = checks.check_positive_integer("dim", dim)
-    depths = checks.check_depths(depths)
+    depths = shapes.check_depths(depths)
     expansion = checks.check_positive_integer("expansion", expansion)
     patch_size = checks.check_positive_integer("patch_size", patch_size)
     include_top = checks.check_boolean("include_top", include_top)
@@ -110,7 +110,7 @@ def SMLPNet(
     name = checks.check_text("name", name, none=True)
     policy = checks.check_policy(dtype)
     stride = patch_size * 2 ** (len(depths) - 1)
-    images = checks.check_input(input_tensor, input_shape, stride, rgb)
+    images = shapes.check_input(input_tensor, input_shape, stride, rgb)
     source = loading.check(
         weights, dim, depths, expansion, patch_size, include_top, classes, images.shape[-1]
     )

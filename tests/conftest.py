@@ -15,6 +15,13 @@ QUICKEST = "torch"
 LONGEST = ("resume", "train", "cross_backend", "parity", "engines", "network", "export")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Does not even import a file whose tests are all `once` where these are not wanted."""
+    if collection_path.suffix == ".py" and "not once" in config.option.markexpr:
+        return "\npytestmark = pytest.mark.once\n" in collection_path.read_text() or None
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Puts the longest tests first; makes `quick_once` tests `deep` on TensorFlow and JAX."""

@@ -400,7 +400,6 @@ def globally():
     keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.quick_each
 def test_channels_first_changes_nothing(world, globally):
     """A network is channels-last whatever Keras is set to, so that others can transpose around."""
     folder, model = world

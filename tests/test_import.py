@@ -52,7 +52,7 @@ def output(code):
     return python("-c", code, KERAS_BACKEND=BACKEND).stdout
 
 
-@pytest.mark.quick_once
+@pytest.mark.once  # on the others in an environment of its own, by `alone`
 def test_one_backend_is_enough():
     """Build, save, load, port and train with the other two hidden, as if not installed."""
     others = {"tensorflow", "jax", "torch"} - {BACKEND}

@@ -4,15 +4,10 @@ from typing import Any
 
 import keras
 
-from keras_smlp.checks import (
-    check_boolean,
-    check_map,
-    check_unquantized,
-    is_positive_integer,
-    refusal,
-)
+from keras_smlp.checks import check_boolean, check_unquantized, is_positive_integer, refusal
 from keras_smlp.layers import backend
 from keras_smlp.layers.initializers import TorchUniform
+from keras_smlp.shapes import check_map
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")

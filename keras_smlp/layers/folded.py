@@ -5,17 +5,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smlp.checks import (
-    check_channels,
-    check_map,
-    check_positive_integer,
-    check_unquantized,
-)
+from keras_smlp.checks import check_positive_integer, check_unquantized
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.depthwise import DepthwiseConv
 from keras_smlp.layers.mixing import build_mlp
 from keras_smlp.layers.sparse_mlp import SparseMLP
+from keras_smlp.shapes import check_channels, check_map
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")

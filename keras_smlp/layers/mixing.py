@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_smlp.checks import check_channels, check_map, check_positive_integer, check_rate
+from keras_smlp.checks import check_positive_integer, check_rate
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.dense import Dense
@@ -13,6 +13,7 @@ from keras_smlp.layers.drop_path import DropPath
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.normalization import BatchNorm, LayerNorm
 from keras_smlp.layers.sparse_mlp import SparseMLP
+from keras_smlp.shapes import check_channels, check_map
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")

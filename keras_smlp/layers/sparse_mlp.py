@@ -5,17 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smlp.checks import (
-    check_boolean,
-    check_choice,
-    check_initializer,
-    check_map,
-    check_unquantized,
-)
+from keras_smlp.checks import check_boolean, check_choice, check_initializer, check_unquantized
 from keras_smlp.layers import backend
 from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.dense import Dense
 from keras_smlp.layers.initializers import TorchUniform
+from keras_smlp.shapes import check_map
 
 AXES = ("height", "width")
 

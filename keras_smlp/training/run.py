@@ -70,7 +70,9 @@ def locked(folder, engine, names):
         yield
     finally:
         if lock.is_locked:
-            with contextlib.suppress(OSError):  # Windows keeps it: an unlocked file is no lock
+            # before the release: filelock tries again where it has locked a file that is gone.
+            # Windows keeps the file, which is no lock without a holder
+            with contextlib.suppress(OSError):
                 os.unlink(folder / LOCK)
             lock.release()
 

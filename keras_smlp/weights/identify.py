@@ -8,7 +8,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 from keras_smlp import naming
-from keras_smlp.checks import check_depths, check_positive_integer, shown
+from keras_smlp.checks import check_positive_integer, shown
+from keras_smlp.shapes import check_depths
 from keras_smlp.variants import variant_of
 from keras_smlp.weights import keras_files, official
 from keras_smlp.weights.stored import Stored

@@ -5,7 +5,8 @@ import re
 import keras
 import numpy as np
 
-from keras_smlp.checks import check_choice, check_input, check_model
+from keras_smlp.checks import check_choice, check_model
+from keras_smlp.shapes import check_input
 from keras_smlp.weights.stored import Stored
 
 METHODS = ("cubic", "linear", "nearest")

@@ -33,10 +33,10 @@ PATHS = {
     "torch": "model.pt2",
 }
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
-# each format at once from the backend that writes it, ONNX also from one that does not
+# each format at once, from a backend whose own exporter it is
 QUICK = {
     "tensorflow": ("tf_saved_model", "litert"),
-    "jax": ("onnx",),
+    "jax": (),
     "torch": ("onnx", "openvino", "torch"),
 }
 # in 16 and 8 bits; OpenVINO's files are ONNX's until it converts them

@@ -154,6 +154,7 @@ CASES = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_answers_as_the_model(case, tmp_path):
     pytest.importorskip("torch", reason="writes .pt2")

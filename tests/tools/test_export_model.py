@@ -14,7 +14,7 @@ from helpers.nets import net
 import keras_smlp
 from keras_smlp.deploy.export import api, meaning, runtimes
 
-pytestmark = pytest.mark.quick_once
+pytestmark = pytest.mark.once
 
 ONNX = "--format onnx --out m.onnx"
 

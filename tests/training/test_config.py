@@ -380,6 +380,12 @@ def test_a_hostile_argument_is_refused_in_short(line, capsys, here):
     assert error.startswith(f"train.py: error: {line[2:14]}") and len(error) < 400
 
 
+def test_no_error_moves_a_terminal(capsys):
+    with pytest.raises(SystemExit):
+        train.fail("no file: \x1b[2J.yaml")
+    assert capsys.readouterr().err == "train.py: error: no file: \\x1b[2J.yaml\n"
+
+
 def test_aliases_and_merged_keys_are_read(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(BOTH + "optimizer: {base_lr: &r 1.0e-4, min_lr: *r}\ntrain: &t {epochs: 30}\n")
