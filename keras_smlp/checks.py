@@ -2,7 +2,7 @@
 
 Where a number is meant, NumPy's are taken too; where a path is, `pathlib`'s; where a sequence is, a
 list, a tuple or an array of one axis. What comes back is Python's own type, so that it can stand in
-a config. What cannot be is refused in one sentence: the argument, what is allowed, what was
+a config. An invalid value is refused in one sentence: the argument, what is allowed, what was
 received. `none=True` takes `None` as well.
 """
 
@@ -32,7 +32,8 @@ def shown(value, most=SHOWN):
 
     Args:
         value: Anything; its `str` is shown.
-        most: Positive integer. Characters of which more are cut out of the middle; `None` for all.
+        most: Positive integer. Longest text that is shown whole; the middle of a longer one is
+            replaced by ` ... `. `None`: never shortened.
 
     Returns:
         A string of printable characters, the others escaped as in `repr`; of a long one the

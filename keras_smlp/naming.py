@@ -86,6 +86,22 @@ def is_network(model):
     return {STEM, token_mixing(1, 1)} <= names or any(map(is_network, inside))
 
 
+def every_layer(model):
+    """The layers of a model, and after each that is a model its own, at any depth."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from every_layer(layer)
+
+
+def network_of(model):
+    """The model that has the network's layers: a model itself, or one among its layers."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model) and is_network(layer):
+            return network_of(layer)
+    return model
+
+
 def body(model):
     """The layers of a model before its head: up to the final norm, or the last block without it."""
     blocks = [layer for layers in mixings(model).values() for layer in layers]

@@ -80,11 +80,16 @@ def checking_shape(method):
 
 
 def check_shape(model, x):
-    """Refuses arrays or a `tf.data.Dataset` that do not have the shape of a model's inputs.
+    """Refuses images that do not have the shape of a model's inputs.
 
-    Keras would name a layer inside, and on JAX leave the model without its variables.
+    Keras would name a layer inside, and on JAX leave the model without its variables. Looked at are
+    arrays, a `tf.data.Dataset` and the first batch of a `keras.utils.PyDataset`; not a generator,
+    whose first batch would be lost.
     """
-    spec = getattr(x, "element_spec", x)
+    if isinstance(x, keras.utils.PyDataset) and x.num_batches:
+        spec = x[0]
+    else:
+        spec = getattr(x, "element_spec", x)
     if spec is not x and isinstance(spec, tuple):  # images, labels
         spec = spec[0]
     given = keras.tree.flatten(spec)

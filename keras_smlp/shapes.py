@@ -1,4 +1,4 @@
-"""Checks of a network's and a layer's shapes; each refuses in one sentence what cannot be."""
+"""Checks of a network's and a layer's shapes; each refuses an invalid one in one sentence."""
 
 import keras
 

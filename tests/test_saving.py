@@ -134,6 +134,20 @@ def test_hdf5_files_that_keras_wrote_load(tmp_path):
     np.testing.assert_array_equal(answer(loaded, pixels()), answer(model, pixels()))
 
 
+class Batches(keras.utils.PyDataset):
+    """Batches in memory."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
 @pytest.mark.quick_each
 def test_images_of_another_size_are_refused_and_the_model_stays_whole():
     import tensorflow as tf  # of which tf.data is
@@ -155,6 +169,8 @@ def test_images_of_another_size_are_refused_and_the_model_stays_whole():
     for data in ((x, y), x):
         with pytest.raises(ValueError, match=r"Received: x with the shape \(None, 32, 32, 3\)"):
             model.predict(tf.data.Dataset.from_tensor_slices(data).batch(2))
+    with pytest.raises(ValueError, match=r"Received: x with the shape \(2, 32, 32, 3\)"):
+        model.fit(Batches([(x, y)]))
     with pytest.raises(ValueError, match=r"Received: x with the shape \(16, 32, 3\)"):
         model.predict(pixels()[0])
     assert all(np.isfinite(x).all() for x in model.get_weights())

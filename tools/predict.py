@@ -166,26 +166,28 @@ def find(photos):
 
 def classifier(arguments):
     """The model, which takes RGB in [0, 255] and answers with probabilities."""
+    from keras_smlp.deploy.export.api import ends, is_classifier
     from keras_smlp.deploy.export.meaning import meaning
 
     weights = arguments.weights
     model = open_model(weights, arguments.variant, "--weights")
-    inputs, outputs = model.input_shape, model.output_shape
-    if len(inputs) != 4 or None in inputs[1:] or inputs[3] != 3 or len(outputs) != 2:
+    inputs, outputs = ends(model)
+    if not is_classifier(model):
         raise ValueError(
             f"--weights must be a classifier of RGB images; {weights} goes from {inputs} to "
             f"{outputs}"
         )
     means = meaning(model, arguments.inputs, arguments.outputs)
     if means.outputs not in ("probabilities", "sigmoid"):
-        does = "it does with logits" if means.outputs == "logits" else "it is unknown what it does"
+        logits = means.outputs == "logits"
+        does = "it answers with logits" if logits else "what it answers with is unknown"
         raise ValueError(
             f"--weights must answer with probabilities, or --outputs say so; {weights}: {does}"
         )
     if means.inputs != "pixels":
         takes = {
             "normalized": "was built with include_preprocessing=False",
-            "unknown": "it is unknown what it takes",
+            "unknown": "what it takes is unknown",
         }[means.inputs]
         raise ValueError(
             f"--weights must take RGB in [0, 255], or --inputs say so; {weights}: {takes}"

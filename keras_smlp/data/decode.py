@@ -54,8 +54,8 @@ class BadFiles:
     def check(self, max_fraction):
         """Raises a `ValueError` if more files are bad than are allowed.
 
-        Allowed is this part of the files. Unless it is zero, a tenth of them is allowed in any
-        case, but not more than 5, and not less than 1: of a small folder one file is a large part.
+        Up to `max_fraction * count` files may be bad. In a small folder that would be none, so a
+        tenth of the files, at least 1 and at most 5, is allowed there too, unless it is 0.
         """
         few = min(max(self.count // 10, 1), 5) if max_fraction else 0
         allowed = max(int(max_fraction * self.count), few)

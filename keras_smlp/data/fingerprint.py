@@ -42,8 +42,8 @@ def changes(old, new):
         new: Those of another time.
 
     Returns:
-        A pair: what changed, in words, `""` for nothing; and whether a network for the old classes
-        has as many as the new one needs.
+        A pair: what changed, in words, `""` for nothing; and whether the number of
+        classes is the same.
     """
     old, new = (json.loads(gzip.decompress(x)) for x in (old, new))
     before, now = old.pop("classes"), new.pop("classes")

@@ -48,7 +48,7 @@ class Files:
         read: Function from an int64 array of indices to a list of file contents (bytes), an int
             array of labels and a list of names, in the order of the indices.
         paths: Paths of the files that hold them, in their order; empty if it is not known.
-        root: Path of a folder that they are below; what follows it names them wherever it is.
+        root: Folder of the files; a listing names them relative to it, so that it may be moved.
     """
 
     count: int

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_smlp import naming
-from keras_smlp.checks import check_choice, check_model
+from keras_smlp.checks import check_choice, check_model, shown
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -17,8 +17,8 @@ def with_precision(model, precision):
     as in a network that is built with such a `dtype`.
 
     Args:
-        model: A model that `keras_smlp.SMLPNet` or `keras_smlp.fold` made, or a functional one on
-            their tensors. It is not changed.
+        model: A model that `keras_smlp.SMLPNet` or `keras_smlp.fold` made, a functional one on
+            their tensors, or one that has such a model among its layers. It is not changed.
         precision: `"float32"`, `"bfloat16"` or `"float16"`.
 
     Returns:
@@ -29,24 +29,42 @@ def with_precision(model, precision):
             something has to change; or `precision` is another.
     """
     precision = check_choice("precision", precision, PRECISIONS)
-    changed = [
-        layer for layer in check_model(model).layers if dtypes(layer) & {"bfloat16", "float16"}
-    ]
+    network = naming.network_of(check_model(model))
+    changed = [x for x in leaves(model) if dtypes(x) & {"bfloat16", "float16"}]
     if precision != "float32":
-        changed += [layer for layer in naming.body(model) if not sees_pixels(layer)]
+        changed += [layer for layer in naming.body(network) if not sees_pixels(layer)]
     if all(dtypes(layer) == {precision} for layer in changed):
         return model
-    naming.refuse(model, "quantized", "adapted by LoRA")
-    names = {layer.name for layer in changed}
+    naming.refuse(network, "quantized", "adapted by LoRA")
     config = model.get_config()
-    for layer in config["layers"]:
-        # a Sequential's config has it only there
-        if layer.get("name", layer["config"].get("name")) in names:
-            layer["config"]["dtype"] = precision
+    set_dtype(config, model, changed, precision)
     copy = type(model).from_config(config)
     for new, old in zip(copy.layers, model.layers, strict=True):
         new.set_weights([np.asarray(x).astype("float32") for x in old.get_weights()])
     return copy
+
+
+def leaves(model):
+    """The layers of a model and of models that are its layers, these models left out."""
+    return [x for x in naming.every_layer(model) if not isinstance(x, keras.Model)]
+
+
+def set_dtype(config, model, changed, precision):
+    """Sets the dtype of some layers in a model's config, also within models that are its layers."""
+    layers = {layer.name: layer for layer in model.layers}
+    for entry in config["layers"]:
+        # a Sequential's config has the name only there
+        layer = layers.get(entry.get("name", entry["config"].get("name")))
+        if any(layer is x for x in changed):
+            entry["config"]["dtype"] = precision
+        elif isinstance(layer, keras.Model) and any(x in changed for x in leaves(layer)):
+            if "layers" not in entry["config"]:
+                raise ValueError(
+                    f"`model` must be a graph down to the layers that change their precision to "
+                    f"{precision!r}. Received: a model with the layer {shown(layer.name)!r} of "
+                    f"type {type(layer).__name__}"
+                )
+            set_dtype(entry["config"], layer, changed, precision)
 
 
 def sees_pixels(layer):

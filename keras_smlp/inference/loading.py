@@ -31,8 +31,8 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
         A `keras.Model`.
 
     Raises:
-        ValueError: If the path has another ending, or the file is damaged, holds no sMLPNet or has
-            weights of one that are not finite.
+        ValueError: If the path has another ending, or the file is damaged, holds no sMLPNet, or has
+            weights in it that are not finite.
         FileNotFoundError: If there is no such file.
 
     Example:
@@ -65,7 +65,9 @@ def load_keras(file, compile):
         model = keras.saving.load_model(file, compile=compile)
     except Exception as error:  # damaged, Keras raises almost anything
         raise ValueError(f"{shown(file)} holds no model that loads: {reason(error)}") from error
-    network = (layer for layer in getattr(model, "layers", ()) if naming.has_weights(layer.name))
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"{shown(file)} holds a {type(model).__name__}, which is no model")
+    network = (layer for layer in naming.every_layer(model) if naming.has_weights(layer.name))
     for variable in (variable for layer in network for variable in layer.weights):
         if "float" in variable.dtype:
             values = keras.ops.convert_to_numpy(variable).astype("float32")

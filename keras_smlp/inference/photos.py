@@ -133,11 +133,11 @@ def is_upright(content):
 
 
 def reason(error, is_empty=False):
-    """What is wrong with a file, without the address in memory that PIL's text may have."""
+    """What is wrong with a file, without what may move a terminal or an address in memory."""
     from PIL import UnidentifiedImageError
 
     if not isinstance(error, UnidentifiedImageError):
-        return " ".join(str(error).split()) or type(error).__name__
+        return shown(" ".join(str(error).split())) or type(error).__name__
     return "an empty file" if is_empty else f"no image of a known format ({', '.join(FORMATS)})"
 
 

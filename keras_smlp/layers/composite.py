@@ -63,8 +63,9 @@ class Composite(keras.Layer):
         """This layer's share of a map of policies.
 
         Args:
-            policies: A `DTypePolicyMap`. Its keys are paths of parts, or of layers in a model: then
-                each has a layer's name where a part's would be.
+            policies: A `DTypePolicyMap`. Its keys are paths of parts, such as `dense1`, or of
+                layers in a model, which begin with the name of the layer that has the part, such
+                as `stage1_block1_channel_mixing/dense1`.
             name: String or `None`. This layer's name.
 
         Returns:

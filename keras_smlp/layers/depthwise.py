@@ -30,7 +30,7 @@ class DepthwiseConv(keras.Layer):
         The input's.
 
     Raises:
-        ValueError: If an argument cannot be, or the input has another rank or unknown channels.
+        ValueError: If an argument is invalid, or the input has another rank or unknown channels.
 
     Reference:
         `DWConv` in the official `models/smlp.py`. Initial values are PyTorch's,

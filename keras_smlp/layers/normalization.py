@@ -79,17 +79,13 @@ def freeze_batch_norm(model: keras.Layer) -> list[keras.layers.BatchNormalizatio
 
 def layers_within(layer):
     """A layer and all layers within it, at any depth, each once."""
-    found, waiting = {}, [layer]
+    seen, waiting = {}, [layer]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, keras.Layer):
-            if id(value) in found:
-                continue
-            found[id(value)] = value
-            value = vars(value)  # Keras' own list of sublayers is among them
-        if isinstance(value, dict):
-            value = value.values()
-        elif not isinstance(value, (list, tuple)):
+        if id(value) in seen or not isinstance(value, (keras.Layer, dict, list, tuple)):
             continue
-        waiting += reversed(list(value))
-    return list(found.values())
+        seen[id(value)] = value
+        if isinstance(value, keras.Layer):
+            value = vars(value)  # Keras' own list of sublayers is among them
+        waiting += reversed(list(value.values() if isinstance(value, dict) else value))
+    return [value for value in seen.values() if isinstance(value, keras.Layer)]

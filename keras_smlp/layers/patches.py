@@ -33,7 +33,7 @@ class PatchConv(keras.layers.Conv2D):
         `(batch, height // kernel_size, width // kernel_size, filters)`, of a pair its two.
 
     Raises:
-        ValueError: If one of those five is given, or an argument cannot be.
+        ValueError: If one of those five is given, or an argument is invalid.
 
     Reference:
         The stem and `downsample` in the official `models/smlp.py`.

@@ -38,7 +38,7 @@ class AxialLinear(keras.Layer):
         The input's.
 
     Raises:
-        ValueError: If `axis` is neither of the two, another argument cannot be, or the input has
+        ValueError: If `axis` is neither of the two, another argument is invalid, or the input has
             another rank or an unknown size.
 
     Reference:

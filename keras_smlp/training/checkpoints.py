@@ -18,6 +18,8 @@ NAME = re.compile(r"(\d{5}|[1-9]\d{5,})-(\d{7}|[1-9]\d{7,})(-[0-9a-f]{8})?", re.
 TEMPORARY = re.compile(r"\.[0-9a-f]{8}")
 # a file of ours, or one that `saving.replacing` had not finished
 FILE = re.compile(rf"({TEMPORARY.pattern}\.)?({'|'.join(map(re.escape, (WEIGHTS, STATE, DATA)))})")
+# what file managers leave in every folder that they show
+LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.DOTALL)
 
 
 class Checkpoints:
@@ -135,12 +137,16 @@ def is_ours(path):
 
 
 def holds_files_alone(path):
-    """Whether it is a folder, not a link to one, that holds only files of a checkpoint."""
+    """Whether it is a folder, not a link to one, with nothing but a checkpoint's files in it."""
     if os.path.islink(path):
         return False
     try:
         with os.scandir(path) as entries:
-            return all(FILE.fullmatch(x.name) and x.is_file(follow_symlinks=False) for x in entries)
+            return all(
+                (FILE.fullmatch(x.name) or LITTER.fullmatch(x.name))
+                and x.is_file(follow_symlinks=False)
+                for x in entries
+            )
     except OSError:  # no folder, or another user's
         return False
 

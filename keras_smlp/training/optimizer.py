@@ -54,7 +54,7 @@ def learning_rates(config, epochs):
 
 
 def doubt(config):
-    """A sentence on a learning rate that rises where it should fall, `None` if it does not.
+    """A sentence on a learning rate whose peak is below an end of its schedule; else `None`.
 
     `base_lr` is scaled by the images of an update, the two ends of the schedule are not: a small
     batch may bring its peak below them.
@@ -66,9 +66,11 @@ def doubt(config):
     end = max(ends, key=lambda name: ends[name])
     if peak >= ends[end]:
         return None
+    wrong = {"min_lr": "rises after the warmup, where it should fall"}
+    wrong["warmup_lr"] = "falls in the warmup, where it should rise"
     images = config.train.batch_size * options.accumulation
     return (
         f"optimizer.base_lr: {options.base_lr:g} for {REFERENCE_BATCH} images is a peak of "
         f"{peak:.3g} for the {images} of an update, less than optimizer.{end}, {ends[end]:g}: the "
-        "learning rate rises where it should fall"
+        f"learning rate {wrong[end]}"
     )

@@ -110,9 +110,10 @@ def locked(path):
                 f"Another process has held the lock {shown(lock.lock_file)} for {LONGEST_WAIT} "
                 "seconds: end it, and try again."
             ) from error
-    with lock:
-        lock.release()  # `with` has acquired it a second time
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_unchanged(path, record):

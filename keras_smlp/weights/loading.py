@@ -12,7 +12,7 @@ ENDINGS = (*keras_files.ENDINGS, *official.READABLE)
 
 
 def check(weights, dim, depths, expansion, patch_size, include_top, classes, channels):
-    """What `load` is to fill a model from; refuses, before it is built, what cannot be.
+    """Refuses invalid weights before the model is built; says what `load` is to fill it from.
 
     Args:
         weights: The argument of `SMLPNet`.

@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 
+from keras_smlp import naming
 from keras_smlp.checks import check_choice, check_model
 from keras_smlp.shapes import check_input
 from keras_smlp.weights.stored import Stored
@@ -42,8 +43,8 @@ def resize_weights(
         optimizer.
 
     Raises:
-        ValueError: If the model has no axial kernels or has LoRA layers, the shape cannot be, or
-            there is no such method.
+        ValueError: If the model has no axial kernels or has LoRA layers, or the shape or the
+            method is invalid.
 
     Example:
 
@@ -52,11 +53,8 @@ def resize_weights(
     (None, 40, 48, 3)
     """
     method = check_choice("method", method, METHODS)
-    sizes = [
-        v.shape[0] for v in check_model(model).weights if v.path.endswith("/mix/height/kernel")
-    ]
-    if not sizes:
-        raise ValueError(f"`model` must come from keras_smlp.SMLPNet. Received: {model.name!r}")
+    naming.mixings(check_model(model))  # refuses what is no sMLPNet
+    sizes = [v.shape[0] for v in model.weights if v.path.endswith("/mix/height/kernel")]
     if any(v.name.startswith("lora_kernel") for v in model.weights):
         raise ValueError(
             "`model` must not be adapted by LoRA, for its weights are sums (call "

@@ -285,7 +285,10 @@ def test_litert_takes_no_quantized_layers(plain):
 def test_nothing_is_overwritten(plain, model, tmp_path):
     (tmp_path / "served").mkdir()
     (tmp_path / "model.bin").touch()
-    for arguments in ({}, {"path": "model.xml", "format": "openvino"}):
+    (tmp_path / "link.pt2").symlink_to("nowhere")
+    cases = {"served": "tf_saved_model", "model.xml": "openvino", "link.pt2": "torch"}
+    for path, format in cases.items():
+        arguments = {"path": path, "format": format}
         with pytest.raises(FileExistsError, match="`path` must not exist yet"):
             plain(model, **arguments)
 

@@ -6,7 +6,7 @@ import pytest
 from helpers.nets import SMALL, answer, net, pixels, quantized
 
 import keras_smlp
-from keras_smlp.deploy.precision import with_precision
+from keras_smlp.deploy.precision import leaves, with_precision
 from reference.stand_in import relative
 
 pytestmark = pytest.mark.quick_once
@@ -51,3 +51,41 @@ def test_a_head_of_ones_own_stays():
     assert changed.get_layer("mine").compute_dtype == "float32"
     assert changed.get_layer("norm").compute_dtype == "bfloat16"
     np.testing.assert_array_equal(changed.get_layer("mine").kernel, head.kernel)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("kind", ["plain", "sequential", "twice"])
+def test_a_network_that_is_a_layer_changes_too(kind, precision):
+    network = net(dtype="mixed_bfloat16")
+    inputs = keras.Input(SMALL["input_shape"])
+    plain = keras.Model(network.input, network.output)  # its own policy is the global one
+    if kind == "plain":
+        model = keras.Model(inputs, plain(inputs))
+    elif kind == "sequential":
+        model = keras.Sequential([inputs, network])
+    else:
+        inner = keras.Sequential([keras.Input(SMALL["input_shape"]), plain])
+        model = keras.Model(inputs, keras.layers.Identity()(inner(inputs)))
+    changed = with_precision(model, precision)
+    computes = {x.name: x.compute_dtype for x in leaves(changed)}
+    assert computes["norm"] == computes["stage1_block1_token_mixing"] == precision
+    assert computes["preprocessing"] == computes["predictions"] == "float32"
+    exact = precision == "float32"
+    assert relative(answer(changed, pixels()), answer(net(), pixels())) < (1e-6 if exact else 0.05)
+
+
+def test_a_network_within_a_class_of_ones_own_is_refused():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.network = net(dtype="mixed_bfloat16")
+
+        def call(self, x):
+            return self.network(x)
+
+        def get_config(self):
+            return {"name": "own"}
+
+    inputs = keras.Input(SMALL["input_shape"])
+    with pytest.raises(ValueError, match="^`model` must be a graph .*'own' of type Own$"):
+        with_precision(keras.Model(inputs, Own()(inputs)), "float32")

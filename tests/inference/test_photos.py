@@ -126,6 +126,8 @@ KINDS = {
     }.items()
     for mode in modes
 }
+if int(Image.__version__.partition(".")[0]) < 13:  # it cannot read its own
+    del KINDS["TIFF YCbCr"]
 KINDS["JPEG2000 L"] = saved("L", "JPEG2000", irreversible=False)
 KINDS["WEBP RGB"] = saved("RGB", "WEBP", lossless=True)
 KINDS |= {

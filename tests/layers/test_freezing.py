@@ -88,6 +88,13 @@ def test_a_frozen_network_folds_to_the_same_outputs():
         keras_smlp.freeze_batch_norm(folded)
 
 
+def test_a_layer_that_holds_a_circle_is_walked_through_once():
+    model, circle = flat(), {}
+    circle["self"] = [circle]
+    object.__setattr__(model.layers[-1], "circle", circle)
+    assert len(keras_smlp.freeze_batch_norm(model)) == BUILDERS[flat]
+
+
 @pytest.mark.parametrize("model", [None, "model", [flat]])
 def test_what_is_no_model_is_refused(model):
     with pytest.raises(ValueError, match=r"^`model` must be a keras\.Model or layer\. Received: "):

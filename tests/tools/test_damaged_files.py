@@ -1,7 +1,11 @@
 """The command lines and damaged files: one line that names the file, and nothing written."""
 
+import json
+import zipfile
 from pathlib import Path
 
+import export_model
+import keras
 import numpy as np
 import port_checkpoint
 import predict
@@ -40,6 +44,24 @@ def test_a_damaged_file(ending, refused, here):
         assert f"{name}{ending}" in refused(predict, f"x.png --weights {name}{ending}")
         assert f"{name}{ending}" in refused(port_checkpoint, f"{name}{ending} new.pth")
     assert not Path("new.pth").exists()
+
+
+def test_files_of_keras_that_hold_no_classifier(refused, here):
+    with pytest.warns(UserWarning, match="has not yet been built"):
+        keras.Sequential([keras.layers.Dense(2)]).save("unbuilt.keras")
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save("other.keras")
+    with zipfile.ZipFile("other.keras") as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    layer = keras.saving.serialize_keras_object(keras.layers.Dense(2))
+    entries["config.json"] = json.dumps(layer).encode()
+    with zipfile.ZipFile("other.keras", "w") as file:
+        for name, content in entries.items():
+            file.writestr(name, content)
+    export = "--format onnx --out x.onnx"
+    for tool, line in ((predict, "x.png --weights {}"), (export_model, "{} " + export)):
+        assert "must be a classifier" in refused(tool, line.format("unbuilt.keras"))
+        error = refused(tool, line.format("other.keras"))
+        assert "other.keras holds a Dense, which is no model" in error, error
 
 
 def test_weights_that_are_not_finite_are_not_ported(refused, here):

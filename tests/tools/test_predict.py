@@ -300,7 +300,7 @@ def test_wrong_arguments_are_one_line_and_status_2(here, refused):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"classifier_activation": None}, "does with logits"),
+        ({"classifier_activation": None}, "answers with logits"),
         ({"include_preprocessing": False}, "include_preprocessing=False"),
         ({"include_top": False}, "must be a classifier of RGB images"),
     ],
@@ -315,7 +315,7 @@ def test_what_it_is_told_of_a_model_that_does_not_show_it(here, run, refused):
     own = keras_smlp.SMLPNet(**BUILD, include_preprocessing=False)
     wrapped = keras.Model(images, own(keras.layers.Rescaling(1 / 255)(images)))
     wrapped.save("m.keras")
-    assert "it is unknown what it takes" in refused(predict, "photos --weights m.keras")
+    assert "what it takes is unknown" in refused(predict, "photos --weights m.keras")
     line = "photos/a.png --weights m.keras --json --inputs pixels"
     status, out, _ = run(line)
     seen = keras_smlp.load_image("photos/a.png", (32, 32))[None]
@@ -324,7 +324,7 @@ def test_what_it_is_told_of_a_model_that_does_not_show_it(here, run, refused):
     assert abs(json.loads(out)["predictions"][0]["probability"] - best) < 1e-5
     twice = keras.Model(images, wrapped(images) * 2.0)
     twice.save("m.keras")
-    assert "--outputs say so; m.keras: it is unknown what it does" in refused(predict, line)
+    assert "--outputs say so; m.keras: what it answers with is unknown" in refused(predict, line)
     # a network as a layer shows all of it
     around = keras.Model(images, keras_smlp.SMLPNet(**BUILD)(keras.layers.RandomFlip()(images)))
     around.save("m.keras")

@@ -258,6 +258,12 @@ def test_what_only_the_main_process_refuses_ends_all(tmp_path):
             pass
         assert names(tmp_path) == [LOCK]
 
+    def full():
+        raise OSError("no space")
+
+    with pytest.raises(ValueError, match="^no space$"):
+        ONE.on_main(full)
+
 
 @pytest.mark.once
 def test_leftovers_of_killed_writes_are_removed(tmp_path):

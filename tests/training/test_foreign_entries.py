@@ -229,6 +229,14 @@ def test_a_checkpoint_behind_a_link_is_read_and_kept(tmp_path):
     assert elsewhere.is_dir()
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "._state.json", "Thumbs.db", "desktop.ini"])
+def test_what_a_file_manager_left_is_removed_with_a_checkpoint(name, tmp_path):
+    checkpoints = Checkpoints(tmp_path, 1)
+    (checkpoints.save(MODEL, state((1, 0))) / name).touch()
+    checkpoints.save(MODEL, state((2, 0)))
+    assert os.listdir(tmp_path) == ["00002-0000000"]
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path):
     for name in (f"{STATE}", WEIGHTS, f".0123abcd.{WEIGHTS}"):
         left = tmp_path / f".{len(name):08}"

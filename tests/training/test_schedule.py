@@ -120,6 +120,8 @@ def test_a_peak_below_an_end_of_the_schedule_is_said(base, floor, start, batch, 
         assert (
             f"is a peak of {peak:.3g} for the {batch} of an update, less than optimizer." in doubt
         )
+        wrong = "falls in the warmup" if warmup and start > floor else "rises after the warmup"
+        assert wrong in doubt
 
 
 @pytest.mark.once

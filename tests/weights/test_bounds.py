@@ -82,6 +82,16 @@ def test_a_value_that_is_not_finite_is_refused_wherever_it_is(
     np.testing.assert_equal(tiny_model.get_weights(), before)
 
 
+def test_a_network_that_is_a_layer_is_looked_at(here):
+    network = tiny()
+    network.get_layer("stem").kernel.assign(network.get_layer("stem").kernel * np.nan)
+    inputs = keras.Input(network.input_shape[1:])
+    inner = keras.Sequential([inputs, network])
+    keras.Model(inputs, inner(inputs)).save(here / "mine.keras")
+    with pytest.raises(ValueError, match="mine.keras must be finite numbers"):
+        keras_smlp.load_model(here / "mine.keras")
+
+
 def test_other_peoples_layers_may_hold_anything(here):
     body = tiny(include_top=False, pooling="avg")
     mask = keras.layers.Dense(2, bias_initializer=keras.initializers.Constant(-np.inf), name="mask")

@@ -127,6 +127,11 @@ def test_other_models_are_refused(trained):
     inputs = keras.Input((8, 8, 3))
     with pytest.raises(ValueError, match="must come from keras_smlp.SMLPNet.*'other'"):
         keras_smlp.resize_weights(keras.Model(inputs, inputs * 2, name="other"), (16, 16, 3))
+    network = build()
+    with pytest.raises(ValueError, match=f"with the network '{network.name}' as one of its layers"):
+        keras_smlp.resize_weights(
+            keras.Sequential([keras.Input(network.input_shape[1:]), network]), (40, 40, 3)
+        )
     body = build(include_top=False)
     flat = keras.layers.Dense(2, name="flat")(keras.layers.Flatten()(body.output))
     with pytest.raises(ValueError, match="flat/kernel.*at the new size"):

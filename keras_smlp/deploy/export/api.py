@@ -23,9 +23,9 @@ from keras_smlp import naming
 from keras_smlp.checks import (
     check_boolean,
     check_choice,
+    check_names,
     check_path,
     check_text,
-    items,
     received,
     refusal,
     shown,
@@ -54,8 +54,8 @@ class Format:
         packages: What must be installed.
         extra: The extra of this package that installs them.
         precisions: What its weights can be stored in.
-        reduces: Whether its converter takes a float32 network and stores the weights so; else the
-            network is rebuilt to compute in that precision.
+        reduces: Whether the format's own converter reduces the weights of a float32 network; else
+            the network is first rebuilt in that precision.
     """
 
     ending: str
@@ -99,11 +99,13 @@ def export(
 
     All formats take float32 images `(batch, height, width, 3)`, any number of them, as the model
     takes them, and return what it answers at inference, `(batch, classes)`, under the name
-    `probabilities`, or `outputs` if it is not known what they are. Only logits of the network's own
-    head become probabilities, by a softmax. If the images are RGB in [0, 255], a SavedModel has,
-    beside the endpoint `serve`, `serve_uint8` for uint8 images, and `serve_jpeg`, which takes a
-    string tensor `(batch,)` of JPEG files of any size, and decodes, resizes and crops them as the
-    evaluation does; a LiteRT file has, beside the signature `serving_default`, `serving_uint8`.
+    `probabilities`, or `outputs` if it is not known what they are. Logits become probabilities, by
+    a softmax, where they are those of the network's own head or `outputs="logits"` says so.
+
+    If the images are RGB in [0, 255], a SavedModel has, beside the endpoint `serve`, `serve_uint8`
+    for uint8 images, and `serve_jpeg`, which takes a string tensor `(batch,)` of JPEG files of any
+    size, and decodes, resizes and crops them as the evaluation does, without turning them as EXIF
+    says; a LiteRT file has, beside the signature `serving_default`, `serving_uint8`.
 
     | format | path | written by | precisions | metadata |
     |---|---|---|---|---|
@@ -143,13 +145,14 @@ def export(
             class by itself), `"logits"`, which become probabilities, or `"unknown"`, which also
             leaves logits as they are. Defaults to `"auto"`, which reads it off the graph: a softmax
             or a sigmoid at its end, or the logits of the network's own head for at least two
-            classes.
+            classes. If those are not logits of a softmax (several labels for an image, a
+            regression), give `"unknown"`.
 
     Returns:
         The path as a `pathlib.Path`.
 
     Raises:
-        ValueError: If an argument cannot be, or the model has no classifier.
+        ValueError: If an argument is invalid, or the model has no classifier.
         FileExistsError: If there is something at the path.
         ImportError: If a package is missing; the message names the extra that brings it.
         RuntimeError: If the process that exports fails.
@@ -162,8 +165,8 @@ def export(
     """
     path = check_path("path", path)
     features = check_boolean("features", features)
-    if class_names is not None and items(class_names) is None:
-        raise refusal("class_names", class_names, "a list of strings", none=True)
+    if class_names is not None:
+        class_names = check_names("class_names", class_names, "None or a list of strings")
     origin = check_text("origin", origin, none=True)
     license = check_text("license", license, none=True)
     check(model, path, format, features, precision, class_names)
@@ -203,7 +206,7 @@ def check(model, path, format, features, precision, class_names):
         raise ValueError(f"`path` must be in a folder that exists. Received: path={str(path)!r}")
     weights = [path.with_suffix(".bin")] if format == "openvino" else []
     for file in (path, *weights):
-        if file.exists():
+        if os.path.lexists(file):
             raise FileExistsError(f"`path` must not exist yet. Received: path={str(file)!r}")
     for package in kind.packages:
         if importlib.util.find_spec(package) is None:
@@ -263,7 +266,7 @@ def describe(model, means, class_names, origin, license):
         f"{height} x {width}"
     )
     return {
-        "class_names": None if class_names is None else [str(name) for name in class_names],
+        "class_names": class_names,
         "height": height,
         "width": width,
         "input": {

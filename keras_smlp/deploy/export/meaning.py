@@ -1,8 +1,8 @@
 """What a model takes and what it answers with, read off its graph.
 
-Only what the graph shows is claimed. A layer between the network and an end of the model counts as
-none where it changes nothing: that, and whether it is a softmax or a sigmoid, is tried on numbers,
-at inference, whatever the layer's class or name is. Models used as layers are looked into.
+Only what the graph shows is claimed. Layers before and after the network are ignored if they change
+nothing. Whether they do, and whether one is a softmax or a sigmoid, is found by calling it on a few
+numbers at inference, whatever its class or name is. Models used as layers are looked into.
 """
 
 import functools

@@ -79,7 +79,7 @@ class Engine:
         if self.is_main:
             try:
                 function()
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 refused.append(str(error))
         for message in self.gather(refused):
             raise ValueError(message)
