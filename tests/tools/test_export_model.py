@@ -137,6 +137,7 @@ def test_what_was_written_is_run(here, run_tool, monkeypatch):
 
 def test_it_is_compared_with_the_models_own_answer(here, run_tool, monkeypatch):
     """Not with what the export made of it: here a softmax on top, which the option asks for."""
+    pytest.importorskip("torch", reason="writes ONNX")
     written = []
 
     def write(model, path, format, means, *rest):
@@ -176,6 +177,7 @@ def test_a_folded_onnx_file_is_equal(here, run_tool):
 
 
 def test_wrong_arguments_are_one_line_and_status_2(here, refused):
+    pytest.importorskip("torch", reason="writes ONNX")
     Path("bad.keras").write_text("nothing")
     net(include_top=False).save("body.keras")
     before = sorted(here.iterdir())

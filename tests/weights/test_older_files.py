@@ -54,7 +54,7 @@ def test_a_keras_file(name):
 def test_a_compiled_file_goes_on_training():
     model = keras_smlp.load_model(FILES / "trained.keras")
     assert int(model.optimizer.iterations) == 2
-    model.fit(IMAGES, np.arange(4), batch_size=2, verbose=0)
+    model.fit(IMAGES, np.arange(4, dtype="int32"), batch_size=2, verbose=0)
     assert int(model.optimizer.iterations) == 4
 
 
