@@ -59,12 +59,11 @@ def export(arguments):
         raise ValueError("--precision must not stand with --quantize, around which it is float32")
     names = read_names(arguments.model, arguments.classes)
     model = open_model(arguments.model, arguments.variant, "MODEL")
+    precision, quantize = arguments.precision, arguments.quantize
+    inputs, outputs = arguments.inputs, arguments.outputs
     if is_classifier(model):  # else the export says what it must be
         pairs = labels(names, model.output_shape[1])
         names = pairs and [name for _, name in pairs]
-    precision, quantize = arguments.precision, arguments.quantize
-    inputs, outputs = arguments.inputs, arguments.outputs
-    if is_classifier(model):
         inputs, outputs = meaning(model, inputs, outputs)
         images = random_images(model, inputs)
         answer = reference(model, images, outputs)

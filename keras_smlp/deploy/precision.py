@@ -55,7 +55,7 @@ def set_dtype(config, model, changed, precision):
     for entry in config["layers"]:
         # a Sequential's config has the name only there
         layer = layers.get(entry.get("name", entry["config"].get("name")))
-        if any(layer is x for x in changed):
+        if layer in changed:
             entry["config"]["dtype"] = precision
         elif isinstance(layer, keras.Model) and any(x in changed for x in leaves(layer)):
             if "layers" not in entry["config"]:
