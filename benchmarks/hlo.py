@@ -173,24 +173,28 @@ class Program:
         return cls(path.read_text())
 
     def executed(self) -> "Iterator[tuple[Operation, list[Array], float | None]]":
-        """Every operation that runs, what it takes, and how often; `None` if that is unknown."""
+        """Every operation that runs, what it takes, and how often.
+
+        How often is `None` where that is unknown. Of the branches of a condition, the one with the
+        fewest operations runs; those of the others are given with 0.
+        """
         yield from self.executed_in(self.entry, 1)
 
     def executed_in(self, name, times):
         results = {x.name: x.arrays for x in self.computations[name]}
         for operation in self.computations[name]:
-            inner, repeated = [], times
-            if operation.kind == "while":
-                trips = TRIPS.search(operation.attributes)
-                repeated = times and trips and times * int(trips[1])
-            if operation.kind == "conditional":  # at most all of its branches
+            if operation.kind == "conditional":
                 found = BRANCHES.findall(operation.attributes)
-                inner = [x.strip(" %") for pair in found for x in ",".join(pair).split(",") if x]
+                names = [x.strip(" %") for pair in found for x in ",".join(pair).split(",") if x]
+                names.sort(key=lambda name: len(list(self.executed_in(name, 1))))
+                for number, name in enumerate(names):
+                    yield from self.executed_in(name, 0 if number else times)
             elif operation.kind != "fusion" and (body := operation.called()):
-                inner = [body]
-            if inner:
-                for body in inner:
-                    yield from self.executed_in(body, repeated)
+                trips = TRIPS.search(operation.attributes)
+                repeated = times
+                if operation.kind == "while" and times:
+                    repeated = times * int(trips[1]) if trips else None
+                yield from self.executed_in(body, repeated)
             elif operation.kind not in FREE:
                 taken = [x for name in operation.operands for x in results.get(name, ())]
                 yield operation, taken, times
@@ -264,6 +268,7 @@ class Costs:
         operations: How many run, fusions as one.
         unknown: Dict from the kind of those without an estimate, or whose runs are unknown, to how
             many run.
+        seldom: Cycles of the branches of conditions that are not counted, see `Program.executed`.
         collectives: List of `(kind, arrays, origin, runs)`.
         float32: Dict from the origin of a float32 array of a hundredth of the bytes at least, to
             its bytes.
@@ -273,16 +278,20 @@ class Costs:
     bytes: dict
     operations: float
     unknown: dict
+    seldom: float
     collectives: list
     float32: dict
 
 
 def costs(program):
     """The `Costs` of a `Program`."""
-    found = Costs(0, dict.fromkeys(CAUSES, 0), 0, {}, [], {})
+    found = Costs(0, dict.fromkeys(CAUSES, 0), 0, {}, 0, [], {})
     wide = {}
     for operation, taken, times in program.executed():
-        runs = 1 if times is None else times
+        if times == 0:
+            found.seldom += operation.cycles or 0
+            continue
+        runs = times or 1
         cause, touched = program.cause(operation), touched_bytes(operation, taken)
         found.operations += runs
         found.bytes[cause] += runs * touched

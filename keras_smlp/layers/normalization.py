@@ -11,7 +11,14 @@ MOMENTUM = 0.9
 
 
 class BatchNorm(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` with the official network's constants."""
+    """`keras.layers.BatchNormalization` with the official network's constants.
+
+    Attributes:
+        parts: Positive integer. On JAX, into how many parts the batch is divided in training, each
+            of which is normalized by its own statistics.
+    """
+
+    parts = 1
 
     def __init__(self, **kwargs):
         super().__init__(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)

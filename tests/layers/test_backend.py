@@ -94,7 +94,8 @@ def test_which_implementations_a_backend_has_of_its_own():
     whole = {"tensor", "rows", "as_map", "dense", "axial", "fuse", "copy_if_inplace", "gelu", "add"}
     expected = {
         "tensorflow": {"gelu", "layer_norm", "batch_norm", "patches"},
-        "jax": {"fuse", "axial", "gelu", "layer_norm", "depthwise", "patches"},
+        "jax": {*whole, "batch_norm", "layer_norm", "depthwise", "patches"}
+        - {"tensor", "copy_if_inplace", "add"},
         "torch": {*whole, "affine", "layer_norm", "batch_norm", "depthwise"},
     }
     names = set(vars(backend)) & {name for name in vars(reference) if not name.startswith("_")}
@@ -193,7 +194,8 @@ def test_elementwise():
         agree("gelu", draw(*MAP), training)
     agree("affine", draw(*MAP), draw(4), draw(4))
     agree("add", draw(*MAP), draw(*MAP))
-    agree("rows", draw(*MAP))
+    if BACKEND != "jax":  # it keeps the maps
+        agree("rows", draw(*MAP))
     back = [lambda x, f=f: f.as_map(f.rows(x), x) for f in (backend, reference)]
     agree(back, draw(*MAP))
 
@@ -279,7 +281,6 @@ def test_layer_norm_in_its_weights():
     agree((form, defining), draw(7, 5) + 3, draw(5), draw(5))
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="JAX's is Keras'")
 def test_batch_norm_in_its_weights():
     state = {"trainable": True, "synchronized": False, "momentum": 0.9, "epsilon": 1e-5}
     state |= {name: keras.Variable(draw(4)) for name in ("moving_mean", "moving_variance")}

@@ -1,10 +1,13 @@
 """What JAX computes in another way than `reference.py`, for the programs that XLA makes of it.
 
-XLA lowers a grouped convolution to something 30 to 50 times slower on a CPU than the shifted
-products here. It also fuses what comes before into each of those products, and so computes it again
-and again (`optimization_barrier` keeps it from that). And the derivatives that JAX makes of GELU
-and layer normalization keep many intermediate results where the input is enough; those here save
-memory, but serve reverse-mode differentiation only.
+A program has the implementation of the devices that it is compiled for, whatever the default
+device is (`for_device`). On TPUs XLA lays out a feature map with the batch in the 128 lanes; every
+reshape of a map costs a copy there, so all works on maps as they are. On a CPU, XLA lowers a grouped
+convolution to something 30 to 50 times slower than the shifted products here, and fuses what comes
+before into each of them, to compute it again and again (`optimization_barrier` keeps it from that).
+
+The derivatives are our own, for reverse-mode differentiation only. They keep the input and little
+else, in its own dtype, and add up the gradients of kernels in float32, over devices too.
 """
 
 import math
@@ -13,17 +16,36 @@ from itertools import accumulate
 
 import jax
 import numpy as np
+from jax import lax
 from jax import numpy as jnp
 from jax.lax import optimization_barrier
 from keras import ops
 
 from keras_smlp.layers.backend import reference
-from keras_smlp.layers.backend.reference import as_map, rows
+
+
+def for_device(cpu, others):
+    """A function that is `cpu` in programs for CPUs, and `others` in those for other devices."""
+
+    def function(*arrays):
+        return lax.platform_dependent(*arrays, cpu=cpu, default=others)
+
+    return function
 
 
 def is_one_cpu():
-    """Whether the only device is a CPU: what makes use of its cache would not serve others."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    """Whether a program for CPUs runs on a single one: on several, images must stay apart."""
+    return jax.default_backend() != "cpu" or jax.device_count() == 1
+
+
+def widened(x):
+    """An array in float32 at least: 16 bits are too few for `1 + erf(x)`, and for sums."""
+    return x.astype(jnp.promote_types(x.dtype, "float32"))
+
+
+def all_but_last(x):
+    """The axes over which a gradient by a parameter per channel is a sum."""
+    return tuple(range(x.ndim - 1))
 
 
 # ---- GELU ---------------------------------------------------------------------------------------
@@ -42,8 +64,8 @@ def gelu_forward(x):
 
 
 def gelu_backward(x, upstream):
-    # the barrier: XLA would otherwise keep what the forward pass computed on its way
-    wide = widened(optimization_barrier(x))
+    # the barrier: on a CPU XLA would otherwise keep what the forward pass computed on its way
+    wide = widened(for_device(optimization_barrier, lambda x: x)(x))
     density = jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
     return ((upstream * (normal_cdf(wide) + wide * density)).astype(x.dtype),)
 
@@ -79,13 +101,6 @@ ERF_DENOMINATOR = (
     4.9746925110067538e-1,
     1.0,
 )
-
-
-def widened(x):
-    """An array in float32 at least: 16 bits are too few for `1 + erf(x)`, and for sums."""
-    return x.astype(jnp.promote_types(x.dtype, "float32"))
-
-
 exact_gelu.defvjp(gelu_forward, gelu_backward)
 
 
@@ -93,9 +108,8 @@ exact_gelu.defvjp(gelu_forward, gelu_backward)
 def layer_norm(layer, x, training=False):
     if layer.gamma is None:
         return reference.layer_norm(layer, x)
-    tensors = x, ops.convert_to_tensor(layer.gamma), ops.convert_to_tensor(layer.beta)
-    y = normalized(*map(widened, tensors), layer.epsilon)
-    return y.astype(layer.compute_dtype)
+    gamma, beta = (widened(ops.convert_to_tensor(v)) for v in (layer.gamma, layer.beta))
+    return normalized(x, gamma, beta, layer.epsilon).astype(layer.compute_dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -104,33 +118,200 @@ def normalized(x, gamma, beta, epsilon):
 
 
 def normalized_forward(x, gamma, beta, epsilon):
-    mean = x.mean(-1, keepdims=True)
-    variance = jnp.square(x - mean).mean(-1, keepdims=True)
-    inverse = jax.lax.rsqrt(variance + epsilon)
-    return (x - mean) * inverse * gamma + beta, (x, mean, inverse, gamma)
+    wide = widened(x)
+    mean = wide.mean(-1, keepdims=True)
+    variance = jnp.square(wide - mean).mean(-1, keepdims=True)
+    inverse = lax.rsqrt(variance + epsilon)
+    y = (wide - mean) * inverse * gamma + beta
+    return y.astype(x.dtype), (x, mean, inverse, gamma)
 
 
 def normalized_backward(epsilon, saved, upstream):
     x, mean, inverse, gamma = saved
-    positions = tuple(range(x.ndim - 1))
-    y, scaled = (x - mean) * inverse, upstream * gamma
+    upstream = widened(upstream)
+    y, scaled = (widened(x) - mean) * inverse, upstream * gamma
     through_statistics = scaled.mean(-1, keepdims=True)
     through_statistics += y * (scaled * y).mean(-1, keepdims=True)
-    gradient = inverse * (scaled - through_statistics)
+    gradient = (inverse * (scaled - through_statistics)).astype(x.dtype)
+    positions = all_but_last(x)
     return gradient, (upstream * y).sum(positions), upstream.sum(positions)
 
 
 normalized.defvjp(normalized_forward, normalized_backward)
 
 
-# ---- products ------------------------------------------------------------------------------------
+# ---- batch normalization ------------------------------------------------------------------------
+# beyond so many standard deviations between a mean and the moving one, the variance loses digits
+FAR = 4.0
+
+
+def batch_norm(layer, x, training):
+    if not (training and layer.trainable) or layer.gamma is None:
+        return reference.batch_norm(layer, x, training)
+    wide = jnp.promote_types(x.dtype, "float32")  # whatever the policy, as Keras does it
+    moving_mean, moving_variance, gamma, beta = (
+        ops.convert_to_tensor(v).astype(wide)
+        for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
+    )
+    # a part for each device, where each normalizes its own images
+    parts = getattr(layer, "parts", 1)
+    maps = x.reshape(parts, -1, *x.shape[1:])
+    y, mean, variance = batch_normalized(maps, gamma, beta, moving_mean, layer.epsilon)
+    mean, variance = (lax.stop_gradient(v).mean(0) for v in (mean, variance))
+    momentum = layer.momentum
+    layer.moving_mean.assign(moving_mean * momentum + mean * (1 - momentum))
+    layer.moving_variance.assign(moving_variance * momentum + variance * (1 - momentum))
+    return y.reshape(x.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def batch_normalized(x, gamma, beta, near, epsilon):
+    """The normalized maps, the means and the variances.
+
+    Args:
+        x: `(parts, ..., channels)`; each part is normalized by its own statistics.
+        gamma: Scale per channel, in float32 at least, as all that follows.
+        beta: Shift per channel.
+        near: A number per channel near the means, such as the moving ones.
+        epsilon: Float, added to the variances.
+
+    Returns:
+        The maps in the dtype of `x`, and two arrays `(parts, channels)`.
+    """
+    return batch_normalized_forward(x, gamma, beta, near, epsilon)[0]
+
+
+def batch_normalized_forward(x, gamma, beta, near, epsilon):
+    mean, variance = moments(x, near, epsilon)
+    inverse = lax.rsqrt(variance + epsilon)
+    y = (widened(x) - of_part(mean, x)) * of_part(inverse * gamma, x) + beta
+    return (y.astype(x.dtype), mean, variance), (x, mean, inverse, gamma)
+
+
+def of_part(statistics, x):
+    """Statistics `(parts, channels)`, to be broadcast with `x`."""
+    parts, channels = statistics.shape
+    return statistics.reshape(parts, *(1,) * (x.ndim - 2), channels)
+
+
+def moments(x, near, epsilon):
+    """The means and variances of each part per channel.
+
+    They are sums of one pass, so that devices that share a part exchange both at once: sums of
+    differences to `near`. Where a mean is so far from it that the difference of the squares would
+    lose digits, a second pass computes the variances from the means.
+    """
+    positions, distance = tuple(range(1, x.ndim - 1)), widened(x) - near
+    offset = distance.mean(positions)
+    mean = near + offset
+
+    def again(x, mean):
+        return jnp.square(widened(x) - of_part(mean, x)).mean(positions)
+
+    if x.shape[0] > 1:  # within a device: nothing to exchange
+        return mean, again(x, mean)
+    variance = jnp.maximum(jnp.square(distance).mean(positions) - jnp.square(offset), 0)
+    is_far = jnp.any(jnp.square(offset) > FAR**2 * (variance + epsilon))
+    return mean, lax.cond(is_far, again, lambda x, mean: variance, x, mean)
+
+
+def batch_normalized_backward(epsilon, saved, upstream):
+    x, mean, inverse, gamma = saved
+    upstream, positions = widened(upstream[0]), tuple(range(1, x.ndim - 1))
+    y = (widened(x) - of_part(mean, x)) * of_part(inverse, x)
+    # both sums in one pass, so that devices exchange them at once
+    by_gamma, by_beta = (upstream * y).sum(positions), upstream.sum(positions)
+    values = math.prod(x.shape[1:-1])  # per channel
+    through_statistics = (of_part(by_beta, x) + y * of_part(by_gamma, x)) / values
+    gradient = of_part(inverse * gamma, x) * (upstream - through_statistics)
+    return gradient.astype(x.dtype), by_gamma.sum(0), by_beta.sum(0), jnp.zeros_like(gamma)
+
+
+batch_normalized.defvjp(batch_normalized_forward, batch_normalized_backward)
+
+
+# ---- products -----------------------------------------------------------------------------------
+def rows(x):
+    """Feature maps as they are: only TensorFlow and PyTorch gain by a matrix of rows."""
+    return x
+
+
+def as_map(rows, x):
+    return rows
+
+
+@jax.custom_vjp
+def shifted(x, bias):
+    """`x + bias`, the bias broadcast."""
+    return x + bias
+
+
+def shifted_backward(bias, upstream):
+    sides = (1,) * (upstream.ndim - bias.ndim) + bias.shape
+    axes = tuple(i for i, side in enumerate(sides) if side == 1)
+    return upstream, widened(upstream).sum(axes).reshape(bias.shape).astype(bias.dtype)
+
+
+shifted.defvjp(lambda x, bias: (x + bias, bias), shifted_backward)
+
+
+def dense(x, kernel, bias):
+    y = multiplied(x, kernel)
+    return y if bias is None else shifted(y, bias)
+
+
+@jax.custom_vjp
+def multiplied(x, kernel):
+    """`x @ kernel` for arrays `(..., channels)`."""
+    return x @ kernel
+
+
+def multiplied_forward(x, kernel):
+    return multiplied(x, kernel), (x, kernel)
+
+
+def multiplied_backward(saved, upstream):
+    x, kernel = saved
+    return upstream @ kernel.T, kernel_gradient(x, upstream).astype(kernel.dtype)
+
+
+def kernel_gradient(x, upstream):
+    """The sum over all positions of the outer products, in float32 at least."""
+    positions, wide = all_but_last(x), jnp.promote_types(x.dtype, "float32")
+    axes = ((positions, positions), ((), ()))
+    return lax.dot_general(x, upstream, axes, preferred_element_type=wide)
+
+
+multiplied.defvjp(multiplied_forward, multiplied_backward)
+
+
 def fuse(branches, kernel):
     return fused(tuple(branches), kernel)
 
 
 @jax.custom_vjp
 def fused(branches, kernel):
-    return reference.fuse(branches, kernel)
+    def concatenated(*arrays):
+        *branches, kernel = arrays
+        return jnp.concatenate(branches, axis=-1) @ kernel
+
+    def added_up(*arrays):
+        *branches, kernel = arrays
+        wide = jnp.promote_types(kernel.dtype, "float32")
+        kernels = split(kernel, branches)
+        products = (
+            jnp.matmul(x, k, preferred_element_type=wide)
+            for x, k in zip(branches, kernels, strict=True)
+        )
+        return sum(products).astype(kernel.dtype)
+
+    return for_device(concatenated, added_up)(*branches, kernel)
+
+
+def split(kernel, branches):
+    """The rows of a kernel that belong to each of the branches."""
+    ends = list(accumulate(x.shape[-1] for x in branches))
+    return jnp.split(kernel, ends[:-1])
 
 
 def fused_forward(branches, kernel):
@@ -139,47 +320,102 @@ def fused_forward(branches, kernel):
 
 def fused_backward(saved, upstream):
     branches, kernel = saved
-    upstream = rows(upstream)
-    ends = list(accumulate(x.shape[-1] for x in branches))
     # branch by branch: their concatenation would be made anew, and its derivative copied
-    gradient = jnp.concatenate([rows(x).T @ upstream for x in branches])
-    kernels = jnp.split(kernel, ends[:-1])
-    gradients = [as_map(upstream @ k.T, x) for x, k in zip(branches, kernels, strict=True)]
-    return tuple(gradients), gradient
+    gradient = jnp.concatenate([kernel_gradient(x, upstream) for x in branches])
+    gradients = tuple(upstream @ k.T for k in split(kernel, branches))
+    return gradients, gradient.astype(kernel.dtype)
 
 
 fused.defvjp(fused_forward, fused_backward)
 
 
-# on a CPU XLA's convolution takes up to ten times as long, its derivatives twice
-patches = reference.patches_by_product
+@jax.custom_vjp
+def patches(x, kernel):
+    # on a CPU XLA's convolution takes up to ten times as long, its derivatives twice
+    return for_device(reference.patches_by_product, convolved_by_patches)(x, kernel)
+
+
+def patches_forward(x, kernel):
+    return patches(x, kernel), (x, kernel)
+
+
+def patches_backward(saved, upstream):
+    x, kernel = saved
+    product = partial(reference.patches_by_product, product=multiplied)
+
+    def by_product(x, kernel, upstream):
+        return jax.vjp(product, x, kernel)[1](upstream)
+
+    def by_convolutions(x, kernel, upstream):
+        [gradient] = jax.linear_transpose(lambda x: convolved_by_patches(x, kernel), x)(upstream)
+        high, wide = kernel.shape[:2]
+        whole = x[:, : upstream.shape[1] * high, : upstream.shape[2] * wide]
+        sums = lax.conv_general_dilated(
+            whole,
+            upstream,
+            (1, 1),
+            "VALID",
+            rhs_dilation=(high, wide),
+            dimension_numbers=("CHWN", "IHWO", "HWNC"),
+            preferred_element_type=jnp.promote_types(x.dtype, "float32"),
+        )
+        return gradient, sums.astype(kernel.dtype)
+
+    return for_device(by_product, by_convolutions)(x, kernel, upstream)
+
+
+patches.defvjp(patches_forward, patches_backward)
+
+
+def convolved_by_patches(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, kernel.shape[:2], "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def axial(x, kernel, bias, axis):
-    _, height, width, channels = x.shape
-    # no transpose either way, see the reference
-    shape = (-1, width, channels) if axis == "width" else (-1, height, width * channels)
-    y = mixed(kernel, x.reshape(shape))
-    return (y if bias is None else y + bias[:, None]).reshape(x.shape)
+    y = mixed(x, kernel, axis)
+    if bias is None:
+        return y
+    return shifted(y, bias[:, None] if axis == "width" else bias[:, None, None])
 
 
-@jax.custom_vjp
-def mixed(kernel, matrices):
-    return kernel @ matrices
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def mixed(x, kernel, axis):
+    def by_matrices(x, kernel):
+        _, height, width, channels = x.shape
+        # no transpose either way, see the reference
+        shape = (-1, width, channels) if axis == "width" else (-1, height, width * channels)
+        return (kernel @ x.reshape(shape)).reshape(x.shape)
+
+    def on_maps(x, kernel):
+        return jnp.einsum("vw,bhwc->bhvc" if axis == "width" else "vh,bhwc->bvwc", kernel, x)
+
+    return for_device(by_matrices, on_maps)(x, kernel)
 
 
-def mixed_forward(kernel, matrices):
-    return kernel @ matrices, (kernel, matrices)
+def mixed_forward(x, kernel, axis):
+    return mixed(x, kernel, axis), (x, kernel)
 
 
-def mixed_backward(saved, upstream):
-    kernel, matrices = saved
+def mixed_backward(axis, saved, upstream):
+    x, kernel = saved
     wide = jnp.promote_types(kernel.dtype, "float32")
-    # on a CPU a product for each matrix, summed up below: XLA would transpose all for a single one
-    sums = "nvx,nwx->nvw" if is_one_cpu() else "nvx,nwx->vw"
-    products = jnp.einsum(sums, upstream, matrices, preferred_element_type=wide)
-    gradient = products.reshape(-1, *kernel.shape).sum(0)
-    return gradient.astype(kernel.dtype), kernel.T @ upstream
+    product = partial(jnp.einsum, preferred_element_type=wide)
+
+    def by_matrices(x, upstream):
+        _, height, width, channels = x.shape
+        shape = (-1, width, channels) if axis == "width" else (-1, height, width * channels)
+        x, upstream = x.reshape(shape), upstream.reshape(shape)
+        # a product for each matrix, summed up below: XLA would transpose all for a single one
+        sums = "nvx,nwx->nvw" if is_one_cpu() else "nvx,nwx->vw"
+        return product(sums, upstream, x).reshape(-1, *kernel.shape).sum(0)
+
+    def on_maps(x, upstream):
+        return product("bhvc,bhwc->vw" if axis == "width" else "bvwc,bhwc->vh", upstream, x)
+
+    gradient = for_device(by_matrices, on_maps)(x, upstream)
+    return mixed(upstream, kernel.T, axis), gradient.astype(kernel.dtype)
 
 
 mixed.defvjp(mixed_forward, mixed_backward)
@@ -188,60 +424,102 @@ mixed.defvjp(mixed_forward, mixed_backward)
 # ---- depthwise convolution ----------------------------------------------------------------------
 def depthwise(x, kernel, bias):
     y = convolved(x, kernel)
-    return y if bias is None else y + bias
+    return y if bias is None else shifted(y, bias)
 
 
 @jax.custom_vjp
 def convolved(x, kernel):
-    x = optimization_barrier(x)
-    total = 0.0
-    for (i, j), part in shifted(pad(x, kernel), kernel, x.shape[1:3]):
-        total = total + part * kernel[i, j, :, 0]
-    return total
+    return for_device(convolved_by_shifts, convolved_by_groups)(x, kernel)
 
 
 def convolved_forward(x, kernel):
-    x = optimization_barrier(x)
-    return optimization_barrier(convolved(x, kernel)), (x, kernel)
+    return convolved(x, kernel), (x, kernel)
 
 
 def convolved_backward(saved, upstream):
     x, kernel = saved
-    x, upstream = optimization_barrier((x, upstream))
-    padded = optimization_barrier(pad(x, kernel))
-    wide = jnp.promote_types(kernel.dtype, "float32")
-
-    def add(total, images):
-        """Adds to the gradient of the kernel; `images` are padded inputs and their gradients."""
-        padded, upstream = images
-        positions = tuple(range(upstream.ndim - 1))
-        shifts = shifted(padded, kernel, x.shape[1:3])
-        sums = [(part * upstream).sum(positions, dtype=wide) for _, part in shifts]
-        return total + jnp.stack(sums), None
-
-    total = jnp.zeros((kernel[..., 0, 0].size, kernel.shape[2]), wide)
-    if is_one_cpu():
-        # an image at a time: the products stay in the cache (on several devices the images, which
-        # are divided among them, would have to be brought together)
-        total, _ = jax.lax.scan(add, total, (padded, upstream))
-    else:
-        total, _ = add(total, (padded, upstream))
     gradient = convolved(upstream, kernel[::-1, ::-1])
-    return optimization_barrier(gradient), total.reshape(kernel.shape).astype(kernel.dtype)
+    sums = for_device(
+        partial(filter_gradient_by_shifts, size=kernel.shape[:2]),
+        partial(filter_gradient_by_groups, size=kernel.shape[:2]),
+    )
+    return gradient, sums(x, upstream).astype(kernel.dtype)
 
 
 convolved.defvjp(convolved_forward, convolved_backward)
 
 
-def pad(x, kernel):
-    """Feature maps with the zeros around them by which a convolution keeps their size."""
-    margins = [(size // 2, size // 2) for size in kernel.shape[:2]]
-    return jnp.pad(x, [(0, 0), *margins, (0, 0)])
+def convolved_by_groups(x, kernel):
+    kernel = kernel.transpose(0, 1, 3, 2)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        margins(kernel.shape[:2]),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
 
 
-def shifted(padded, kernel, size):
-    """For every entry `(i, j)` of the kernel, its index and the part of the maps it multiplies."""
-    height, width = size
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
+def filter_gradient_by_groups(x, upstream, size):
+    """The gradient by the kernel, in float32 at least: a convolution of the batch's maps."""
+    gradient = lax.conv_general_dilated(
+        x,
+        upstream,
+        (1, 1),
+        margins(size),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        batch_group_count=x.shape[-1],
+        preferred_element_type=jnp.promote_types(x.dtype, "float32"),
+    )
+    return gradient.transpose(0, 1, 3, 2)
+
+
+def convolved_by_shifts(x, kernel):
+    x = optimization_barrier(x)
+    total = 0.0
+    for (i, j), part in shifts(pad(x, kernel.shape[:2]), kernel.shape[:2]):
+        total = total + part * kernel[i, j, :, 0]
+    return optimization_barrier(total)
+
+
+def filter_gradient_by_shifts(x, upstream, size):
+    """The gradient by the kernel, in float32 at least."""
+    padded = optimization_barrier(pad(optimization_barrier(x), size))
+    upstream = optimization_barrier(upstream)
+    wide = jnp.promote_types(x.dtype, "float32")
+
+    def add(total, images):
+        """Adds to the gradient; `images` are padded inputs and their gradients."""
+        padded, upstream = images
+        positions = all_but_last(upstream)
+        sums = [(part * upstream).sum(positions, dtype=wide) for _, part in shifts(padded, size)]
+        return total + jnp.stack(sums), None
+
+    total = jnp.zeros((math.prod(size), x.shape[-1]), wide)
+    if is_one_cpu():
+        # an image at a time: the products stay in the cache (on several devices the images, which
+        # are divided among them, would have to be brought together)
+        total, _ = lax.scan(add, total, (padded, upstream))
+    else:
+        total, _ = add(total, (padded, upstream))
+    return total.reshape(*size, -1, 1)
+
+
+def margins(size):
+    """The zeros around feature maps by which a convolution keeps their size."""
+    return [(side // 2, side // 2) for side in size]
+
+
+def pad(x, size):
+    """Feature maps with these zeros around them."""
+    return jnp.pad(x, [(0, 0), *margins(size), (0, 0)])
+
+
+def shifts(padded, size):
+    """For every entry `(i, j)` of a kernel, its index and the part of the maps it multiplies."""
+    high, wide = size
+    height, width = padded.shape[-3] - high + 1, padded.shape[-2] - wide + 1
+    for i in range(high):
+        for j in range(wide):
             yield (i, j), padded[..., i : i + height, j : j + width, :]

@@ -86,13 +86,13 @@ def patches(x, kernel):
     )
 
 
-def patches_by_product(x, kernel):
-    """The same as a product of two matrices, the first with a row per patch."""
+def patches_by_product(x, kernel, product=ops.matmul):
+    """The same as a `product` of two matrices, the first with a row per patch."""
     high, wide, channels, filters = kernel.shape
     _, height, width, _ = ops.shape(x)
     height, width = height // high, width // wide
     windows = x[:, : height * high, : width * wide]
     windows = ops.reshape(windows, (-1, height, high, width, wide, channels))
     windows = ops.reshape(ops.transpose(windows, (0, 1, 3, 2, 4, 5)), (-1, high * wide * channels))
-    y = ops.matmul(windows, ops.reshape(kernel, (-1, filters)))
+    y = product(windows, ops.reshape(kernel, (-1, filters)))
     return ops.reshape(y, (-1, height, width, filters))

@@ -15,7 +15,7 @@ from keras_smlp.training.engines import jax, tensorflow, torch
 from keras_smlp.training.engines.base import Engine as Engine
 
 KINDS = ("auto", "none", "data_parallel", "multi_host")
-BATCH_NORM = {"jax": ("global",), "tensorflow": ("global", "local"), "torch": ("local",)}
+BATCH_NORM = {"jax": ("global", "local"), "tensorflow": ("global", "local"), "torch": ("local",)}
 
 
 def start(kind="auto", coordinator=None, processes=None, rank=None, batch_norm="auto"):
@@ -33,9 +33,9 @@ def start(kind="auto", coordinator=None, processes=None, rank=None, batch_norm="
         processes: Positive integer. Number of processes.
         rank: Integer from 0. Number of this process.
         batch_norm: Over what BatchNorm computes its statistics in training: `"global"`, the whole
-            batch (JAX, TensorFlow), `"local"`, each device's part (TensorFlow, PyTorch), or
-            `"auto"`, the first that the backend can. Moving statistics are the same on all
-            devices at any time: `"local"` ones are averaged after each step.
+            batch (JAX, TensorFlow), `"local"`, each device's part, or `"auto"`: global where the
+            backend can. Moving statistics are the same on all devices at any time: `"local"` ones
+            are averaged in each step.
 
     Returns:
         An `Engine`.
@@ -63,5 +63,5 @@ def start(kind="auto", coordinator=None, processes=None, rank=None, batch_norm="
                 f"`{name}`: {value}, allowed: None (only JAX with `kind` multi_host reads it)"
             )
     if backend == "jax":
-        return jax.start(kind, coordinator, processes, rank)
+        return jax.start(kind, batch_norm, coordinator, processes, rank)
     return tensorflow.start(kind, batch_norm) if backend == "tensorflow" else torch.start(kind)

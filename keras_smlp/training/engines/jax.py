@@ -7,10 +7,10 @@ import pickle
 import keras
 import numpy as np
 
-from keras_smlp.training.engines.base import Engine, joined, several
+from keras_smlp.training.engines.base import Engine, batch_norms, joined, several
 
 
-def start(kind, coordinator, processes, rank):
+def start(kind, batch_norm, coordinator, processes, rank):
     import jax
 
     if kind == "multi_host":
@@ -21,8 +21,8 @@ def start(kind, coordinator, processes, rank):
                 f"`kind`: multi_host with coordinator {coordinator}, processes "
                 f"{processes}, rank {rank}, allowed: what JAX can start ({error})"
             ) from error
-        return JaxEngine()
-    return JaxEngine() if several(kind, jax.device_count()) else Engine()
+        return JaxEngine(batch_norm)
+    return JaxEngine(batch_norm) if several(kind, jax.device_count()) else Engine()
 
 
 class JaxEngine(Engine):
@@ -30,11 +30,13 @@ class JaxEngine(Engine):
 
     name = "keras.distribution.DataParallel"
 
-    def __init__(self):
+    def __init__(self, batch_norm):
         import jax
 
         self.devices, self.processes = jax.device_count(), jax.process_count()
         self.rank = jax.process_index()
+        self.local = batch_norm == "local"
+        self.normalized = "each device's part of the batch" if self.local else "the whole batch"
         self.distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
         keras.distribution.set_distribution(self.distribution)
 
@@ -49,6 +51,17 @@ class JaxEngine(Engine):
         state = [[jax.device_put(np.asarray(v.value), whole) for v in group] for group in groups]
         call = jax_call(model)
         return lambda images: np.asarray(call(*state, jax.device_put(images, split)))
+
+    @contextlib.contextmanager
+    def batch_norm_scope(self, model):
+        layers = batch_norms(model) if self.local else []
+        for layer in layers:
+            layer.parts = self.devices
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.parts = 1
 
     @contextlib.contextmanager
     def saving(self):
