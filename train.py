@@ -152,7 +152,9 @@ def train_with(engine, config, began):
 
     # ---- optimization ---------------------------------------------------------------------------
     with engine.scope(), exit_on_errors(keys=KEYS):
-        model = TrainingModel(net.input, net.output, config.optimizer.ema_decay, engine)
+        model = TrainingModel(
+            net.input, net.output, config.optimizer.ema_decay, engine, config.train.remat == "block"
+        )
         model.compile(
             optimizer.adamw(config, steps),
             keras.losses.CategoricalCrossentropy(from_logits=True),

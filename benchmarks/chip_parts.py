@@ -24,6 +24,7 @@ class Job(NamedTuple):
         batch: Images a chip.
         mode: `"training"` or `"inference"`.
         precision: Dtype policy.
+        remat: Whether the whole training step keeps of each half of a block its input alone.
         path: Path to write the program to.
     """
 
@@ -38,6 +39,7 @@ class Job(NamedTuple):
     batch: int
     mode: str
     precision: str
+    remat: bool
     path: Path
 
 
@@ -159,7 +161,7 @@ def training_model(job):
     configs = Path(__file__).parents[1] / "configs"
     config = parse([f"--config={configs / f'smlpnet_{job.variant}_imagenet.yaml'}"])
     net = network(job, job.depths)
-    model = TrainingModel(net.input, net.output, config.optimizer.ema_decay)
+    model = TrainingModel(net.input, net.output, config.optimizer.ema_decay, remat=job.remat)
     model.compile(
         named(optimizer.adamw(config, steps=1251)),
         keras.losses.CategoricalCrossentropy(from_logits=True),

@@ -79,6 +79,7 @@ def parse():
     add("--mode", choices=("training", "inference"), default="training")
     precisions = ("float32", "mixed_bfloat16", "bfloat16")
     add("--precision", choices=precisions, default="mixed_bfloat16")
+    add("--remat", action="store_true", help="as train.remat: block, in the whole step")
     add("--only", nargs="+", metavar="PART", help='such as "block 1", or step (default: all)')
     add("--depths", type=depths, metavar="D,D,D,D", help="blocks of each stage in the whole step")
     add("--keep", type=Path, metavar="FOLDER", help="keep the programs there")
@@ -103,6 +104,8 @@ def check(options):
         raise ValueError(f"--chips must be one of {allowed} for {options.chip}")
     if options.size % 32:
         raise ValueError(f"--size must be a multiple of 32. Received: {options.size}")
+    if options.remat and options.mode != "training":
+        raise ValueError("--remat is for --mode training")
     own = stand_in.VARIANTS[options.variant][1]
     options.depths = options.depths or own
     if len(options.depths) != len(own):
@@ -206,13 +209,16 @@ def report_parts(options, found):
             f"A step: {total:.1f} ms, {1e3 * options.batch / total:.0f} images/s a chip, "
             f"{moved / 1e9:.1f} GB"
         )
+    seldom = {part: 1e3 * x.seldom / chip.clock for part, (x, _) in found.items() if x.seldom}
+    for part, milliseconds in seldom.items():
+        yield f"{part}: {milliseconds:.2f} ms more where batch normalization needs a second pass"
 
 
 def report_step(options, program, costs, seconds):
     """Lines of text on the whole step."""
     chip = CHIPS[options.chip]
     passes = 3 if options.mode == "training" else 1
-    products = passes * growth.macs(options.variant, options.size) * options.batch
+    products = passes * growth.macs(options.variant, options.size, options.depths) * options.batch
     size, (arguments, alive) = sum(costs.bytes.values()), hlo.memory(program)
     yield (
         f"The whole step with {options.depths} blocks: {costs.operations:g} operations, "
@@ -271,6 +277,7 @@ def main():
                 batch=options.batch,
                 mode=options.mode,
                 precision=options.precision,
+                remat=options.remat,
                 path=folder / name,
             )
 

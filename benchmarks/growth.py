@@ -11,16 +11,16 @@ NOISE = 0.05  # an exponent within it of 1 is linear
 CASE = ("variant", "size", "batch")
 
 
-def parts(variant, size):
+def parts(variant, size, depths=None):
     """Multiply-adds of one image, by part of the network: those of its products and convolutions.
 
     Normalizations, GELU and sums are left out. A training step costs three times as many.
     """
-    dim, depths, _, classes = stand_in.VARIANTS[variant]
+    dim, own_depths, _, classes = stand_in.VARIANTS[variant]
     side, channels, before = size // PATCH, dim, 3 * PATCH**2
     names = ("patches", "depthwise", "axial", "fuse", "channel mixing", "head")
     found = dict.fromkeys(names, 0)
-    for stage, depth in enumerate(depths):
+    for stage, depth in enumerate(depths or own_depths):
         if stage:
             side, channels, before = side // 2, 2 * channels, 4 * channels
         positions = side**2
@@ -33,9 +33,9 @@ def parts(variant, size):
     return found
 
 
-def macs(variant, size):
-    """Multiply-adds of one image."""
-    return sum(parts(variant, size).values())
+def macs(variant, size, depths=None):
+    """Multiply-adds of one image, by default with the variant's own depths."""
+    return sum(parts(variant, size, depths).values())
 
 
 def exponent(x, y):

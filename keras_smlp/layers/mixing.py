@@ -12,6 +12,7 @@ from keras_smlp.layers.depthwise import DepthwiseConv
 from keras_smlp.layers.drop_path import DropPath
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.normalization import BatchNorm, LayerNorm
+from keras_smlp.layers.remat import rematerialized
 from keras_smlp.layers.sparse_mlp import SparseMLP
 from keras_smlp.shapes import check_channels, check_map
 
@@ -51,6 +52,7 @@ class TokenMixing(Composite):
     """
 
     PARTS = ("norm1", "conv", "norm2", "mix", "drop_path")
+    remat = False  # whether the backward pass computes it again
 
     def __init__(self, drop_path_rate: float = 0.0, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -68,6 +70,11 @@ class TokenMixing(Composite):
             layer.build(input_shape)
 
     def call(self, x, training=None):
+        if self.remat and training:
+            return rematerialized(self, x)
+        return self.mixed(x, training)
+
+    def mixed(self, x, training):
         y = backend.gelu(self.run(self.norm1, x, training=training), training)
         y = self.run(self.conv, y)
         y = backend.gelu(self.run(self.norm2, y, training=training), training)
@@ -115,6 +122,7 @@ class ChannelMixing(Composite):
     """
 
     PARTS = ("norm", "dense1", "dense2", "drop_path")
+    remat = False  # whether the backward pass computes it again
 
     def __init__(
         self,
@@ -132,6 +140,11 @@ class ChannelMixing(Composite):
         build_mlp(self, input_shape)
 
     def call(self, x, training=None):
+        if self.remat and training:
+            return rematerialized(self, x)
+        return self.mixed(x, training)
+
+    def mixed(self, x, training):
         # one matrix of all positions: TensorFlow fuses such a product with bias and GELU, and XLA
         # is faster at it
         y = self.run(self.norm, backend.rows(x), training=training)

@@ -130,6 +130,8 @@ class TrainConfig:
         batch_size: Images in a step, over all devices and processes.
         seed: Seed of the weights, the order and the augmentation.
         precision: Dtype policy of the network.
+        remat: block, to keep of each half of a block its input alone and compute the rest again in
+            the backward pass: less memory, more time; null for not.
         resume: Go on from the newest checkpoint in output_dir; false refuses a folder with one.
         allow_changed_data: Go on from a checkpoint although the names, sizes or order of the
             images have changed since.
@@ -142,6 +144,7 @@ class TrainConfig:
     batch_size: ranges.PositiveInt = 1024
     seed: ranges.Seed = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    remat: Literal["block"] | None = None
     resume: bool = True
     allow_changed_data: bool = False
     checkpoint_minutes: ranges.PositiveFloat = 15.0

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smlp.checks import check_rate
+from keras_smlp.checks import check_boolean, check_rate
+from keras_smlp.layers import ChannelMixing, TokenMixing
 from keras_smlp.saving import PortableModel
 from keras_smlp.training.engines import Engine
 
@@ -53,16 +54,22 @@ class TrainingModel(PortableModel):
         ema_decay: Float in `[0, 1)`. Decay of the averages per update. Defaults to `None`: none.
         engine: What `keras_smlp.training.engines.start` returned. The model must be built and
             compiled in its `scope()`. Defaults to one process on one device.
+        remat: Boolean. Whether training keeps only the input of each token mixing and each channel
+            mixing, and computes the rest again in the backward pass. Defaults to `False`.
         **kwargs: Keyword arguments of a functional `keras.Model`.
 
     Raises:
         ValueError: If `ema_decay` is outside `[0, 1)`.
     """
 
-    def __init__(self, inputs, outputs, ema_decay=None, engine=None, **kwargs):
+    def __init__(self, inputs, outputs, ema_decay=None, engine=None, remat=False, **kwargs):
         super().__init__(inputs, outputs, **kwargs)
         self.ema_decay = ema_decay = check_rate("ema_decay", ema_decay, none=True)
         self.engine = engine or Engine()
+        self.remat = check_boolean("remat", remat)
+        for layer in self.layers:
+            if isinstance(layer, (TokenMixing, ChannelMixing)):
+                layer.remat = self.remat
         self.averages = None
         if ema_decay is not None:
             self.averages = Averages(self.averaged_variables)

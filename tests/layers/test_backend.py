@@ -9,7 +9,7 @@ import pytest
 from helpers.nets import BACKEND, draw
 from keras import ops
 
-from keras_smlp.layers import backend, folded, mixing
+from keras_smlp.layers import backend, folded, mixing, normalization
 from keras_smlp.layers.backend import reference
 
 MAP = (2, 6, 5, 4)
@@ -94,8 +94,8 @@ def test_which_implementations_a_backend_has_of_its_own():
     whole = {"tensor", "rows", "as_map", "dense", "axial", "fuse", "copy_if_inplace", "gelu", "add"}
     expected = {
         "tensorflow": {"gelu", "layer_norm", "batch_norm", "patches"},
-        "jax": {*whole, "batch_norm", "layer_norm", "depthwise", "patches"}
-        - {"tensor", "copy_if_inplace", "add"},
+        "jax": {*whole, "biased", "batch_norm", "layer_norm", "depthwise", "patches"}
+        - {"copy_if_inplace", "add"},
         "torch": {*whole, "affine", "layer_norm", "batch_norm", "depthwise"},
     }
     names = set(vars(backend)) & {name for name in vars(reference) if not name.startswith("_")}
@@ -293,6 +293,77 @@ def test_batch_norm_in_its_weights():
         return ops.batch_normalization(x, mean, variance, -1, beta, gamma, 1e-5)
 
     agree((form, defining), draw(*MAP), draw(4), draw(4))
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0, 3000.0])
+def test_batch_norm_far_from_zero(mean):
+    """As exact as its input, in the first step too, when the moving mean is still zero."""
+    x = (np.random.default_rng(0).normal(size=(8, 16, 16, 4)) + mean).astype("float32")
+    layer = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    layer.build(x.shape)
+    y = ops.convert_to_numpy(backend.batch_norm(layer, ops.convert_to_tensor(x), True))
+    exact = x.astype("float64")
+    variance = exact.var((0, 1, 2))
+    expected = (exact - exact.mean((0, 1, 2))) / np.sqrt(variance + 1e-5)
+    np.testing.assert_allclose(y, expected, atol=2e-6 * max(1, mean))
+    moving = ops.convert_to_numpy(layer.moving_variance)
+    np.testing.assert_allclose(moving, 0.9 + 0.1 * variance, rtol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the other engines run a copy of it on each device")
+def test_batch_norm_of_parts():
+    """Each device's part of a batch by its own statistics; the moving ones are their mean."""
+    x, weights = draw(6, 5, 4, 4) + 3, [draw(4), draw(4), draw(4), np.abs(draw(4))]
+    layers = [normalization.BatchNorm() for _ in range(4)]
+    for layer in layers:
+        layer.build(x.shape)
+        layer.set_weights(weights)
+    layers[0].parts = 3
+
+    def separately(x):
+        parts = zip(layers[1:], ops.split(x, 3), strict=True)
+        return ops.concatenate([backend.batch_norm(layer, part, True) for layer, part in parts])
+
+    agree((lambda x: backend.batch_norm(layers[0], x, True), separately), x)
+    layers[0].set_weights(weights)
+    for layer in layers[1:]:
+        layer.set_weights(weights)
+    backend.batch_norm(layers[0], ops.convert_to_tensor(x), True)
+    separately(ops.convert_to_tensor(x))
+    several = [np.mean(v, axis=0) for v in zip(*(x.get_weights() for x in layers[1:]), strict=True)]
+    for own, expected in zip(layers[0].get_weights(), several, strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has implementations for devices")
+def test_what_other_devices_run(monkeypatch):
+    """A program for a CPU never has these implementations: here they run as if it had."""
+    from keras_smlp.layers.backend import jax as own
+
+    monkeypatch.setattr(own, "for_device", lambda cpu, others: others)
+    agree("depthwise", draw(*MAP), draw(3, 3, 4, 1), draw(4))
+    for axis, size in (("height", 6), ("width", 5)):
+        agree("axial", draw(*MAP), draw(size, size), draw(size), axis)
+    agree("fuse", [draw(*MAP) for _ in "xyz"], draw(12, 4))
+    agree("patches", draw(2, 7, 8, 4), draw(3, 2, 4, 5))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others round gradients with their kernels")
+def test_gradients_are_as_wide_as_their_kernels():
+    """In mixed precision too, or devices would add them up in 16 bits."""
+    import jax
+
+    layer = mixing.ChannelMixing(dtype="mixed_bfloat16")
+    layer.build(MAP)
+    others = [v.value for v in layer.non_trainable_variables]
+
+    def loss(values, x):
+        return ops.sum(layer.stateless_call(values, others, x)[0].astype("float32") ** 2)
+
+    values = [v.value for v in layer.trainable_variables]
+    for gradient in jax.grad(loss)(values, draw(*MAP).astype("bfloat16")):
+        assert gradient.dtype == "float32"
+        assert (gradient.astype("bfloat16").astype("float32") != gradient).any()
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras synchronizes it there")

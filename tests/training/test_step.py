@@ -12,10 +12,18 @@ from keras_smlp.training.step import TrainingModel
 BATCHES, BATCH = 6, 8
 
 
-def training_model(seed=1, ema_decay=0.9, drop_path_rate=0.3, dtype=None, optimizer=None, **steps):
+def training_model(
+    seed=1,
+    ema_decay=0.9,
+    drop_path_rate=0.3,
+    dtype=None,
+    optimizer=None,
+    remat=False,
+    **steps,
+):
     random.seed(seed)  # Keras' function would import TensorFlow on every backend
     network = nets.to_train(drop_path_rate=drop_path_rate, dtype=dtype)
-    model = TrainingModel(network.input, network.output, ema_decay=ema_decay)
+    model = TrainingModel(network.input, network.output, ema_decay=ema_decay, remat=remat)
     optimizer = optimizer or keras.optimizers.AdamW(1e-2, weight_decay=0.05, **steps)
     model.compile(
         optimizer,
@@ -157,3 +165,27 @@ def test_what_cannot_be_is_refused(tmp_path):
         training_model(ema_decay=1.5)
     with pytest.raises(ValueError, match="save_weights"):
         training_model().save(tmp_path / "model.keras")
+
+
+def test_rematerialization_changes_no_value(trained):
+    """Neither weights nor statistics, nor what stochastic depth draws."""
+    _, history, after, _ = trained
+    _, again, weights, _ = train(training_model(remat=True))
+    np.testing.assert_allclose(again["loss"], history["loss"], rtol=1e-6)
+    for own, expected in zip(weights[-1], after[-1], strict=True):
+        np.testing.assert_allclose(own, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch tells what it keeps")
+def test_rematerialization_keeps_less():
+    import torch
+
+    images, labels = nets.to_train_on(BATCH)
+    kept = []
+    for remat in (False, True):
+        model, sizes = training_model(remat=remat), []
+        note = lambda x, sizes=sizes: sizes.append(x.nbytes) or x  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            model(torch.as_tensor(images), training=True)
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 3

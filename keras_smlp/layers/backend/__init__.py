@@ -13,6 +13,7 @@ from keras_smlp.layers.backend.reference import affine as affine
 from keras_smlp.layers.backend.reference import as_map as as_map
 from keras_smlp.layers.backend.reference import axial as axial
 from keras_smlp.layers.backend.reference import batch_norm as batch_norm
+from keras_smlp.layers.backend.reference import biased as biased
 from keras_smlp.layers.backend.reference import copy_if_inplace as copy_if_inplace
 from keras_smlp.layers.backend.reference import dense as dense
 from keras_smlp.layers.backend.reference import depthwise as depthwise
@@ -32,6 +33,7 @@ elif keras.backend.backend() == "jax":
     from keras_smlp.layers.backend.jax import as_map as as_map
     from keras_smlp.layers.backend.jax import axial as axial
     from keras_smlp.layers.backend.jax import batch_norm as batch_norm
+    from keras_smlp.layers.backend.jax import biased as biased
     from keras_smlp.layers.backend.jax import dense as dense
     from keras_smlp.layers.backend.jax import depthwise as depthwise
     from keras_smlp.layers.backend.jax import fuse as fuse
@@ -39,6 +41,7 @@ elif keras.backend.backend() == "jax":
     from keras_smlp.layers.backend.jax import layer_norm as layer_norm
     from keras_smlp.layers.backend.jax import patches as patches
     from keras_smlp.layers.backend.jax import rows as rows
+    from keras_smlp.layers.backend.jax import tensor as tensor
 elif keras.backend.backend() == "torch":
     from keras_smlp.layers.backend.torch import add as add
     from keras_smlp.layers.backend.torch import affine as affine

@@ -1,13 +1,14 @@
 """What JAX computes in another way than `reference.py`, for the programs that XLA makes of it.
 
-A program has the implementation of the devices that it is compiled for, whatever the default
-device is (`for_device`). On TPUs XLA lays out a feature map with the batch in the 128 lanes; every
-reshape of a map costs a copy there, so all works on maps as they are. On a CPU, XLA lowers a grouped
-convolution to something 30 to 50 times slower than the shifted products here, and fuses what comes
-before into each of them, to compute it again and again (`optimization_barrier` keeps it from that).
+A program has the implementation for the devices that it is compiled for, whatever the default
+device is (`for_device`). On TPUs XLA lays out feature maps with the batch along the 128 lanes, and
+copies them wherever they are reshaped, so maps stay maps. On a CPU, XLA lowers a grouped
+convolution to something 30 to 50 times slower than the shifted products here. It also fuses what
+comes before into each of those products, and so computes it again and again
+(`optimization_barrier` keeps it from that).
 
-The derivatives are our own, for reverse-mode differentiation only. They keep the input and little
-else, in its own dtype, and add up the gradients of kernels in float32, over devices too.
+The derivatives are our own, for reverse-mode differentiation only. They keep the input, in its own
+dtype, and little else; and they add up the gradients of parameters in float32, over devices too.
 """
 
 import math
@@ -15,11 +16,11 @@ from functools import partial
 from itertools import accumulate
 
 import jax
+import keras
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
 from jax.lax import optimization_barrier
-from keras import ops
 
 from keras_smlp.layers.backend import reference
 
@@ -41,6 +42,30 @@ def is_one_cpu():
 def widened(x):
     """An array in float32 at least: 16 bits are too few for `1 + erf(x)`, and for sums."""
     return x.astype(jnp.promote_types(x.dtype, "float32"))
+
+
+class Reader(keras.Layer):
+    """Reads variables in their own dtype, within layers that autocast them to 16 bits.
+
+    A gradient has the dtype of what it is taken by: those of float32 kernels are to be added up
+    in float32, over devices too.
+    """
+
+    def __init__(self):
+        super().__init__(dtype="float32", autocast=False)
+        self.built = True
+
+    def call(self, x=None, variable=None):
+        return variable()
+
+
+read = Reader()
+
+
+def tensor(variable, x):
+    if isinstance(variable, keras.Variable):
+        return read(variable=lambda: variable.value)
+    return reference.tensor(variable, x)
 
 
 def all_but_last(x):
@@ -108,7 +133,7 @@ exact_gelu.defvjp(gelu_forward, gelu_backward)
 def layer_norm(layer, x, training=False):
     if layer.gamma is None:
         return reference.layer_norm(layer, x)
-    gamma, beta = (widened(ops.convert_to_tensor(v)) for v in (layer.gamma, layer.beta))
+    gamma, beta = (widened(tensor(v, x)) for v in (layer.gamma, layer.beta))
     return normalized(x, gamma, beta, layer.epsilon).astype(layer.compute_dtype)
 
 
@@ -150,7 +175,7 @@ def batch_norm(layer, x, training):
         return reference.batch_norm(layer, x, training)
     wide = jnp.promote_types(x.dtype, "float32")  # whatever the policy, as Keras does it
     moving_mean, moving_variance, gamma, beta = (
-        ops.convert_to_tensor(v).astype(wide)
+        tensor(v, x).astype(wide)
         for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
     )
     # a part for each device, where each normalizes its own images
@@ -243,7 +268,7 @@ def as_map(rows, x):
 @jax.custom_vjp
 def shifted(x, bias):
     """`x + bias`, the bias broadcast."""
-    return x + bias
+    return x + bias.astype(x.dtype)
 
 
 def shifted_backward(bias, upstream):
@@ -252,7 +277,11 @@ def shifted_backward(bias, upstream):
     return upstream, widened(upstream).sum(axes).reshape(bias.shape).astype(bias.dtype)
 
 
-shifted.defvjp(lambda x, bias: (x + bias, bias), shifted_backward)
+shifted.defvjp(lambda x, bias: (shifted(x, bias), bias), shifted_backward)
+
+
+def biased(x, bias):
+    return shifted(x, bias)
 
 
 def dense(x, kernel, bias):
@@ -263,7 +292,7 @@ def dense(x, kernel, bias):
 @jax.custom_vjp
 def multiplied(x, kernel):
     """`x @ kernel` for arrays `(..., channels)`."""
-    return x @ kernel
+    return x @ kernel.astype(x.dtype)
 
 
 def multiplied_forward(x, kernel):
@@ -272,7 +301,8 @@ def multiplied_forward(x, kernel):
 
 def multiplied_backward(saved, upstream):
     x, kernel = saved
-    return upstream @ kernel.T, kernel_gradient(x, upstream).astype(kernel.dtype)
+    gradient = upstream @ kernel.T.astype(x.dtype)
+    return gradient, kernel_gradient(x, upstream).astype(kernel.dtype)
 
 
 def kernel_gradient(x, upstream):
@@ -305,7 +335,7 @@ def fused(branches, kernel):
         )
         return sum(products).astype(kernel.dtype)
 
-    return for_device(concatenated, added_up)(*branches, kernel)
+    return for_device(concatenated, added_up)(*branches, kernel.astype(branches[0].dtype))
 
 
 def split(kernel, branches):
@@ -322,7 +352,8 @@ def fused_backward(saved, upstream):
     branches, kernel = saved
     # branch by branch: their concatenation would be made anew, and its derivative copied
     gradient = jnp.concatenate([kernel_gradient(x, upstream) for x in branches])
-    gradients = tuple(upstream @ k.T for k in split(kernel, branches))
+    kernels = split(kernel.astype(upstream.dtype), branches)
+    gradients = tuple(upstream @ k.T for k in kernels)
     return gradients, gradient.astype(kernel.dtype)
 
 
@@ -332,6 +363,7 @@ fused.defvjp(fused_forward, fused_backward)
 @jax.custom_vjp
 def patches(x, kernel):
     # on a CPU XLA's convolution takes up to ten times as long, its derivatives twice
+    kernel = kernel.astype(x.dtype)
     return for_device(reference.patches_by_product, convolved_by_patches)(x, kernel)
 
 
@@ -347,7 +379,8 @@ def patches_backward(saved, upstream):
         return jax.vjp(product, x, kernel)[1](upstream)
 
     def by_convolutions(x, kernel, upstream):
-        [gradient] = jax.linear_transpose(lambda x: convolved_by_patches(x, kernel), x)(upstream)
+        narrow = kernel.astype(x.dtype)
+        [gradient] = jax.linear_transpose(lambda x: convolved_by_patches(x, narrow), x)(upstream)
         high, wide = kernel.shape[:2]
         whole = x[:, : upstream.shape[1] * high, : upstream.shape[2] * wide]
         sums = lax.conv_general_dilated(
@@ -391,7 +424,7 @@ def mixed(x, kernel, axis):
     def on_maps(x, kernel):
         return jnp.einsum("vw,bhwc->bhvc" if axis == "width" else "vh,bhwc->bvwc", kernel, x)
 
-    return for_device(by_matrices, on_maps)(x, kernel)
+    return for_device(by_matrices, on_maps)(x, kernel.astype(x.dtype))
 
 
 def mixed_forward(x, kernel, axis):
@@ -429,7 +462,7 @@ def depthwise(x, kernel, bias):
 
 @jax.custom_vjp
 def convolved(x, kernel):
-    return for_device(convolved_by_shifts, convolved_by_groups)(x, kernel)
+    return for_device(convolved_by_shifts, convolved_by_groups)(x, kernel.astype(x.dtype))
 
 
 def convolved_forward(x, kernel):

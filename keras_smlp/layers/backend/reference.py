@@ -9,6 +9,11 @@ def tensor(variable, x):
     return None if variable is None else ops.convert_to_tensor(variable)
 
 
+def biased(x, bias):
+    """`x + bias` per channel."""
+    return ops.add(x, bias)
+
+
 def dense(x, kernel, bias):
     """`x @ kernel + bias` for the rows of `x`; `bias` may be `None`."""
     y = ops.matmul(x, kernel)
