@@ -2,6 +2,7 @@
 
 import atexit
 import os
+from typing import Any
 
 from keras_smlp.layers.drop_path import batch_part
 from keras_smlp.training.engines.base import Engine, joined, statistics
@@ -48,7 +49,8 @@ class TorchEngine(Engine):
             atexit.register(dist.destroy_process_group)
         self.devices = self.processes = dist.get_world_size()
         self.rank = dist.get_rank()
-        self.parameters = self.buckets = None
+        self.parameters: list = []
+        self.buckets: Any = None
 
     def gather(self, rows):
         import torch.distributed as dist
@@ -62,7 +64,7 @@ class TorchEngine(Engine):
 
     def backward(self, model, loss):
         parameters = [variable.value for variable in model.trainable_variables]
-        if self.parameters is None or list(map(id, parameters)) != list(map(id, self.parameters)):
+        if list(map(id, parameters)) != list(map(id, self.parameters)):
             self.parameters, self.buckets = parameters, buckets(reached(loss, parameters))
         # None where the loss is scaled: whether a part overflows, all processes must know
         steps = model.optimizer.gradient_accumulation_steps
