@@ -1,5 +1,7 @@
 """Stochastic depth."""
 
+import contextlib
+import contextvars
 from typing import Any
 
 import keras
@@ -7,6 +9,27 @@ import numpy as np
 from keras import ops
 
 from keras_smlp.checks import check_rate, check_seed, check_unquantized
+
+# of the thread: TensorFlow's replicas are traced in threads that take turns
+PART = contextvars.ContextVar("PART", default=(0, 1))
+
+
+@contextlib.contextmanager
+def batch_part(number, parts):
+    """Context manager in which each batch is one of the equal parts of a larger one.
+
+    `DropPath` then draws for the larger batch, whichever devices and processes share it, and takes
+    its part. All parts must begin with the same random states. It holds for the current thread.
+
+    Args:
+        number: Integer in `[0, parts)`, or a scalar integer tensor.
+        parts: Positive integer.
+    """
+    token = PART.set((number, parts))
+    try:
+        yield
+    finally:
+        PART.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
@@ -58,10 +81,11 @@ class DropPath(keras.Layer):
     def call(self, x, training=None):
         if not training or self.rate == 0:
             return x
+        number, parts = PART.get()
         one_per_sample = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
         # not keras.random.dropout: on PyTorch it draws from the global generator where the seed is
         # None, and what is drawn there is not in our state
-        drawn = keras.random.uniform(one_per_sample, seed=self.seed_generator)
+        drawn = keras.random.uniform((parts, *one_per_sample), seed=self.seed_generator)[number]
         return x * ops.cast(drawn >= self.rate, x.dtype) / (1 - self.rate)
 
     def compute_output_shape(self, input_shape):

@@ -8,7 +8,7 @@ import time
 import keras
 from tqdm import tqdm
 
-# steps after which several processes tell each other whether to end or to save
+# steps after which several processes tell each other whether to end or to save, at least
 SYNC_STEPS = 10
 
 
@@ -76,6 +76,9 @@ class StepMonitor(keras.callbacks.Callback):
         self.run, self.signals, self.check = run, signals, check
         self.learning_rate = learning_rate
         self.saved_at = time.monotonic()
+        # only after updates: within an accumulation each process has gradients of its own
+        accumulation = run.config.optimizer.accumulation
+        self.sync_steps = math.ceil(SYNC_STEPS / accumulation) * accumulation
 
     def on_train_begin(self, logs=None):
         self.run.begin_fit()
@@ -89,7 +92,7 @@ class StepMonitor(keras.callbacks.Callback):
                 f"{self.learning_rate:.3e}; the last good checkpoint is {run.path}"
             )
         self.check()
-        if engine.processes > 1 and run.step % SYNC_STEPS:
+        if engine.processes > 1 and run.step % self.sync_steps:
             return
         due, received = engine.sum([engine.is_main and self.is_due(), self.signals.received])
         if due or received:

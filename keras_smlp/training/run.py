@@ -200,7 +200,7 @@ class Run:
         state = {
             "epoch": self.epoch,
             "step": self.step,
-            "means": self.means,
+            "means": self.training_means(),
             "rows": self.rows,
             "best": self.best_score,
             "config": self.config.to_dict(),

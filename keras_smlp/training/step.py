@@ -46,7 +46,8 @@ class TrainingModel(PortableModel):
 
     `save_weights` and, in a new process after `compile`, `load_weights` restore the training
     exactly: weights, averages, optimizer and the random states of the layers. Under an engine of
-    several PyTorch processes the logs of `fit` are of the process's own part of the batches.
+    several PyTorch processes the logs of `fit` are of the process's own part of the batches, and so
+    are the gradients between the updates of an accumulation: save after an update.
 
     Args:
         inputs: Symbolic tensor, or a list or dict of them.
@@ -129,7 +130,7 @@ class TrainingModel(PortableModel):
         if BACKEND == "jax":
             return self.jax_step(*arguments)
         updates = self.updates()
-        with self.engine.batch_norm_scope(self):
+        with self.engine.step_scope(self):
             if BACKEND == "torch" and self.engine.processes > 1:
                 logs = self.torch_step(*arguments)
             else:
@@ -152,7 +153,7 @@ class TrainingModel(PortableModel):
         return logs, (trainable, others, optimizer, metrics)
 
     def torch_step(self, data):
-        """Keras' step, with the mean of the gradients over the processes."""
+        """Keras' step, but the engine computes the gradients: their mean over the processes."""
         import torch
 
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -161,11 +162,10 @@ class TrainingModel(PortableModel):
         loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
         tracker.update_state(loss, sample_weight=len(y))
-        self.optimizer.scale_loss(loss).backward()
+        # the mean before the optimizer looks for overflow: all processes skip an update, or none
+        self.engine.backward(self, self.optimizer.scale_loss(loss))
         variables = self.trainable_variables
         gradients = [variable.value.grad for variable in variables]
-        # before the optimizer looks for overflow: so all processes skip an update, or none
-        self.engine.average([gradient for gradient in gradients if gradient is not None])
         with torch.no_grad():
             self.optimizer.apply(gradients, variables)
         return self.compute_metrics(x, y, outputs, sample_weight)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from helpers import nets
+from helpers.masks_run import copies
 from keras_smlp.training import engines
 from keras_smlp.training.engines import base
 from keras_smlp.training.step import TrainingModel
@@ -23,10 +24,7 @@ BACKEND = keras.backend.backend()
 def training_model(engine, local):
     keras.utils.set_random_seed(1)
     with engine.scope():
-        network = nets.to_train(
-            # elsewhere each device draws the masks of one device for its own images
-            drop_path_rate=0.2 if BACKEND == "jax" else 0.0,
-        )
+        network = nets.to_train(drop_path_rate=0.2)
         if BACKEND == "torch" and not local:
             # the reference would compute them over the whole batch
             for layer in base.batch_norms(network):
@@ -45,16 +43,6 @@ def own_batches(engine):
     own = slice(engine.rank * part, (engine.rank + 1) * part)
     x, y = (a.reshape(STEPS, BATCH, *a.shape[1:])[:, own] for a in nets.to_train_on(STEPS * BATCH))
     return tf.data.Dataset.from_tensor_slices((x, y))
-
-
-def copies(variable):
-    """The values of a variable on all devices of this process."""
-    if BACKEND == "jax":
-        devices = variable.value.sharding.addressable_devices
-        return [np.asarray(variable.value.addressable_data(i)) for i in range(len(devices))]
-    if BACKEND == "tensorflow":
-        return [value.numpy() for value in getattr(variable.value, "values", [variable.value])]
-    return [keras.ops.convert_to_numpy(variable)]
 
 
 def variables(model):

@@ -43,7 +43,8 @@ def free_port():
         return server.getsockname()[1]
 
 
-def two_ranks():
-    """The variables that `torchrun` sets for each of two processes."""
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [{**address, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+def ranks(count=2):
+    """The variables that `torchrun` sets for each of some processes."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [{"WORLD_SIZE": str(count), **address, **rank} for rank in own]

@@ -71,19 +71,20 @@ def begin(folder, *arguments):
     return processes.begin(TRAIN, f"--output_dir={folder}", *SMALL, *arguments)
 
 
-def begin_preloaded(folder, *arguments):
+def begin_preloaded(folder, *arguments, **variables):
     """The same without output, forked from a process that has imported what takes longest.
 
     These imports are more than half of the time of a short run.
     """
     forkserver = multiprocessing.get_context("forkserver")
     forkserver.set_forkserver_preload(["keras", *IMPORTED])
-    process = forkserver.Process(target=silent, args=(folder, *arguments))
+    process = forkserver.Process(target=silent, args=(folder, *arguments), kwargs=variables)
     process.start()
     return process
 
 
-def silent(*arguments):
+def silent(*arguments, **variables):
+    os.environ.update(variables)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)

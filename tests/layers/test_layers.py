@@ -21,6 +21,7 @@ from keras_smlp.layers import (
     SparseMLP,
     TokenMixing,
 )
+from keras_smlp.layers.drop_path import batch_part
 from keras_smlp.layers.initializers import TorchUniform
 
 
@@ -126,6 +127,17 @@ def test_drop_path_is_seeded():
     third = numpy(DropPath(0.5)(x, training=True))
     keras.utils.set_random_seed(7)
     np.testing.assert_array_equal(third, numpy(DropPath(0.5)(x, training=True)))
+
+
+def test_drop_path_of_parts_is_that_of_the_whole_batch():
+    x, parts = np.ones((64, 3), "float32"), 4
+    whole, part = DropPath(0.5, seed=3), [DropPath(0.5, seed=3) for _ in range(parts)]
+    for _ in range(2):
+        drawn = []
+        for number, layer in enumerate(part):
+            with batch_part(number, parts):
+                drawn.append(numpy(layer(x[: 64 // parts], training=True)))
+        np.testing.assert_array_equal(np.concatenate(drawn), numpy(whole(x, training=True)))
 
 
 @pytest.mark.parametrize("seed", [None, 3])

@@ -391,3 +391,14 @@ def test_aliases_and_merged_keys_are_read(tmp_path):
     file.write_text(BOTH + "optimizer: {base_lr: &r 1.0e-4, min_lr: *r}\ntrain: &t {epochs: 30}\n")
     read = parse(["--config", str(file)])
     assert (read.optimizer.min_lr, read.train.epochs) == (1e-4, 30)
+
+
+def test_the_documented_cluster_commands_are_read():
+    text = (ROOT / "docs" / "recipe.md").read_text().partition("### On clusters")[2]
+    commands = re.findall(r"train\.py (--config .*?--output_dir [\w/]+)", text, re.DOTALL)
+    assert len(commands) == 6
+    for command in commands:
+        words = command.replace("\\\n", " ").replace('"$JOB_COMPLETION_INDEX"', "1").split()
+        read = parse([str(ROOT / x) if x.startswith("configs/") else x for x in words])
+        assert read.distribution.kind == ("multi_host" if "multi_host" in command else "auto")
+        read.check_groups(16 if read.data.group_size == 64 else 8)

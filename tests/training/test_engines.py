@@ -1,7 +1,7 @@
 """Distributed training against training on one device: each run is a process of its own.
 
-The runs are those of helpers/distributed_run.py, which also checks that all devices and processes
-hold the same.
+The runs are those of helpers/distributed_run.py, masks_run.py and torch_steps.py, which also check
+that all devices and processes hold the same.
 """
 
 import keras
@@ -30,7 +30,7 @@ def begin(folder, batch_norm, kind, *address, **environment):
 
 def begin_torch(folder, batch_norm):
     """A run in two processes."""
-    return [begin(folder, batch_norm, "auto", **rank) for rank in processes.two_ranks()]
+    return [begin(folder, batch_norm, "auto", **rank) for rank in processes.ranks()]
 
 
 def end(*runs):
@@ -107,6 +107,53 @@ def test_torch_in_several_processes_is_torch_in_one(folders):
     # not equal to one process; but the processes are equal to one another
     end(*begin_torch(local, "local"))
     assert "BatchNorm over each process's part" in str(np.load(local / "run.npz")["text"])
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("count", [2, 4])
+def test_stochastic_depth_draws_for_the_global_batch(count, tmp_path):
+    """From one device to several and back: the masks are those of one device all along."""
+    from helpers import masks_run
+
+    run = ("-m", "helpers.masks_run", tmp_path)
+    model, expected = (masks_run.masked_model(engines.Engine()) for _ in range(2))
+    expected = masks_run.masks(expected, 3 * masks_run.STEPS)
+    assert 0.3 < expected.mean() < 0.7 and set(expected.ravel()) == {0, 1}
+    found = [masks_run.masks(model)]
+    model.save_weights(tmp_path / masks_run.WEIGHTS)
+    if BACKEND == "torch":
+        each = [(("auto",), rank) for rank in processes.ranks(count)]
+    elif BACKEND == "jax" and count == 2:
+        address = f"127.0.0.1:{processes.free_port()}"
+        each = [(("multi_host", address, count, rank), {}) for rank in range(count)]
+    else:
+        each = [(("auto",), {**FOUR_DEVICES, "DEVICES": str(count)})]
+    end(*[processes.begin(*run, *how, **variables) for how, variables in each])
+    several = np.load(tmp_path / "masks.npz")
+    assert several["devices"] == count
+    found.append(several["masks"])
+    resumed = masks_run.masked_model(engines.Engine())
+    resumed.load_weights(tmp_path / masks_run.WEIGHTS)
+    found.append(masks_run.masks(resumed))
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+
+
+def run_steps(count, *checks):
+    run = ("-m", "helpers.torch_steps", *checks)
+    end(*[processes.begin(*run, **{**ENVIRONMENT, **rank}) for rank in processes.ranks(count)])
+
+
+@only("torch")
+@pytest.mark.deep
+def test_gradients_of_two_processes_are_those_of_one():
+    run_steps(2, "gradients")
+
+
+@only("torch")
+@pytest.mark.deep
+def test_steps_of_torch_in_several_processes():
+    run_steps(2, "frozen", "unused", "accumulation", "overflow")
+    run_steps(3, "order")
 
 
 def test_one_device_is_no_distribution():

@@ -167,6 +167,35 @@ def test_kills_at_random_moments_change_nothing(straight, tmp_path):
 
 @pytest.mark.deep
 @pytest.mark.once
+def test_kills_of_two_processes_change_nothing(tmp_path):
+    # a checkpoint in the middle of an accumulation would have that of one process alone
+    arguments = (*ARGUMENTS, *LONG, "--optimizer.accumulation=4")
+
+    def begin_both(folder):
+        return [begin_preloaded(folder, *arguments, **rank) for rank in processes.ranks()]
+
+    def end_both(runs):
+        for run in runs:
+            run.join(200)
+            assert run.exitcode == 0
+
+    end_both(begin_both(tmp_path / "straight"))
+    killed, kills = tmp_path / "killed", 0
+    for _ in range(max(2, KILLS // 3)):
+        runs, before = begin_both(killed), listed(killed / "checkpoints")
+        wait_for(lambda seen=before: whole(killed / "checkpoints") - seen, runs[0].is_alive)
+        time.sleep(random.uniform(0, 1))
+        for run in random.sample(runs, 2):
+            run.kill()
+            run.join()
+            kills += run.exitcode == -signal.SIGKILL
+    assert kills >= 3
+    end_both(begin_both(killed))
+    assert_same_end(tmp_path / "straight", killed)
+
+
+@pytest.mark.deep
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path, number):
     arguments = (*ARGUMENTS, *LONG, "--train.checkpoint_steps=1000")
@@ -188,10 +217,10 @@ def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(straight, tmp_path
 @pytest.mark.once
 def test_several_processes_are_refused_and_end_together(tmp_path):
     arguments = (f"--output_dir={tmp_path}", *SMALL, *ARGUMENTS, "--train.epochs=1000")
-    first = [processes.begin(TRAIN, *arguments, **rank) for rank in processes.two_ranks()]
+    first = [processes.begin(TRAIN, *arguments, **rank) for rank in processes.ranks()]
     try:
         wait_for(lambda: whole(tmp_path / "checkpoints"), lambda: first[0].poll() is None)
-        for run in [processes.begin(TRAIN, *arguments, **rank) for rank in processes.two_ranks()]:
+        for run in [processes.begin(TRAIN, *arguments, **rank) for rank in processes.ranks()]:
             output, _ = run.communicate(timeout=200)
             assert run.returncode == 2 and "is in use by another run, allowed" in output, output
         first[1].send_signal(signal.SIGTERM)  # not the one that saves

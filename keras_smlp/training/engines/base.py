@@ -92,15 +92,16 @@ class Engine:
     def check_optimizer(self, optimizer):
         """Raises `ValueError` where the engine cannot do what the optimizer asks for."""
 
-    def batch_norm_scope(self, model):
+    def step_scope(self, model):
         """Context manager around forward and backward of a training step."""
         return contextlib.nullcontext()
 
+    def backward(self, model, loss):
+        """Computes the gradients of the model's variables: their mean over the processes."""
+        raise NotImplementedError  # PyTorch in several processes alone
+
     def average_statistics(self, model):
         """Makes BatchNorm's moving statistics the mean over the devices, where they differ."""
-
-    def average(self, tensors):
-        """Replaces tensors by their mean over the processes."""
 
 
 def several(kind, devices):

@@ -4,6 +4,7 @@ import contextlib
 
 from keras import ops
 
+from keras_smlp.layers.drop_path import batch_part
 from keras_smlp.training.engines.base import Engine, batch_norms, several, statistics
 
 # Keras 3.15 on MultiWorkerMirroredStrategy: `fit` ends in "Attempt to convert a value
@@ -54,12 +55,16 @@ class TensorFlowEngine(Engine):
             )
 
     @contextlib.contextmanager
-    def batch_norm_scope(self, model):
+    def step_scope(self, model):
+        import tensorflow as tf
+
         layers = [] if self.local else batch_norms(model)
         for layer in layers:
             layer.synchronized = True
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
         try:
-            yield
+            with batch_part(number, self.devices):
+                yield
         finally:
             # it would get into saved files, which JAX and PyTorch then refuse
             for layer in layers:
