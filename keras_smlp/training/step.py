@@ -143,7 +143,7 @@ class TrainingModel(PortableModel):
         optimizer_variables = self.optimizer.variables
         with keras.StatelessScope(list(zip(optimizer_variables, state[2], strict=True))):
             updates = self.updates()
-        with self.engine.batch_norm_scope(self):
+        with self.engine.step_scope(self):
             logs, (trainable, others, optimizer, metrics) = super().train_step(state, data)
         variables = [*self.trainable_variables, *self.non_trainable_variables, *optimizer_variables]
         values = [*trainable, *others, *optimizer]

@@ -53,7 +53,7 @@ class JaxEngine(Engine):
         return lambda images: np.asarray(call(*state, jax.device_put(images, split)))
 
     @contextlib.contextmanager
-    def batch_norm_scope(self, model):
+    def step_scope(self, model):
         layers = batch_norms(model) if self.local else []
         for layer in layers:
             layer.parts = self.devices
