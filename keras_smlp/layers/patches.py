@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_smlp.checks import check_pair, check_positive_integer, check_unquantized
 from keras_smlp.layers import backend
@@ -54,7 +53,7 @@ class PatchConv(keras.layers.Conv2D):
         check_unquantized(self)
 
     def convolution_op(self, inputs, kernel):
-        return backend.patches(inputs, ops.convert_to_tensor(kernel))
+        return backend.patches(inputs, backend.tensor(kernel, inputs))
 
     def get_config(self):
         return {key: x for key, x in super().get_config().items() if key not in FIXED}

@@ -13,6 +13,7 @@ from keras_smlp.layers.backend.reference import affine as affine
 from keras_smlp.layers.backend.reference import as_map as as_map
 from keras_smlp.layers.backend.reference import axial as axial
 from keras_smlp.layers.backend.reference import batch_norm as batch_norm
+from keras_smlp.layers.backend.reference import casting as casting
 from keras_smlp.layers.backend.reference import copy_if_inplace as copy_if_inplace
 from keras_smlp.layers.backend.reference import dense as dense
 from keras_smlp.layers.backend.reference import depthwise as depthwise
@@ -22,6 +23,7 @@ from keras_smlp.layers.backend.reference import layer_norm as layer_norm
 from keras_smlp.layers.backend.reference import patches as patches
 from keras_smlp.layers.backend.reference import rows as rows
 from keras_smlp.layers.backend.reference import tensor as tensor
+from keras_smlp.layers.backend.reference import updating_statistics as updating_statistics
 
 if keras.backend.backend() == "tensorflow":
     from keras_smlp.layers.backend.tensorflow import batch_norm as batch_norm
@@ -41,6 +43,7 @@ elif keras.backend.backend() == "torch":
     from keras_smlp.layers.backend.torch import as_map as as_map
     from keras_smlp.layers.backend.torch import axial as axial
     from keras_smlp.layers.backend.torch import batch_norm as batch_norm
+    from keras_smlp.layers.backend.torch import casting as casting
     from keras_smlp.layers.backend.torch import copy_if_inplace as copy_if_inplace
     from keras_smlp.layers.backend.torch import dense as dense
     from keras_smlp.layers.backend.torch import depthwise as depthwise
@@ -49,3 +52,4 @@ elif keras.backend.backend() == "torch":
     from keras_smlp.layers.backend.torch import layer_norm as layer_norm
     from keras_smlp.layers.backend.torch import rows as rows
     from keras_smlp.layers.backend.torch import tensor as tensor
+    from keras_smlp.layers.backend.torch import updating_statistics as updating_statistics
