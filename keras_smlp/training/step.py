@@ -125,8 +125,10 @@ class TrainingModel(PortableModel):
         if BACKEND == "jax":
             return self.jax_step(*arguments)
         updates = self.updates()
-        layers = self.trained_batch_norms()
-        with self.engine.batch_norm_scope(self), backend.updating_statistics(layers):
+        scope = self.engine.batch_norm_scope(self)
+        if BACKEND == "torch":  # one context: torch.compile fails at a graph's end within two
+            scope = backend.updating_statistics(self.trained_batch_norms())
+        with scope:
             if BACKEND == "torch" and self.engine.processes > 1:
                 logs = self.torch_step(*arguments)
             else:

@@ -50,6 +50,7 @@ elif keras.backend.backend() == "torch":
     from keras_smlp.layers.backend.torch import fuse as fuse
     from keras_smlp.layers.backend.torch import gelu as gelu
     from keras_smlp.layers.backend.torch import layer_norm as layer_norm
+    from keras_smlp.layers.backend.torch import patches as patches
     from keras_smlp.layers.backend.torch import rows as rows
     from keras_smlp.layers.backend.torch import tensor as tensor
     from keras_smlp.layers.backend.torch import updating_statistics as updating_statistics

@@ -46,22 +46,24 @@ class Cast(torch.autograd.Function):
 
 
 def cast_all(tensors, dtypes):
-    """The tensors in other dtypes, dense, by one operation where no derivative of it is needed."""
+    """The tensors in other dtypes; by one operation, unless it must have a derivative."""
     pairs = list(zip(tensors, dtypes, strict=True))
     if torch.is_grad_enabled():  # in a derivative of a derivative
         return tuple(x.to(dtype) for x, dtype in pairs)
     # PyTorch copies lists one by one if the strides of any two differ
     tensors = [x.contiguous() for x in tensors]
-    cast = tuple(torch.empty_like(x, dtype=dtype) for x, dtype in pairs)
+    cast = tuple(torch.empty(x.shape, dtype=dtype, device=x.device) for x, dtype in pairs)
     torch._foreach_copy_(cast, tensors)
     return cast
 
 
-@contextlib.contextmanager
 def casting(variables, dtype):
-    if is_recording():  # a compiler fuses the casts with what reads them
-        yield
-        return
+    # a compiler fuses the casts with what reads them
+    return contextlib.nullcontext() if is_recording() else cast_at_once(variables, dtype)
+
+
+@contextlib.contextmanager
+def cast_at_once(variables, dtype):
     pairs = [(id(x), x.value) for x in variables]
     found = {}
     for trained in (True, False):  # one that is frozen would get a gradient with the others
@@ -152,10 +154,13 @@ def affine(x, scale, shift):
 
 
 def layer_norm(layer, x, training=False):
-    if x.dtype != torch.float32:
+    parameters = [v if v is None else tensor(v, x) for v in (layer.gamma, layer.beta)]
+    if x.dtype == torch.float64:
         return reference.layer_norm(layer, x)
-    parameters = (v if v is None else tensor(v, x) for v in (layer.gamma, layer.beta))
-    return F.layer_norm(x, x.shape[-1:], *parameters, layer.epsilon)
+    # in float32 within; 16 bits beside parameters of 32 only CPUs take, and ONNX does not
+    wide = x if x.device.type == "cpu" and not is_recording() else x.float()
+    parameters = [v if v is None else v.float() for v in parameters]
+    return F.layer_norm(wide, x.shape[-1:], *parameters, layer.epsilon).to(x.dtype)
 
 
 class Statistics:
@@ -173,7 +178,8 @@ class Statistics:
             variances = [layer.moving_variance.value for layer in layers]
             factors = [layer.momentum for layer in layers]
             decayed = torch._foreach_mul(variances, factors)
-            self.decayed = dict(zip(map(id, layers), zip(variances, decayed, strict=True)))
+            pairs = zip(variances, decayed, strict=True)
+            self.decayed = dict(zip(map(id, layers), pairs, strict=True))
 
     def take(self, layer, values):
         """Whether the kernel may update a layer's statistics, of so many values per channel."""
@@ -194,11 +200,12 @@ class Statistics:
 STATISTICS: ContextVar[Statistics | None] = ContextVar("statistics", default=None)
 
 
-@contextlib.contextmanager
 def updating_statistics(layers):
-    if is_recording():
-        yield
-        return
+    return contextlib.nullcontext() if is_recording() else update_at_once(layers)
+
+
+@contextlib.contextmanager
+def update_at_once(layers):
     statistics = Statistics(layers)
     token = STATISTICS.set(statistics)
     try:
@@ -234,6 +241,7 @@ def batch_norm(layer, x, training):
         )
         return y.movedim(1, -1)
     # the kernel's variance is unbiased, Keras tracks the biased one: see `Statistics`
+    mean, variance = mean.detach(), variance.detach()
     decayed, new_mean, new_variance = variance * momentum, mean.clone(), variance.clone()
     y = F.batch_norm(
         channels_first, new_mean, new_variance, gamma, beta, True, 1 - momentum, layer.epsilon
@@ -249,3 +257,10 @@ def depthwise(x, kernel, bias):
     margins = [size // 2 for size in kernel.shape[2:]]
     y = F.conv2d(channels_first, kernel, bias, padding=margins, groups=kernel.shape[0])
     return y.permute(0, 2, 3, 1)
+
+
+def patches(x, kernel):
+    # what Keras does first is to copy the map, into another layout and back
+    channels_first, kernel = x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(channels_first, kernel, stride=kernel.shape[2:]).permute(0, 2, 3, 1)
