@@ -12,7 +12,8 @@ from typing import Any
 import keras
 
 from keras_smlp.checks import shown
-from keras_smlp.layers.composite import Composite
+from keras_smlp.layers import backend
+from keras_smlp.layers.composite import Composite, products
 from keras_smlp.preprocessing import fix_axes
 
 LEGACY = (".h5", ".hdf5")  # endings of Keras 2's format
@@ -165,6 +166,14 @@ class PortableModel(keras.Model):
             if isinstance(layer, Composite) and not has_map:
                 self.dtype_policy = layer.dtype_policy
                 break
+
+    def __call__(self, *args, **kwargs):
+        if self.compute_dtype == self.variable_dtype:
+            return super().__call__(*args, **kwargs)
+        mixed = (x for x in self.layers if x.compute_dtype == self.compute_dtype)
+        variables = [variable for layer in mixed for variable in products(layer)]
+        with backend.casting(variables, self.compute_dtype):
+            return super().__call__(*args, **kwargs)
 
     fit = checking_shape(keras.Model.fit)
     evaluate = checking_shape(keras.Model.evaluate)

@@ -230,6 +230,19 @@ class Composite(keras.Layer):
         return config
 
 
+def products(layer):
+    """The kernels and biases that a layer and its parts multiply in another dtype than their own.
+
+    Those of dense layers that are quantized or have LoRA are left out: Keras reads them.
+    """
+    parts = [x for _, x, _ in layer.all_parts()] if isinstance(layer, Composite) else [layer]
+    for part in parts:
+        mixed = part.compute_dtype != part.variable_dtype
+        if mixed and not part.quantization_mode and not getattr(part, "lora_enabled", False):
+            both = (getattr(part, name, None) for name in ("kernel", "bias"))
+            yield from (x for x in both if isinstance(x, keras.Variable))
+
+
 def differs(variable, layer):
     """Whether somebody set a variable's `trainable` apart from its layer's."""
     name = variable.name

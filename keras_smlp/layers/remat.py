@@ -29,7 +29,8 @@ def rematerialized(layer, x):
         layer.remat = False
         try:
             # by `__call__`: the backward pass runs outside of the autocast scope of this one
-            with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
+            state = keras.StatelessScope(list(zip(variables, values, strict=True)))
+            with state as scope, backend.updating_statistics([]):  # which works in place
                 y = layer(x, training=True)
         finally:
             layer.remat = True

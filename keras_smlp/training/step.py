@@ -7,7 +7,9 @@ import keras
 from keras import ops
 
 from keras_smlp.checks import check_boolean, check_rate
-from keras_smlp.layers import ChannelMixing, TokenMixing
+from keras_smlp.layers import ChannelMixing, TokenMixing, backend
+from keras_smlp.layers.composite import Composite
+from keras_smlp.layers.normalization import BatchNorm
 from keras_smlp.saving import PortableModel
 from keras_smlp.training.engines import Engine
 
@@ -130,14 +132,24 @@ class TrainingModel(PortableModel):
         if BACKEND == "jax":
             return self.jax_step(*arguments)
         updates = self.updates()
-        with self.engine.step_scope(self):
+        scope = self.engine.step_scope(self)
+        statistics = backend.updating_statistics(self.trained_batch_norms())
+        # one context around Keras' step: torch.compile fails at a graph's end within two
+        with statistics if BACKEND == "torch" else scope:
             if BACKEND == "torch" and self.engine.processes > 1:
-                logs = self.torch_step(*arguments)
+                with scope:
+                    logs = self.torch_step(*arguments)
             else:
                 logs = super().train_step(*arguments)
         self.engine.average_statistics(self)
         self.update_averages(updates)
         return logs
+
+    def trained_batch_norms(self):
+        """The batch normalizations within the network's blocks that are not frozen."""
+        composites = (layer for layer in self.layers if isinstance(layer, Composite))
+        parts = (part for layer in composites for _, part, _ in layer.all_parts())
+        return [part for part in parts if isinstance(part, BatchNorm) and part.trainable]
 
     def jax_step(self, state, data):
         optimizer_variables = self.optimizer.variables
@@ -183,14 +195,20 @@ class TrainingModel(PortableModel):
         updated = True
         if updates_before is not None:
             updated = ops.not_equal(self.optimizer.iterations, updates_before)
-        if BACKEND == "torch" and not updated:
+        if BACKEND == "torch":
+            if updated:
+                self.average_at_once()
             return
         for average, variable in self.ema_pairs():
-            if BACKEND == "torch":
-                # one operation in place: there is no compiler to fuse those below
-                value = variable.value.detach().to(average.value.dtype)
-                average.value.lerp_(value, 1 - self.ema_decay)
-                continue
             value = ops.cast(variable, average.dtype)
             moved = self.ema_decay * average + (1 - self.ema_decay) * value
             average.assign(moved if updated is True else ops.where(updated, moved, average.value))
+
+    def average_at_once(self):
+        """Moves all averages by one operation of PyTorch, which has no compiler to fuse many."""
+        from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+        if pairs := self.ema_pairs():
+            averages = [average.value for average, _ in pairs]
+            values = [x.value.detach().to(average.value.dtype) for average, x in pairs]
+            get_ema_multi_avg_fn(self.ema_decay)(averages, values, None)

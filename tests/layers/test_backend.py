@@ -92,11 +92,12 @@ def test_several_devices(monkeypatch):
 def test_which_implementations_a_backend_has_of_its_own():
     """Or one that lost its name would be compared with itself."""
     whole = {"tensor", "rows", "as_map", "dense", "axial", "fuse", "copy_if_inplace", "gelu", "add"}
+    together = {"casting", "updating_statistics"}
     expected = {
         "tensorflow": {"gelu", "layer_norm", "batch_norm", "patches"},
         "jax": {*whole, "biased", "batch_norm", "layer_norm", "depthwise", "patches"}
         - {"copy_if_inplace", "add"},
-        "torch": {*whole, "affine", "layer_norm", "batch_norm", "depthwise"},
+        "torch": {*whole, *together, "affine", "layer_norm", "batch_norm", "depthwise", "patches"},
     }
     names = set(vars(backend)) & {name for name in vars(reference) if not name.startswith("_")}
     own = {name for name in names if getattr(backend, name) is not getattr(reference, name)}

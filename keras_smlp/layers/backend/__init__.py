@@ -14,6 +14,7 @@ from keras_smlp.layers.backend.reference import as_map as as_map
 from keras_smlp.layers.backend.reference import axial as axial
 from keras_smlp.layers.backend.reference import batch_norm as batch_norm
 from keras_smlp.layers.backend.reference import biased as biased
+from keras_smlp.layers.backend.reference import casting as casting
 from keras_smlp.layers.backend.reference import copy_if_inplace as copy_if_inplace
 from keras_smlp.layers.backend.reference import dense as dense
 from keras_smlp.layers.backend.reference import depthwise as depthwise
@@ -23,6 +24,7 @@ from keras_smlp.layers.backend.reference import layer_norm as layer_norm
 from keras_smlp.layers.backend.reference import patches as patches
 from keras_smlp.layers.backend.reference import rows as rows
 from keras_smlp.layers.backend.reference import tensor as tensor
+from keras_smlp.layers.backend.reference import updating_statistics as updating_statistics
 
 if keras.backend.backend() == "tensorflow":
     from keras_smlp.layers.backend.tensorflow import batch_norm as batch_norm
@@ -48,11 +50,14 @@ elif keras.backend.backend() == "torch":
     from keras_smlp.layers.backend.torch import as_map as as_map
     from keras_smlp.layers.backend.torch import axial as axial
     from keras_smlp.layers.backend.torch import batch_norm as batch_norm
+    from keras_smlp.layers.backend.torch import casting as casting
     from keras_smlp.layers.backend.torch import copy_if_inplace as copy_if_inplace
     from keras_smlp.layers.backend.torch import dense as dense
     from keras_smlp.layers.backend.torch import depthwise as depthwise
     from keras_smlp.layers.backend.torch import fuse as fuse
     from keras_smlp.layers.backend.torch import gelu as gelu
     from keras_smlp.layers.backend.torch import layer_norm as layer_norm
+    from keras_smlp.layers.backend.torch import patches as patches
     from keras_smlp.layers.backend.torch import rows as rows
     from keras_smlp.layers.backend.torch import tensor as tensor
+    from keras_smlp.layers.backend.torch import updating_statistics as updating_statistics

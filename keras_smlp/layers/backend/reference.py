@@ -1,7 +1,14 @@
 """The definition of the layers' arithmetic by Keras' operations, for every backend."""
 
+import contextlib
+
 import keras
 from keras import ops
+
+
+def casting(variables, dtype):
+    """A context in which `tensor` finds these variables cast to `dtype`, all at once."""
+    return contextlib.nullcontext()
 
 
 def tensor(variable, x):
@@ -76,6 +83,11 @@ def layer_norm(layer, x, training=False):
 def batch_norm(layer, x, training):
     """Batch normalization with a Keras layer's weights; training updates its statistics."""
     return keras.layers.BatchNormalization.call(layer, x, training=training)
+
+
+def updating_statistics(layers):
+    """A context for a training step, after which the statistics of `BatchNorm` are updated."""
+    return contextlib.nullcontext()
 
 
 def depthwise(x, kernel, bias):
