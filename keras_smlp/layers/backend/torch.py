@@ -65,7 +65,7 @@ def casting(variables, dtype):
 @contextlib.contextmanager
 def cast_at_once(variables, dtype):
     pairs = [(id(x), x.value) for x in variables]
-    found = {}
+    found: dict[int, torch.Tensor] = {}
     for trained in (True, False):  # one that is frozen would get a gradient with the others
         chosen = {i: x for i, x in pairs if x.dtype == torch.float32 and x.requires_grad == trained}
         if chosen:
