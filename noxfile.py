@@ -160,8 +160,16 @@ def nightly(session):
     for backend in BACKENDS:
         session.run(*command, "-m", marks_on(backend), env={**many, "KERAS_BACKEND": backend})
     session.run(python, "tests/mutants.py")
-    for other in ("lowest", "canary", *(f"newest-{python}" for python in PYTHONS)):
+    for other in ("chips", "lowest", "canary", *(f"newest-{python}" for python in PYTHONS)):
         session.notify(other)
+
+
+@nox.session
+def chips(session):
+    """What XLA makes of a block and of a step for TPUs, on a machine without one."""
+    install(session, "tpu")
+    session.install("pyyaml")
+    pytest(session, "jax", "", ["tests/benchmarks/test_chips.py"])
 
 
 @nox.session(python="3.11")

@@ -20,7 +20,7 @@ from keras_smlp.training.run import LOCK, Run, locked  # noqa: E402
 
 pytestmark = pytest.mark.quick_once
 
-MAIN = SimpleNamespace(is_main=True, saving=contextlib.nullcontext)
+MAIN = engines.Engine()
 OTHER = SimpleNamespace(is_main=False)
 
 

@@ -36,7 +36,7 @@ def begin_torch(folder, batch_norm):
 def end(*runs):
     try:
         for run in runs:
-            output, _ = run.communicate(timeout=150)
+            output, _ = run.communicate(timeout=300)
             assert run.returncode == 0, output[-3000:]
     finally:
         for run in runs:
@@ -85,6 +85,17 @@ def test_jax_on_several_devices_and_processes_is_jax_on_one(folders):
     end(*[begin(several, "auto", "multi_host", address, 2, rank) for rank in (0, 1)])
     compare(one, devices, 4, 1)
     compare(one, several, 2, 2)
+
+
+@only("jax")
+@pytest.mark.deep
+def test_jax_normalizes_the_part_of_each_device(folders):
+    """Not equal to one device; the values are those of tests/layers/test_backend.py."""
+    *_, local = folders
+    end(begin(local, "local", "data_parallel", **FOUR_DEVICES))
+    run = np.load(local / "run.npz")
+    assert "BatchNorm over each device's part" in str(run["text"])
+    assert run["losses"][-1] < run["losses"][0]
 
 
 @only("tensorflow")
@@ -202,7 +213,7 @@ def test_torchrun_is_for_torch(monkeypatch):
 
 
 def test_each_backend_refuses_what_it_cannot(monkeypatch):
-    other = {"jax": "local", "torch": "global"}.get(BACKEND)
+    other = {"torch": "global"}.get(BACKEND)
     if other:
         with pytest.raises(ValueError, match=f"`batch_norm`: {other}, allowed: auto, .* {BACKEND}"):
             engines.start(batch_norm=other)

@@ -260,6 +260,8 @@ def depthwise(x, kernel, bias):
 
 
 def patches(x, kernel):
+    if is_recording():  # torch.compile cannot order these strides where sizes are symbols
+        return reference.patches(x, kernel)
     # what Keras does first is to copy the map, into another layout and back
     channels_first, kernel = x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
     kernel = kernel.contiguous(memory_format=torch.channels_last)
