@@ -178,78 +178,77 @@ def batch_norm(layer, x, training):
         tensor(v, x).astype(wide)
         for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
     )
-    # a part for each device, where each normalizes its own images
     parts = getattr(layer, "parts", 1)
-    maps = x.reshape(parts, -1, *x.shape[1:])
-    y, mean, variance = batch_normalized(maps, gamma, beta, moving_mean, layer.epsilon)
-    mean, variance = (lax.stop_gradient(v).mean(0) for v in (mean, variance))
+    if parts == 1:
+        y, mean, variance = batch_normalized(x, gamma, beta, moving_mean, layer.epsilon, True)
+    else:  # a part for each device, where each normalizes its own images: nothing to exchange
+        maps = x.reshape(parts, -1, *x.shape[1:])
+        own = partial(batch_normalized, epsilon=layer.epsilon, in_one_pass=False)
+        maps, *both = jax.vmap(own, (0, None, None, None))(maps, gamma, beta, moving_mean)
+        y, mean, variance = maps.reshape(x.shape), *(v.mean(0) for v in both)
+    mean, variance = lax.stop_gradient((mean, variance))
     momentum = layer.momentum
     layer.moving_mean.assign(moving_mean * momentum + mean * (1 - momentum))
     layer.moving_variance.assign(moving_variance * momentum + variance * (1 - momentum))
-    return y.reshape(x.shape)
+    return y
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def batch_normalized(x, gamma, beta, near, epsilon):
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def batch_normalized(x, gamma, beta, near, epsilon, in_one_pass):
     """The normalized maps, the means and the variances.
 
     Args:
-        x: `(parts, ..., channels)`; each part is normalized by its own statistics.
+        x: Feature maps.
         gamma: Scale per channel, in float32 at least, as all that follows.
         beta: Shift per channel.
         near: A number per channel near the means, such as the moving ones.
         epsilon: Float, added to the variances.
-
-    Returns:
-        The maps in the dtype of `x`, and two arrays `(parts, channels)`.
+        in_one_pass: Boolean. Whether devices that share the maps exchange both statistics at once.
     """
-    return batch_normalized_forward(x, gamma, beta, near, epsilon)[0]
+    return batch_normalized_forward(x, gamma, beta, near, epsilon, in_one_pass)[0]
 
 
-def batch_normalized_forward(x, gamma, beta, near, epsilon):
-    mean, variance = moments(x, near, epsilon)
+def batch_normalized_forward(x, gamma, beta, near, epsilon, in_one_pass):
+    mean, variance = moments(x, near, epsilon) if in_one_pass else exact_moments(x)
     inverse = lax.rsqrt(variance + epsilon)
-    y = (widened(x) - of_part(mean, x)) * of_part(inverse * gamma, x) + beta
-    return (y.astype(x.dtype), mean, variance), (x, mean, inverse, gamma)
+    y = ((widened(x) - mean) * (inverse * gamma) + beta).astype(x.dtype)
+    return (y, mean, variance), (x, mean, inverse, gamma)
 
 
-def of_part(statistics, x):
-    """Statistics `(parts, channels)`, to be broadcast with `x`."""
-    parts, channels = statistics.shape
-    return statistics.reshape(parts, *(1,) * (x.ndim - 2), channels)
+def exact_moments(x):
+    """The means and variances per channel."""
+    mean = widened(x).mean(all_but_last(x))
+    return mean, variance_about(mean, x)
+
+
+def variance_about(mean, x):
+    return jnp.square(widened(x) - mean).mean(all_but_last(x))
 
 
 def moments(x, near, epsilon):
-    """The means and variances of each part per channel.
+    """The means and variances per channel by sums of one pass.
 
-    They are sums of one pass, so that devices that share a part exchange both at once: sums of
-    differences to `near`. Where a mean is so far from it that the difference of the squares would
-    lose digits, a second pass computes the variances from the means.
+    The sums are of differences to `near`. Where a mean is so far from it that the difference of
+    the squares would lose digits, a second pass computes the variances from the means.
     """
-    positions, distance = tuple(range(1, x.ndim - 1)), widened(x) - near
+    positions, distance = all_but_last(x), widened(x) - near
     offset = distance.mean(positions)
-    mean = near + offset
-
-    def again(x, mean):
-        return jnp.square(widened(x) - of_part(mean, x)).mean(positions)
-
-    if x.shape[0] > 1:  # within a device: nothing to exchange
-        return mean, again(x, mean)
     variance = jnp.maximum(jnp.square(distance).mean(positions) - jnp.square(offset), 0)
+    mean = near + offset
     is_far = jnp.any(jnp.square(offset) > FAR**2 * (variance + epsilon))
-    return mean, lax.cond(is_far, again, lambda x, mean: variance, x, mean)
+    return mean, lax.cond(is_far, variance_about, lambda mean, x: variance, mean, x)
 
 
-def batch_normalized_backward(epsilon, saved, upstream):
+def batch_normalized_backward(epsilon, in_one_pass, saved, upstream):
     x, mean, inverse, gamma = saved
-    upstream, positions = widened(upstream[0]), tuple(range(1, x.ndim - 1))
-    y = (widened(x) - of_part(mean, x)) * of_part(inverse, x)
+    upstream, positions = widened(upstream[0]), all_but_last(x)
+    y = (widened(x) - mean) * inverse
     # both sums in one pass, so that devices exchange them at once
     by_gamma, by_beta = (upstream * y).sum(positions), upstream.sum(positions)
-    values = math.prod(x.shape[1:-1])  # per channel
-    through_statistics = (of_part(by_beta, x) + y * of_part(by_gamma, x)) / values
-    gradient = of_part(inverse * gamma, x) * (upstream - through_statistics)
-    return gradient.astype(x.dtype), by_gamma.sum(0), by_beta.sum(0), jnp.zeros_like(gamma)
+    values = x.size // x.shape[-1]  # per channel
+    through_statistics = (by_beta + y * by_gamma) / values
+    gradient = (gamma * inverse * (upstream - through_statistics)).astype(x.dtype)
+    return gradient, by_gamma, by_beta, jnp.zeros_like(gamma)
 
 
 batch_normalized.defvjp(batch_normalized_forward, batch_normalized_backward)
@@ -292,7 +291,12 @@ def dense(x, kernel, bias):
 @jax.custom_vjp
 def multiplied(x, kernel):
     """`x @ kernel` for arrays `(..., channels)`."""
-    return x @ kernel.astype(x.dtype)
+    return for_device(product_of_rows, jnp.matmul)(x, kernel.astype(x.dtype))
+
+
+def product_of_rows(x, kernel):
+    """A product of two matrices, which XLA computes faster on a CPU."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 def multiplied_forward(x, kernel):
@@ -301,15 +305,23 @@ def multiplied_forward(x, kernel):
 
 def multiplied_backward(saved, upstream):
     x, kernel = saved
-    gradient = upstream @ kernel.T.astype(x.dtype)
+    gradient = for_device(product_of_rows, jnp.matmul)(upstream, kernel.T.astype(x.dtype))
     return gradient, kernel_gradient(x, upstream).astype(kernel.dtype)
 
 
 def kernel_gradient(x, upstream):
     """The sum over all positions of the outer products, in float32 at least."""
-    positions, wide = all_but_last(x), jnp.promote_types(x.dtype, "float32")
-    axes = ((positions, positions), ((), ()))
-    return lax.dot_general(x, upstream, axes, preferred_element_type=wide)
+    wide = jnp.promote_types(x.dtype, "float32")
+
+    def on_rows(x, upstream):
+        x, upstream = (z.reshape(-1, z.shape[-1]) for z in (x, upstream))
+        return jnp.matmul(x.T, upstream, preferred_element_type=wide)
+
+    def on_maps(x, upstream):
+        axes = ((all_but_last(x), all_but_last(x)), ((), ()))
+        return lax.dot_general(x, upstream, axes, preferred_element_type=wide)
+
+    return for_device(on_rows, on_maps)(x, upstream)
 
 
 multiplied.defvjp(multiplied_forward, multiplied_backward)
@@ -323,7 +335,7 @@ def fuse(branches, kernel):
 def fused(branches, kernel):
     def concatenated(*arrays):
         *branches, kernel = arrays
-        return jnp.concatenate(branches, axis=-1) @ kernel
+        return product_of_rows(jnp.concatenate(branches, axis=-1), kernel)
 
     def added_up(*arrays):
         *branches, kernel = arrays
@@ -353,7 +365,8 @@ def fused_backward(saved, upstream):
     # branch by branch: their concatenation would be made anew, and its derivative copied
     gradient = jnp.concatenate([kernel_gradient(x, upstream) for x in branches])
     kernels = split(kernel.astype(upstream.dtype), branches)
-    gradients = tuple(upstream @ k.T for k in kernels)
+    product = for_device(product_of_rows, jnp.matmul)
+    gradients = tuple(product(upstream, k.T) for k in kernels)
     return gradients, gradient.astype(kernel.dtype)
 
 
