@@ -28,6 +28,7 @@ MAY_CHANGE_ON_RESUME = (
     "distribution.",
     "train.resume",
     "train.allow_changed_data",
+    "train.remat",
     "train.checkpoint_",
     "train.keep_",
 )

@@ -21,7 +21,8 @@ from keras_smlp.training.run import LOCK, Run, locked  # noqa: E402
 pytestmark = pytest.mark.quick_once
 
 MAIN = engines.Engine()
-OTHER = SimpleNamespace(is_main=False)
+OTHER = engines.Engine()
+OTHER.rank = 1
 
 
 @pytest.fixture
