@@ -126,7 +126,7 @@ def test_a_block_for_a_tpu_has_no_copies_to_other_layouts(tmp_path):
     [file] = tmp_path.iterdir()
     found = hlo.costs(hlo.Program.read(file))
     assert found.bytes["layout copies"] < 0.01 * sum(found.bytes.values())
-    assert found.cycles / chips.CHIPS["v5e"].clock < 3.1e-3
+    assert found.cycles / chips.CHIPS["v5e"].clock < 3.3e-3
     assert "a compiler's estimates, not measurements" in done.stdout
 
 
