@@ -60,7 +60,7 @@ def main(job):
     import keras
 
     keras.utils.set_random_seed(0)
-    device, whole, split = shardings(job)
+    whole, split = shardings(job)
     function, arguments, options = traced(job, whole, split)
     compiled = jax.jit(function, **options).lower(*arguments).compile()
     modules = compiled.runtime_executable().hlo_modules()
@@ -77,7 +77,7 @@ def printed():
 
 
 def shardings(job):
-    """A device, and how arrays lie on all: each with all of it, or with a part of the batch."""
+    """How arrays lie on the chips: each with all of it, or with a part of the batch."""
     import jax
     import numpy as np
     from jax.experimental import topologies
@@ -88,10 +88,10 @@ def shardings(job):
     topology = topologies.get_topology_desc(job.topology, job.platform, **kwargs)
     device = topology.devices[0]
     if job.chips == 1:
-        return device, *[jax.sharding.SingleDeviceSharding(device)] * 2
+        return [jax.sharding.SingleDeviceSharding(device)] * 2
     mesh = jax.sharding.Mesh(np.array(topology.devices[: job.chips]), ("batch",))
     spec = jax.sharding.PartitionSpec
-    return device, *(jax.sharding.NamedSharding(mesh, spec(*x)) for x in ((), ("batch",)))
+    return [jax.sharding.NamedSharding(mesh, spec(*x)) for x in ((), ("batch",))]
 
 
 def traced(job, whole, split):

@@ -8,10 +8,10 @@ from keras import ops
 
 from keras_smlp.checks import check_boolean, check_rate
 from keras_smlp.layers import ChannelMixing, TokenMixing, backend
-from keras_smlp.layers.composite import Composite
 from keras_smlp.layers.normalization import BatchNorm
 from keras_smlp.saving import PortableModel
 from keras_smlp.training.engines import Engine
+from keras_smlp.training.engines.base import batch_norms
 
 BACKEND = keras.backend.backend()
 
@@ -147,9 +147,7 @@ class TrainingModel(PortableModel):
 
     def trained_batch_norms(self):
         """The batch normalizations within the network's blocks that are not frozen."""
-        composites = (layer for layer in self.layers if isinstance(layer, Composite))
-        parts = (part for layer in composites for _, part, _ in layer.all_parts())
-        return [part for part in parts if isinstance(part, BatchNorm) and part.trainable]
+        return [x for x in batch_norms(self) if isinstance(x, BatchNorm) and x.trainable]
 
     def jax_step(self, state, data):
         optimizer_variables = self.optimizer.variables

@@ -265,27 +265,23 @@ def as_map(rows, x):
 
 
 @jax.custom_vjp
-def shifted(x, bias):
+def biased(x, bias):
     """`x + bias`, the bias broadcast."""
     return x + bias.astype(x.dtype)
 
 
-def shifted_backward(bias, upstream):
+def biased_backward(bias, upstream):
     sides = (1,) * (upstream.ndim - bias.ndim) + bias.shape
     axes = tuple(i for i, side in enumerate(sides) if side == 1)
     return upstream, widened(upstream).sum(axes).reshape(bias.shape).astype(bias.dtype)
 
 
-shifted.defvjp(lambda x, bias: (shifted(x, bias), bias), shifted_backward)
-
-
-def biased(x, bias):
-    return shifted(x, bias)
+biased.defvjp(lambda x, bias: (biased(x, bias), bias), biased_backward)
 
 
 def dense(x, kernel, bias):
     y = multiplied(x, kernel)
-    return y if bias is None else shifted(y, bias)
+    return y if bias is None else biased(y, bias)
 
 
 @jax.custom_vjp
@@ -423,16 +419,19 @@ def axial(x, kernel, bias, axis):
     y = mixed(x, kernel, axis)
     if bias is None:
         return y
-    return shifted(y, bias[:, None] if axis == "width" else bias[:, None, None])
+    return biased(y, bias[:, None] if axis == "width" else bias[:, None, None])
+
+
+def matrices(x, axis):
+    """Maps as matrices with a row for each position of an axis: no transpose, see the reference."""
+    _, height, width, channels = x.shape
+    return x.reshape((-1, width, channels) if axis == "width" else (-1, height, width * channels))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def mixed(x, kernel, axis):
     def by_matrices(x, kernel):
-        _, height, width, channels = x.shape
-        # no transpose either way, see the reference
-        shape = (-1, width, channels) if axis == "width" else (-1, height, width * channels)
-        return (kernel @ x.reshape(shape)).reshape(x.shape)
+        return (kernel @ matrices(x, axis)).reshape(x.shape)
 
     def on_maps(x, kernel):
         return jnp.einsum("vw,bhwc->bhvc" if axis == "width" else "vh,bhwc->bvwc", kernel, x)
@@ -450,9 +449,7 @@ def mixed_backward(axis, saved, upstream):
     product = partial(jnp.einsum, preferred_element_type=wide)
 
     def by_matrices(x, upstream):
-        _, height, width, channels = x.shape
-        shape = (-1, width, channels) if axis == "width" else (-1, height, width * channels)
-        x, upstream = x.reshape(shape), upstream.reshape(shape)
+        x, upstream = matrices(x, axis), matrices(upstream, axis)
         # a product for each matrix, summed up below: XLA would transpose all for a single one
         sums = "nvx,nwx->nvw" if is_one_cpu() else "nvx,nwx->vw"
         return product(sums, upstream, x).reshape(-1, *kernel.shape).sum(0)
@@ -470,7 +467,7 @@ mixed.defvjp(mixed_forward, mixed_backward)
 # ---- depthwise convolution ----------------------------------------------------------------------
 def depthwise(x, kernel, bias):
     y = convolved(x, kernel)
-    return y if bias is None else shifted(y, bias)
+    return y if bias is None else biased(y, bias)
 
 
 @jax.custom_vjp
