@@ -10,8 +10,9 @@ EPSILON = 1e-5
 MOMENTUM = 0.9
 
 
+@keras.saving.register_keras_serializable(package="keras_smlp")
 class BatchNorm(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` with the official network's constants.
+    """`keras.layers.BatchNormalization`, whose momentum and epsilon default to PyTorch's.
 
     Attributes:
         parts: Positive integer. On JAX, into how many parts the batch is divided in training, each
@@ -20,8 +21,8 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     parts = 1
 
-    def __init__(self, **kwargs):
-        super().__init__(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)
+    def __init__(self, momentum=MOMENTUM, epsilon=EPSILON, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
         check_unquantized(self)
 
     def call(self, x, training=None):

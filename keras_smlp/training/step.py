@@ -146,7 +146,7 @@ class TrainingModel(PortableModel):
         return logs
 
     def trained_batch_norms(self):
-        """The batch normalizations within the network's blocks that are not frozen."""
+        """The network's batch normalizations that are not frozen."""
         return [x for x in batch_norms(self) if isinstance(x, BatchNorm) and x.trainable]
 
     def jax_step(self, state, data):

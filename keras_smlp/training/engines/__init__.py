@@ -34,9 +34,8 @@ def start(kind="auto", coordinator=None, processes=None, rank=None, batch_norm="
         rank: Integer from 0. Number of this process.
         batch_norm: Over what BatchNorm computes its statistics in training: `"global"`, the whole
             batch (JAX, TensorFlow), `"local"`, each device's part, or `"auto"`: global where the
-            backend can. On JAX `"local"` leaves the last BatchNorm, before the head, global.
-            Moving statistics are the same on all devices at any time: `"local"` ones are averaged
-            in each step.
+            backend can. Moving statistics are the same on all devices at any time: `"local"` ones
+            are averaged in each step.
 
     Returns:
         An `Engine`.

@@ -36,9 +36,7 @@ class JaxEngine(Engine):
         self.devices, self.processes = jax.device_count(), jax.process_count()
         self.rank = jax.process_index()
         self.local = batch_norm == "local"
-        # the last one is Keras' own layer, which knows no parts
-        local = "each device's part of the batch, the last one over the whole"
-        self.normalized = local if self.local else "the whole batch"
+        self.normalized = "each device's part of the batch" if self.local else "the whole batch"
         self.distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
         keras.distribution.set_distribution(self.distribution)
 
