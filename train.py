@@ -58,7 +58,7 @@ def train(config):
     with exit_on_errors(keys=KEYS):
         engine = engines.start(**dataclasses.asdict(config.distribution))
         engine.check_batch(config.train.batch_size)
-        config.check_groups(engine.processes)
+        config.check_groups(*engine.apart)
     with contextlib.ExitStack() as stack:
         if not config.eval.only:  # which leaves what a run has written as it is
             with exit_on_errors():
@@ -153,7 +153,12 @@ def train_with(engine, config, began):
     # ---- optimization ---------------------------------------------------------------------------
     with engine.scope(), exit_on_errors(keys=KEYS):
         model = TrainingModel(
-            net.input, net.output, config.optimizer.ema_decay, engine, config.train.remat == "block"
+            net.input,
+            net.output,
+            config.optimizer.ema_decay,
+            engine,
+            config.train.remat == "block",
+            config.data.group_size,
         )
         model.compile(
             optimizer.adamw(config, steps),

@@ -3,6 +3,7 @@
 The environment must be as `chips.environment` has it before this is imported.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +99,8 @@ def traced(job, whole, split):
     """The function of a part, the shapes of its arguments, and options of `jax.jit`."""
     import jax
 
+    from keras_smlp.data import on_device
+
     def variables(group):
         return [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=whole) for v in group]
 
@@ -118,7 +121,9 @@ def traced(job, whole, split):
         )
         if job.part == "optimizer":
             return update(model), (state[0], *state[:3]), {"donate_argnums": (1, 2, 3)}
-        data = batch(model.input.shape[1:], "float32"), batch(model.output.shape[1:], "float32")
+        drawn = {key: batch((5,), "int32") for key in (on_device.ERASE, on_device.MIX)}
+        images = {on_device.IMAGES: batch(model.input.shape[1:], "uint8"), **drawn}
+        data = images, batch(model.output.shape[1:], "float32")
         kept = jax.tree.map(lambda _: whole, state)
         outs = {} if job.chips == 1 else {"out_shardings": (None, kept)}
         # as Keras compiles it
@@ -161,7 +166,13 @@ def training_model(job):
     configs = Path(__file__).parents[1] / "configs"
     config = parse([f"--config={configs / f'smlpnet_{job.variant}_imagenet.yaml'}"])
     net = network(job, job.depths)
-    model = TrainingModel(net.input, net.output, config.optimizer.ema_decay, remat=job.remat)
+    model = TrainingModel(
+        net.input,
+        net.output,
+        config.optimizer.ema_decay,
+        remat=job.remat,
+        group_size=math.gcd(config.data.group_size, job.batch),
+    )
     model.compile(
         named(optimizer.adamw(config, steps=1251)),
         keras.losses.CategoricalCrossentropy(from_logits=True),

@@ -1,13 +1,15 @@
-"""Augmentation beside RandAugment: flip, shift, random erasing; mixup and CutMix of a group.
+"""Augmentation beside RandAugment: flip and shift; what random erasing, mixup and CutMix draw.
 
-Pixels stay in [0, 255]: normalization is linear in each channel, so noise drawn and images mixed in
-normalized space are the same here, rescaled.
+The boxes are drawn here, and the targets mixed; the training step erases and mixes the images, see
+`on_device`.
 """
+
+import math
 
 import tensorflow as tf
 
+from keras_smlp.data import on_device
 from keras_smlp.data.draws import integers, sides
-from keras_smlp.preprocessing import MEAN, STD
 
 TRIES = 10
 
@@ -25,11 +27,11 @@ def shift(image, draws, max_shift):
     return tf.slice(wide, [*tf.unstack(integers(draws, 2 * margin + 1)), 0], (size, size, 3))
 
 
-def erase(image, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
-    """Random erasing: a box of an image becomes noise, N(0, 1) per value in normalized space.
+def erase(size, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
+    """What random erasing does to an image, for `on_device.finished`.
 
     Args:
-        image: float32 tensor `(height, width, 3)`, RGB in [0, 255].
+        size: Pair of integers. Height and width of the image.
         seed: int64 tensor `(2,)`.
         probability: Float in `[0, 1]`.
         area: Pair of floats. Smallest and largest part of the image's area; up to ten boxes are
@@ -37,28 +39,23 @@ def erase(image, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
         aspect: Pair of floats. Smallest and largest height over width. Defaults to `(0.3, 3.3)`.
 
     Returns:
-        The image, values of the box outside of [0, 255] included.
+        An int32 tensor `(5,)`: top, left, height and width of the box, and the seed of the noise.
 
     Reference:
         [Random Erasing](https://arxiv.org/abs/1708.04896); timm 0.3.2 `RandomErasing("pixel")`.
     """
-    height, width = image.shape[:2]
     draws = tf.random.stateless_uniform((TRIES, 5), seed)
-    top, left, h, w, fits = box(height, width, draws, area, aspect)
-
-    def erased():
-        normal = tf.random.stateless_normal((h, w, 3), [seed[0], seed[1] + 1])
-        noise = 255 * (tf.constant(MEAN) + tf.constant(STD) * normal)
-        # pieces put together: copies, where `tf.pad` and `tf.where` take several times as long
-        rows = image[top : top + h]
-        rows = tf.concat([rows[:, :left], noise, rows[:, left + w :]], axis=1)
-        return tf.concat([image[:top], rows, image[top + h :]], axis=0)
-
-    return tf.cond(fits & (draws[0, 4] < probability), erased, lambda: image)
+    top, left, high, wide, fits = box(size, draws, area, aspect)
+    is_erased = tf.cast(fits & (draws[0, 4] < probability), "int32")
+    [number] = tf.unstack(
+        tf.random.stateless_uniform((1,), [seed[0], seed[1] + 1], None, None, "int32")
+    )
+    return tf.stack([top, left, high * is_erased, wide * is_erased, number])
 
 
-def box(height, width, draws, area, aspect):
+def box(size, draws, area, aspect):
     """The first of the drawn boxes that is smaller than the image, and whether there is one."""
+    height, width = size
     h, w = sides(draws, height * width, area, aspect)
     fits = (h < height) & (w < width)
     i = tf.argmax(fits)
@@ -69,18 +66,19 @@ def box(height, width, draws, area, aspect):
 # ---- a group of images --------------------------------------------------------------------------
 
 
-def mix(images, targets, seed, mixup, cutmix):
+def mix(size, targets, seed, mixup, cutmix):
     """Mixup or CutMix of a group with itself reversed; one coin and one lambda for all.
 
     Args:
-        images: Tensor `(group, height, width, 3)`; float32 if `mixup` is positive.
+        size: Pair of integers. Height and width of the images.
         targets: float32 tensor `(group, classes)`.
         seed: int64 tensor `(2,)`.
         mixup: Non-negative float. lambda ~ Beta(mixup, mixup); `0` for none.
         cutmix: Non-negative float, likewise. If both are positive, a fair coin decides.
 
     Returns:
-        The mixed images and targets.
+        An int32 tensor `(5,)` for `on_device.finished`, which mixes the images: top, left, height
+        and width of CutMix' box, and what an image keeps outside of it. And the mixed targets.
 
     Reference:
         [mixup](https://arxiv.org/abs/1710.09412), [CutMix](https://arxiv.org/abs/1905.04899);
@@ -93,28 +91,27 @@ def mix(images, targets, seed, mixup, cutmix):
     alpha = tf.cast(alpha, "float64")
     gammas = tf.random.stateless_gamma((2,), [seed[0], seed[1] + 1], alpha, dtype="float64")
     lam = tf.cast(gammas[0] / (gammas[0] + gammas[1]), "float32")
-    _, height, width, _ = images.shape
-    inside, outside = cutmix_box(height, width, lam, center)
-    # how much each pixel keeps of itself: far faster as a factor than as a choice
-    kept = tf.where(use_cutmix, tf.cast(~inside, "float32"), lam)
-    kept = tf.cast(tf.tile(kept[..., None], (1, 1, 3)), images.dtype)
-    images = images * kept + tf.reverse(images, [0]) * (1 - kept)
-    lam = tf.where(use_cutmix, outside, lam)
-    return images, lam * targets + (1 - lam) * tf.reverse(targets, [0])
+    unit = 2.0**on_device.KEPT_BITS
+    kept = tf.where(use_cutmix, unit, tf.round(lam * unit))
+    *box, outside = cutmix_box(size, lam, center)
+    box = [tf.where(use_cutmix, x, 0) for x in box]
+    lam = tf.where(use_cutmix, outside, kept / unit)
+    mixed = lam * targets + (1 - lam) * tf.reverse(targets, [0])
+    return tf.stack([*box, tf.cast(kept, "int32")]), mixed
 
 
-def cutmix_box(height, width, lam, center):
-    """CutMix' box as a boolean mask `(height, width)`, and the part of the area that is left."""
+def cutmix_box(size, lam, center):
+    """Top, left, height and width of CutMix' box, and the part of the area that is left."""
     side = tf.sqrt(1 - lam)
-    inside = []
-    for length, draw in ((height, center[0]), (width, center[1])):
+    starts, lengths = [], []
+    for length, draw in zip(size, center, strict=True):
         half = tf.cast(side * length, "int32") // 2
         middle = integers(draw, length)
-        along = tf.range(length)
         # what stands out of the image is lost
-        inside.append((along >= middle - half) & (along < middle + half))
-    mask = inside[0][:, None] & inside[1]
-    return mask, 1 - tf.reduce_mean(tf.cast(mask, "float32"))
+        starts.append(tf.maximum(middle - half, 0))
+        lengths.append(tf.minimum(middle + half, length) - starts[-1])
+    outside = 1 - tf.cast(lengths[0] * lengths[1], "float32") / math.prod(size)
+    return *starts, *lengths, outside
 
 
 def smooth_targets(labels, classes, label_smoothing):

@@ -1,8 +1,9 @@
 """Batches by tf.data from a source of images, for every backend.
 
-Training: read -> crop and decode -> shift, flip, RandAugment, erase -> mix a group. Which image
-stands at which place of an epoch, and what happens to it, depends on the seed, the epoch and the
-place alone: not on the number of threads or processes, nor on what was read before.
+Training: read -> crop and decode -> shift, flip, RandAugment -> draw what the training step erases
+and mixes (`on_device`). Which image stands at which place of an epoch, and what happens to it,
+depends on the seed, the epoch and the place alone: not on the number of threads, processes or
+devices, nor on what was read before.
 """
 
 import os
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_smlp.data import augment, decode, mixing
+from keras_smlp.data import augment, decode, mixing, on_device
 from keras_smlp.data.order import epoch_order, process_positions
 from keras_smlp.data.sources import Arrays
 
@@ -83,13 +84,13 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
 
     Returns:
         A function of the epoch (from 0) and a range of its steps, within `range(len(split) //
-        batch_size)`, that returns a `tf.data.Dataset` of a pair for each step: images
-        `(batch_size // processes, size, size, 3)`, RGB in [0, 255], float32 or, with
-        `recipe.stays_uint8`, uint8; and float32 targets `(batch_size // processes, classes)`.
+        batch_size)`, that returns a `tf.data.Dataset` of a pair for each step: a batch that
+        `on_device.finished` takes, of uint8 images (with `recipe.augment` `"keras_cv"` float32)
+        `(batch_size // processes, size, size, 3)`, RGB in [0, 255]; and float32 targets
+        `(batch_size // processes, classes)`.
     """
     share = batch_size // processes
     chunk, threads = chunk_size(share), recipe.threads or tf.data.AUTOTUNE
-    dtype = "uint8" if recipe.stays_uint8 else "float32"
     read, crop = reader(split), training_crop(recipe, size)
     by_keras_cv = recipe.augment == "keras_cv"
     group = recipe.group_size if recipe.mixes and not by_keras_cv else share
@@ -105,23 +106,29 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     def load(epoch, places, indices):
         draws = map_rows(lambda place: draw(seed, epoch, place), places).get_single_element()
         images, labels = decoded(split, read, recipe, crop, indices, draws, bad)
-        images = map_rows(
-            lambda image, draws: augmented(image, draws, recipe, dtype), images, draws
-        )
-        return images.get_single_element(), labels, places
+        images = map_rows(lambda image, draws: augmented(image, draws, recipe), images, draws)
+        batch = {on_device.IMAGES: images.get_single_element()}
+        if recipe.erase:
+            boxes = map_rows(lambda seed: mixing.erase(crop.size, seed, recipe.erase), draws.erase)
+            batch[on_device.ERASE] = boxes.get_single_element()
+        return batch, labels, places
 
-    images = tf.TensorSpec((group, size, size, 3), dtype)
+    images = {on_device.IMAGES: tf.TensorSpec((group, size, size, 3), "uint8")}
+    if recipe.erase:
+        images[on_device.ERASE] = tf.TensorSpec((group, 5), "int32")
     labels, places = tf.TensorSpec((group,), "int32"), tf.TensorSpec((group,), "int64")
 
     @tf.function(input_signature=(integer, images, labels, places), autograph=by_keras_cv)
-    def mix(epoch, images, labels, places):
+    def mix(epoch, batch, labels, places):
         if by_keras_cv:
-            return policy(images, labels)
+            return policy(batch[on_device.IMAGES], labels)
         targets = mixing.smooth_targets(labels, classes, recipe.label_smoothing)
-        if not recipe.mixes:
-            return images, targets
-        group_seed = seed_of(seed, epoch, places[0], MIX)
-        return mixing.mix(images, targets, group_seed, recipe.mixup, recipe.cutmix)
+        if recipe.mixes:
+            group_seed = seed_of(seed, epoch, places[0], MIX)
+            row, targets = mixing.mix(crop.size, targets, group_seed, recipe.mixup, recipe.cutmix)
+            batch = {**batch, on_device.MIX: tf.tile(row[None], (group, 1))}
+        # images of which nothing is asked of the training step need no dict
+        return batch if len(batch) > 1 else batch[on_device.IMAGES], targets
 
     def batches(epoch, steps):
         order = epoch_order(len(split), seed, epoch, batch_size, recipe.group_size, recipe.repeats)
@@ -181,8 +188,8 @@ def decoded(split, read, recipe, crop, indices, draws, bad):
     )
 
 
-def augmented(image, draws, recipe, dtype):
-    """A decoded image after all that is done to it alone."""
+def augmented(image, draws, recipe):
+    """A decoded image after all that the host does to it."""
     if recipe.max_shift:
         image = mixing.shift(image, draws.shift, recipe.max_shift)
     if recipe.flip:
@@ -191,8 +198,7 @@ def augmented(image, draws, recipe, dtype):
         image = augment.rand_augment(
             image, draws.augment, recipe.magnitude, recipe.magnitude_std, recipe.operations
         )
-    image = tf.cast(image, dtype)
-    return mixing.erase(image, draws.erase, recipe.erase) if recipe.erase else image
+    return image
 
 
 # ---- evaluation ---------------------------------------------------------------------------------

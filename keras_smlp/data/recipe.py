@@ -93,11 +93,6 @@ class DataConfig:
         """Whether images of a group are mixed."""
         return self.mixup > 0 or self.cutmix > 0
 
-    @property
-    def stays_uint8(self):
-        """Whether training images are whole numbers in [0, 255] to the end."""
-        return self.augment != "keras_cv" and not self.erase and not self.mixup
-
     def shorter_side(self, size):
         """Length of the shorter side before the central crop to `size`."""
         return self.resize_size or shorter_side(size)

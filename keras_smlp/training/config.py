@@ -238,13 +238,13 @@ class Config:
                 f"eval.predictions: {self.eval.predictions}, allowed: a file in an existing folder"
             )
 
-    def check_groups(self, processes=1):
-        """Raises `ValueError` unless the batch of each process consists of whole groups."""
-        share, data = self.train.batch_size / processes, self.data
+    def check_groups(self, parts=1, kind="processes"):
+        """Raises `ValueError` unless each part of a batch consists of whole groups."""
+        share, data = self.train.batch_size / parts, self.data
         if (data.mixes or data.repeats > 1) and share % data.group_size:
             raise ValueError(
                 f"data.group_size: {data.group_size}, allowed: a divisor of train.batch_size"
-                f"{f' / {processes} processes' if processes > 1 else ''}, {share:g}"
+                f"{f' / {parts} {kind}' if parts > 1 else ''}, {share:g}"
             )
 
     @property

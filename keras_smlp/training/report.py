@@ -10,11 +10,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from keras_smlp.checks import shown
+from keras_smlp.data import on_device
 from keras_smlp.data.decode import by_pil
 from keras_smlp.preprocessing import MEAN
 from keras_smlp.saving import replacing
@@ -23,6 +25,7 @@ from keras_smlp.saving import replacing
 FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
 FILES |= {"example.png", "history.csv", "last.keras", "summary.md"}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
+PICTURED = 32  # images of batch.png, at most
 # of the name of a class in a picture
 CHARACTERS = 18
 TENSORBOARD = {"": "train", "val_": "validation", "ema_": "validation_ema"}
@@ -63,7 +66,11 @@ class Results:
             validation: `sources.Arrays` or `sources.Files`; its first image is the example.
         """
         if self.run.engine.is_main:
-            images, targets = next(iter(batches))
+            batch, targets = next(iter(batches))
+            group = self.run.config.data.group_size
+            count = -(-PICTURED // group) * group  # whole groups: their images are mixed
+            batch = keras.tree.map_structure(lambda x: x[:count].numpy(), batch)
+            images = ops.convert_to_numpy(on_device.finished(batch, group))
             plot_batch(self.folder / "batch.png", images, targets, self.class_names)
             with replacing(self.example) as temporary:
                 turns = self.run.config.data.exif_orientation
@@ -188,7 +195,7 @@ def write_tensorboard(folder, row):
                     writer.add_scalar(key, row[prefix + key], row["epoch"])
 
 
-def plot_batch(path, images, targets, class_names, count=32):
+def plot_batch(path, images, targets, class_names, count=PICTURED):
     """Augmented images of one batch with their targets, as a picture.
 
     Args:

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smlp.checks import check_boolean, check_rate
+from keras_smlp.checks import check_boolean, check_positive_integer, check_rate
+from keras_smlp.data import on_device
 from keras_smlp.layers import ChannelMixing, TokenMixing, backend
 from keras_smlp.layers.normalization import BatchNorm
 from keras_smlp.saving import PortableModel
@@ -59,14 +60,21 @@ class TrainingModel(PortableModel):
             compiled in its `scope()`. Defaults to one process on one device.
         remat: Boolean. Whether training keeps only the input of each token mixing and each channel
             mixing, and computes the rest again in the backward pass. Defaults to `False`.
+        group_size: Positive integer. Images that share a draw of mixup and CutMix, where `fit` gets
+            the batches of `keras_smlp.data.pipeline`, as `on_device.finished` takes them.
+            Defaults to `1`.
         **kwargs: Keyword arguments of a functional `keras.Model`.
 
     Raises:
         ValueError: If `ema_decay` is outside `[0, 1)`.
     """
 
-    def __init__(self, inputs, outputs, ema_decay=None, engine=None, remat=False, **kwargs):
+    def __init__(
+        self, inputs, outputs, ema_decay=None, engine=None, remat=False, group_size=1, **kwargs
+    ):
         super().__init__(inputs, outputs, **kwargs)
+        self.input_spec = None  # a batch may be a dict
+        self.group_size = check_positive_integer("group_size", group_size)
         self.ema_decay = ema_decay = check_rate("ema_decay", ema_decay, none=True)
         self.engine = engine or Engine()
         self.remat = check_boolean("remat", remat)
@@ -116,6 +124,10 @@ class TrainingModel(PortableModel):
         finally:
             for (_, variable), value in zip(pairs, own, strict=True):
                 variable.assign(value)
+
+    def call(self, inputs, training=None, mask=None):
+        images = on_device.finished(inputs, self.group_size)
+        return super().call(images, training=training, mask=mask)
 
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 from helpers.statistics import assert_same_quantiles
+from keras import ops
 
 from reference import images as peer
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 
-from keras_smlp.data import mixing  # noqa: E402 - asked for first
+from keras_smlp.data import mixing, on_device  # noqa: E402 - asked for first
 from keras_smlp.preprocessing import MEAN, STD  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -28,7 +29,7 @@ def drawn(function, count=DRAWS):
 def test_boxes_are_distributed_as_timms():
     def one(seed):
         draws = tf.random.stateless_uniform((10, 5), seed)
-        return tf.stack(mixing.box(64, 64, draws, (0.02, 1 / 3), (0.3, 3.3))[:4])
+        return tf.stack(mixing.box((64, 64), draws, (0.02, 1 / 3), (0.3, 3.3))[:4])
 
     boxes = drawn(one)
     rng = np.random.default_rng(0)
@@ -40,38 +41,69 @@ def test_boxes_are_distributed_as_timms():
     assert abs(np.log(aspect).mean()) < 0.05
 
 
+def erased(image, count=DRAWS, probability=0.25):
+    """One image, erased by many draws."""
+    rows = drawn(lambda seed: mixing.erase(image.shape[:2], seed, probability), count)
+    batch = {"images": np.stack([image] * count), "erase": rows}
+    return ops.convert_to_numpy(on_device.finished(batch, 1))
+
+
 def test_a_quarter_of_the_images_is_erased_with_normal_noise():
-    gray = tf.fill((32, 32, 3), 50.0)
-    images = drawn(lambda seed: mixing.erase(gray, seed, 0.25))
+    gray = np.full((32, 32, 3), 50, "uint8")
+    images = erased(gray)
     changed = (images != 50).any(axis=-1)
     assert abs(changed.any(axis=(1, 2)).mean() - 0.25) < 0.03
-    noise = (images[changed] / 255 - MEAN) / STD  # as the network sees it
-    np.testing.assert_allclose(noise.mean(axis=0), 0, atol=0.02)
-    np.testing.assert_allclose(noise.std(axis=0), 1, atol=0.02)
-    assert (images == drawn(lambda seed: mixing.erase(gray, seed, 0.25))).all()
+    values = (images[changed] / 255 - MEAN) / STD  # as the network sees it
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.02)
+    np.testing.assert_allclose(values.std(axis=0), 1, atol=0.02)
+    assert (images == erased(gray)).all()
 
 
 def test_nothing_is_erased_without_probability():
-    images = drawn(lambda seed: mixing.erase(tf.fill((8, 8, 3), 50.0), seed, 0.0), 200)
-    assert (images == 50).all()
+    assert (erased(np.full((8, 8, 3), 50, "uint8"), 200, 0.0) == 50).all()
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(16), np.random.default_rng(0).integers(-(2**31), 2**31, 16)]
+)
+def test_noise_is_normal_and_independent(seeds):
+    """From value to value, pixel to pixel, row to row, and from image to image."""
+    images = ops.zeros((16, 64, 48, 3))
+    values = ops.convert_to_numpy(on_device.noise(ops.convert_to_tensor(seeds, "int32"), images))
+    values = (values / 255 - MEAN) / STD
+    expected = np.random.default_rng(0).normal(size=values.size)
+    assert_same_quantiles(values.ravel(), expected, atol=0.02)
+    assert 4.2 < np.abs(values).max() < 4.8  # 16 bits reach 4.71
+    flat = values.reshape(16, -1)
+    pairs = [(flat[:, :-step], flat[:, step:]) for step in (1, 3, 144)] + [(flat[:-1], flat[1:])]
+    for one, other in pairs:
+        for power in (1, 2):
+            found = np.corrcoef(one.ravel() ** power, other.ravel() ** power)[0, 1]
+            assert abs(found) < 4 / np.sqrt(one.size)
 
 
 # ---- mixup and CutMix ---------------------------------------------------------------------------
 
 
-def group(size=4):
-    """Images of one gray each, and their one-hot targets."""
-    images = tf.reshape(tf.range(1.0, size + 1), (-1, 1, 1, 1)) * tf.ones((1, 16, 16, 3))
-    return images, tf.eye(size)
+def mixed(alpha, cutmix, size=4, count=DRAWS):
+    """A group of images of one gray each and their one-hot targets, mixed by many draws."""
+    gray = np.arange(1, size + 1, dtype="uint8")[:, None, None, None]
+    targets = tf.eye(size)
+    rows, targets = drawn(lambda seed: mixing.mix((16, 16), targets, seed, alpha, cutmix), count)
+    batch = {
+        "images": np.tile(gray, (count, 16, 16, 3)),
+        "mix": rows.repeat(size, axis=0),
+    }
+    images = ops.convert_to_numpy(on_device.finished(batch, size))
+    return images.reshape(count, size, 16, 16, 3), targets
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
 def test_mixup_blends_with_the_reversed_group_by_a_beta_lambda(alpha):
-    images, targets = group()
-    mixed, labels = drawn(lambda seed: mixing.mix(images, targets, seed, alpha, 0.0))
+    images, labels = mixed(alpha, 0.0)
     lam = labels[:, 0, 0]
     expected = lam[:, None] * [1, 2, 3, 4] + (1 - lam[:, None]) * [4, 3, 2, 1]
-    np.testing.assert_allclose(mixed[:, :, 3, 5, 1], expected, rtol=1e-5)
+    np.testing.assert_allclose(images[:, :, 3, 5, 1], expected, rtol=1e-5)
     np.testing.assert_allclose(labels[:, 0, 3], 1 - lam, atol=1e-6)
     np.testing.assert_allclose(labels.sum(axis=-1), 1, rtol=1e-5)
     simulated = np.random.default_rng(0).beta(alpha, alpha, 100_000)
@@ -79,12 +111,11 @@ def test_mixup_blends_with_the_reversed_group_by_a_beta_lambda(alpha):
 
 
 def test_cutmix_takes_a_box_of_the_reversed_group_and_corrects_lambda():
-    images, targets = group()
-    mixed, labels = drawn(lambda seed: mixing.mix(images, targets, seed, 0.0, 1.0))
+    images, labels = mixed(0.0, 1.0)
     lam = labels[:, 0, 0]
-    cut = mixed[:, 0, :, :, 0] == 4
+    cut = images[:, 0, :, :, 0] == 4
     np.testing.assert_allclose(1 - cut.mean(axis=(1, 2)), lam, atol=1e-5)
-    assert set(np.unique(mixed[:, 0])) == {1.0, 4.0}  # and nothing in between
+    assert set(np.unique(images[:, 0])) == {1.0, 4.0}  # and nothing in between
     for mask in cut[:100]:  # a rectangle
         rows, columns = mask.any(axis=1), mask.any(axis=0)
         assert (mask == rows[:, None] & columns).all()
@@ -96,18 +127,11 @@ def test_cutmix_takes_a_box_of_the_reversed_group_and_corrects_lambda():
 
 
 def test_a_fair_coin_decides():
-    images, targets = group()
-    mixed, _ = drawn(lambda seed: mixing.mix(images, targets, seed, 0.8, 1.0))
-    uniform = (mixed[:, 0] == mixed[:, 0, :1, :1]).all(axis=(1, 2, 3))
-    values = mixed[:, 0, 0, 0, 0]
+    images, _ = mixed(0.8, 1.0)
+    uniform = (images[:, 0] == images[:, 0, :1, :1]).all(axis=(1, 2, 3))
+    values = images[:, 0, 0, 0, 0]
     blended = uniform & (values != 1) & (values != 4)
     assert abs(blended.mean() - 0.5) < 0.04
-
-
-def test_uint8_stays_uint8_under_cutmix():
-    images, targets = group()
-    mixed, _ = mixing.mix(tf.cast(images, "uint8"), targets, tf.constant([1, 2], "int64"), 0.0, 1.0)
-    assert mixed.dtype == tf.uint8
 
 
 def test_smoothed_targets():

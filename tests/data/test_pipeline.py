@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.photos import encoded, folder, imagenet_archives, photo
+from keras import ops
 
 from reference.images import evaluation_view
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 
-from keras_smlp.data import pipeline, sources  # noqa: E402 - asked for first
+from keras_smlp.data import on_device, pipeline, sources  # noqa: E402 - asked for first
 from keras_smlp.data.decode import BadFiles  # noqa: E402
 from keras_smlp.data.recipe import DataConfig  # noqa: E402
 
@@ -34,7 +35,8 @@ def run(split, recipe, size=16, batch_size=8, seed=0, epoch=0, steps=None, class
     steps = range(len(split) // batch_size) if steps is None else steps
     share = {"bad": BadFiles(), **share}
     batches = pipeline.train_batches(split, recipe, size, classes, batch_size, seed, **share)
-    images, targets = zip(*batches(epoch, steps).as_numpy_iterator(), strict=True)
+    batches, targets = zip(*batches(epoch, steps).as_numpy_iterator(), strict=True)
+    images = [ops.convert_to_numpy(on_device.finished(x, recipe.group_size)) for x in batches]
     return np.stack(images), np.stack(targets)
 
 
@@ -119,15 +121,19 @@ def test_copies_of_repeated_augmentation_differ_and_are_mixed_apart(digits):
 
 
 @WITH_RAND_AUGMENT
-def test_unmixed_images_leave_as_uint8(files, augment):
-    for values, whole in (
-        ({"erase": 0.0, "mixup": 0.0}, True),
-        ({"erase": 0.0}, False),
-        ({"mixup": 0.0}, False),
-    ):
-        config = recipe(**values, augment=augment)
-        images, _ = run(files.train, config, steps=range(1))
-        assert config.stays_uint8 == whole == (images.dtype == np.uint8)
+@pytest.mark.parametrize("mixes", [True, False])
+@pytest.mark.parametrize("erase", [0.25, 0.0])
+def test_images_leave_the_host_as_uint8(files, augment, erase, mixes):
+    values = {"augment": augment, "erase": erase, **({} if mixes else {"mixup": 0, "cutmix": 0})}
+    batches = pipeline.train_batches(files.train, recipe(**values), 16, 2, 8, 0, BadFiles())
+    batch, targets = next(batches(0, range(1)).as_numpy_iterator())
+    assert targets.shape == (8, 2)
+    if not (erase or mixes):
+        assert batch.dtype == np.uint8
+        return
+    rows = {key for key, is_there in (("erase", erase), ("mix", mixes)) if is_there}
+    assert set(batch) == {"images", *rows} and batch["images"].dtype == np.uint8
+    assert all(batch[key].shape == (8, 5) and batch[key].dtype == np.int32 for key in rows)
 
 
 def test_a_group_shares_its_lambda_and_another_group_does_not(digits):

@@ -28,6 +28,11 @@ class Engine:
         """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
+    @property
+    def apart(self):
+        """How many parts of a batch are computed apart from one another, and what computes them."""
+        return self.processes, "processes"
+
     def describe(self):
         """One sentence: what distributes, and over what BatchNorm is computed."""
         number = f"{self.devices} devices in {self.processes} processes, "

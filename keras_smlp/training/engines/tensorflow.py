@@ -39,6 +39,10 @@ class TensorFlowEngine(Engine):
         self.local = batch_norm == "local"
         self.normalized = "each device's part of the batch" if self.local else "the whole batch"
 
+    @property
+    def apart(self):
+        return self.devices, "devices"
+
     def scope(self):
         return self.strategy.scope()
 

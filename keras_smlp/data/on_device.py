@@ -1,0 +1,99 @@
+"""Random erasing, mixup and CutMix within the training step, on the device that trains.
+
+What is drawn comes with each batch, a few integers per image, from `pipeline`; the arithmetic is
+here, by Keras' operations for every backend. So the host makes uint8 images and no float ones. The
+draws, and the noise too, depend on the seed, the epoch and the place of an image alone: pictures
+are the same whatever the number of devices.
+
+Pixels stay in [0, 255]: normalization is linear in each channel, so noise drawn and images mixed in
+normalized space are the same here, rescaled.
+"""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_smlp.preprocessing import MEAN, STD
+
+IMAGES, ERASE, MIX = "images", "erase", "mix"  # the keys of a batch
+KEPT_BITS = 24  # of the part that mixup keeps: float32 holds it exactly
+WORD = 16  # bits of each of the two uniform numbers that give a normal one
+
+
+def finished(batch, group_size):
+    """Images as the network trains on them.
+
+    Args:
+        batch: A tensor of images, which is returned as it is, or a dict of tensors: uint8 `images`
+            `(batch, height, width, 3)`, RGB in [0, 255]; int32 `erase` `(batch, 5)`, if images
+            are erased, the top, left, height and width of the box, and a seed; int32 `mix`
+            `(batch, 5)`, if they are mixed, the top, left, height and width of CutMix' box, and
+            the part that the image keeps outside of it in units of `2**-24`. An empty box is none.
+        group_size: Positive integer. Images in a row that are mixed with one another in reversed
+            order; divides the batch.
+
+    Returns:
+        A tensor `(batch, height, width, 3)`, float32 if `batch` is a dict.
+
+    Reference:
+        [Random Erasing](https://arxiv.org/abs/1708.04896), [mixup](https://arxiv.org/abs/1710.09412),
+        [CutMix](https://arxiv.org/abs/1905.04899); timm 0.3.2 `RandomErasing("pixel")` and `Mixup`
+        in mode "batch".
+    """
+    if not isinstance(batch, dict):
+        return batch
+    batch = {key: ops.convert_to_tensor(x) for key, x in batch.items()}
+    images = ops.cast(batch[IMAGES], "float32")
+    if ERASE in batch:
+        box, seeds = batch[ERASE][:, :4], batch[ERASE][:, 4]
+        images = ops.where(inside(box, images), noise(seeds, images), images)
+    if MIX in batch:
+        box, kept = batch[MIX][:, :4], ops.cast(batch[MIX][:, 4], "float32") * 2.0**-KEPT_BITS
+        kept = ops.where(inside(box, images), 0.0, kept[:, None, None, None])
+        images = images * kept + partners(images, group_size) * (1 - kept)
+    return images
+
+
+def inside(box, images):
+    """Which pixels are in the box of their image: booleans `(batch, height, width, 1)`."""
+    _, height, width, _ = images.shape
+    top, left, high, wide = (box[:, i, None] for i in range(4))
+    row, column = ops.arange(height, dtype="int32"), ops.arange(width, dtype="int32")
+    rows, columns = (row >= top) & (row < top + high), (column >= left) & (column < left + wide)
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+
+def partners(images, group_size):
+    """For each image the one that it is mixed with: each group in reversed order."""
+    groups = ops.reshape(images, (-1, group_size, *images.shape[1:]))
+    return ops.reshape(ops.flip(groups, axis=1), ops.shape(images))
+
+
+def noise(seeds, images):
+    """Standard normal noise in normalized space, in [0, 255]'s units: independent for each value.
+
+    A function of an image's seed and the place in it, which Keras' generators are not on a device.
+    Two halves of a hash are two uniform numbers, and these a normal one (Box-Muller).
+    """
+    count = math.prod(images.shape[1:])
+    places = np.arange(1, count + 1, dtype="int32").reshape(images.shape[1:])  # 0 stays 0
+    places = hashed(ops.convert_to_tensor(places))
+    bits = hashed(ops.bitwise_xor(places, seeds[:, None, None, None]))
+    first, second = shifted(bits, WORD), ops.bitwise_and(bits, 2**WORD - 1)
+    radius = ops.sqrt(-2 * ops.log((ops.cast(first, "float32") + 1) * 2.0**-WORD))
+    normal = radius * ops.cos(ops.cast(second, "float32") * (2 * math.pi * 2.0**-WORD))
+    std, mean = (ops.convert_to_tensor([255 * x for x in v], "float32") for v in (STD, MEAN))
+    return normal * std + mean
+
+
+def hashed(x):
+    """Scrambles 32 bits: "lowbias32" of Ellis' search for such functions, in signed integers."""
+    x = ops.multiply(ops.bitwise_xor(x, shifted(x, 16)), 0x7FEB352D)
+    x = ops.multiply(ops.bitwise_xor(x, shifted(x, 15)), 0x846CA68B - 2**32)
+    return ops.bitwise_xor(x, shifted(x, 16))
+
+
+def shifted(x, bits):
+    """A shift to the right that fills up with zeros, which that of signed integers does not."""
+    return ops.bitwise_and(ops.right_shift(x, bits), 2 ** (32 - bits) - 1)
