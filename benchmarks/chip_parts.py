@@ -26,6 +26,7 @@ class Job(NamedTuple):
         mode: `"training"` or `"inference"`.
         precision: Dtype policy.
         remat: Whether the whole training step keeps of each half of a block its input alone.
+        local: Whether each chip normalizes its own part of the batch there.
         path: Path to write the program to.
     """
 
@@ -41,6 +42,7 @@ class Job(NamedTuple):
     mode: str
     precision: str
     remat: bool
+    local: bool
     path: Path
 
 
@@ -160,6 +162,7 @@ def training_model(job):
     import numpy as np
 
     from keras_smlp.training import optimizer
+    from keras_smlp.training.engines.base import batch_norms
     from keras_smlp.training.parsing import parse
     from keras_smlp.training.step import TrainingModel
 
@@ -173,6 +176,8 @@ def training_model(job):
         remat=job.remat,
         group_size=math.gcd(config.data.group_size, job.batch),
     )
+    for layer in batch_norms(model):
+        layer.parts = job.chips if job.local else 1
     model.compile(
         named(optimizer.adamw(config, steps=1251)),
         keras.losses.CategoricalCrossentropy(from_logits=True),

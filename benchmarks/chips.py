@@ -80,6 +80,7 @@ def parse():
     precisions = ("float32", "mixed_bfloat16", "bfloat16")
     add("--precision", choices=precisions, default="mixed_bfloat16")
     add("--remat", action="store_true", help="as train.remat: block, in the whole step")
+    add("--batch-norm", choices=("global", "local"), default="global", help="over several chips")
     add("--only", nargs="+", metavar="PART", help='such as "block 1", or step (default: all)')
     add("--depths", type=depths, metavar="D,D,D,D", help="blocks of each stage in the whole step")
     add("--keep", type=Path, metavar="FOLDER", help="keep the programs there")
@@ -106,6 +107,8 @@ def check(options):
         raise ValueError(f"--size must be a multiple of 32. Received: {options.size}")
     if options.remat and options.mode != "training":
         raise ValueError("--remat is for --mode training")
+    if options.batch_norm == "local" and (options.mode != "training" or options.chips == 1):
+        raise ValueError("--batch-norm local is for --mode training on several chips")
     own = stand_in.VARIANTS[options.variant][1]
     options.depths = options.depths or own
     if len(options.depths) != len(own):
@@ -278,6 +281,7 @@ def main():
                 mode=options.mode,
                 precision=options.precision,
                 remat=options.remat,
+                local=options.batch_norm == "local",
                 path=folder / name,
             )
 

@@ -94,6 +94,7 @@ def test_what_a_program_costs():
         (("--depths", "1,1"), "--depths must be 4 numbers. Received: (1, 1)"),
         (("--only", "block 5"), "--only must be of step, stem, block 1"),
         (("--mode", "inference", "--remat"), "--remat is for --mode training"),
+        (("--batch-norm", "local"), "--batch-norm local is for --mode training on several chips"),
         (("--keep", "nowhere"), "--keep must be a folder. Received: 'nowhere'"),
     ],
 )
