@@ -17,8 +17,22 @@ from keras_smlp.layers.sparse_mlp import SparseMLP
 from keras_smlp.shapes import check_channels, check_map
 
 
+class Mixing(Composite):
+    """One of the two halves of a block."""
+
+    remat = False  # whether the backward pass computes it again
+
+    def call(self, x, training=None):
+        if self.remat and training:
+            return rematerialized(self, x)
+        return self.mixed(x, training)
+
+    def mixed(self, x, training):
+        raise NotImplementedError
+
+
 @keras.saving.register_keras_serializable(package="keras_smlp")
-class TokenMixing(Composite):
+class TokenMixing(Mixing):
     """Token mixing of an sMLPNet block: `x + drop_path(branch(x))`.
 
     `branch` is batch normalization, GELU, a depthwise 3x3 convolution, batch normalization, GELU
@@ -52,7 +66,6 @@ class TokenMixing(Composite):
     """
 
     PARTS = ("norm1", "conv", "norm2", "mix", "drop_path")
-    remat = False  # whether the backward pass computes it again
 
     def __init__(self, drop_path_rate: float = 0.0, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -69,11 +82,6 @@ class TokenMixing(Composite):
         for layer in (self.norm1, self.conv, self.norm2, self.mix):
             layer.build(input_shape)
 
-    def call(self, x, training=None):
-        if self.remat and training:
-            return rematerialized(self, x)
-        return self.mixed(x, training)
-
     def mixed(self, x, training):
         y = backend.gelu(self.run(self.norm1, x, training=training), training)
         y = self.run(self.conv, y)
@@ -87,7 +95,7 @@ class TokenMixing(Composite):
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
-class ChannelMixing(Composite):
+class ChannelMixing(Mixing):
     """Channel mixing of an sMLPNet block: `x + drop_path(mlp(layer_norm(x)))`.
 
     `mlp` is a dense layer to `expansion * channels`, GELU and a dense layer back, at each position.
@@ -122,7 +130,6 @@ class ChannelMixing(Composite):
     """
 
     PARTS = ("norm", "dense1", "dense2", "drop_path")
-    remat = False  # whether the backward pass computes it again
 
     def __init__(
         self,
@@ -138,11 +145,6 @@ class ChannelMixing(Composite):
 
     def build_parts(self, input_shape):
         build_mlp(self, input_shape)
-
-    def call(self, x, training=None):
-        if self.remat and training:
-            return rematerialized(self, x)
-        return self.mixed(x, training)
 
     def mixed(self, x, training):
         # one matrix of all positions: TensorFlow fuses such a product with bias and GELU, and XLA

@@ -13,11 +13,12 @@ import tensorflow as tf
 
 from helpers import nets
 from helpers.masks_run import copies
+from keras_smlp.data import on_device
 from keras_smlp.training import engines
 from keras_smlp.training.engines import base
 from keras_smlp.training.step import TrainingModel
 
-STEPS, BATCH, VALIDATION = 10, 8, 10
+STEPS, BATCH, VALIDATION, GROUP = 10, 8, 10, 2
 BACKEND = keras.backend.backend()
 
 
@@ -29,7 +30,9 @@ def training_model(engine, local):
             # the reference would compute them over the whole batch
             for layer in base.batch_norms(network):
                 layer.trainable = False
-        model = TrainingModel(network.input, network.output, ema_decay=0.9, engine=engine)
+        model = TrainingModel(
+            network.input, network.output, ema_decay=0.9, engine=engine, group_size=GROUP
+        )
         model.compile(
             keras.optimizers.AdamW(1e-3, weight_decay=0.05),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -38,11 +41,21 @@ def training_model(engine, local):
 
 
 def own_batches(engine):
-    """This process's part of each batch."""
+    """This process's part of each batch; boxes are erased, and pairs of images mixed or cut."""
     part = BATCH // engine.processes
     own = slice(engine.rank * part, (engine.rank + 1) * part)
-    x, y = (a.reshape(STEPS, BATCH, *a.shape[1:])[:, own] for a in nets.to_train_on(STEPS * BATCH))
-    return tf.data.Dataset.from_tensor_slices((x, y))
+    images, labels = nets.to_train_on(STEPS * BATCH)
+    erase = np.random.default_rng(1).integers(0, 9, (len(images), 5), "int32")
+    mix = np.array([[0, 0, 0, 0, 2**23]] * GROUP + [[2, 3, 5, 6, 2**24]] * GROUP, "int32")
+    batch = {
+        on_device.IMAGES: images.astype("uint8"),
+        on_device.ERASE: erase,
+        on_device.MIX: np.tile(mix, (len(images) // len(mix), 1)),
+    }
+    batches = keras.tree.map_structure(
+        lambda a: a.reshape(STEPS, BATCH, *a.shape[1:])[:, own], (batch, labels)
+    )
+    return tf.data.Dataset.from_tensor_slices(batches)
 
 
 def variables(model):

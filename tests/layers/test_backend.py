@@ -339,7 +339,7 @@ def test_batch_norm_of_parts():
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has implementations for devices")
 def test_what_other_devices_run(monkeypatch):
     """A program for a CPU never has these implementations: here they run as if it had."""
-    from keras_smlp.layers.backend import jax as own
+    from keras_smlp.layers.backend import jax_products as own
 
     monkeypatch.setattr(own, "for_device", lambda cpu, others: others)
     agree("depthwise", draw(*MAP), draw(3, 3, 4, 1), draw(4))

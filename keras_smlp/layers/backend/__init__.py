@@ -32,18 +32,18 @@ if keras.backend.backend() == "tensorflow":
     from keras_smlp.layers.backend.tensorflow import layer_norm as layer_norm
     from keras_smlp.layers.backend.tensorflow import patches as patches
 elif keras.backend.backend() == "jax":
-    from keras_smlp.layers.backend.jax import as_map as as_map
-    from keras_smlp.layers.backend.jax import axial as axial
     from keras_smlp.layers.backend.jax import batch_norm as batch_norm
-    from keras_smlp.layers.backend.jax import biased as biased
-    from keras_smlp.layers.backend.jax import dense as dense
-    from keras_smlp.layers.backend.jax import depthwise as depthwise
-    from keras_smlp.layers.backend.jax import fuse as fuse
     from keras_smlp.layers.backend.jax import gelu as gelu
     from keras_smlp.layers.backend.jax import layer_norm as layer_norm
-    from keras_smlp.layers.backend.jax import patches as patches
-    from keras_smlp.layers.backend.jax import rows as rows
     from keras_smlp.layers.backend.jax import tensor as tensor
+    from keras_smlp.layers.backend.jax_products import as_map as as_map
+    from keras_smlp.layers.backend.jax_products import axial as axial
+    from keras_smlp.layers.backend.jax_products import biased as biased
+    from keras_smlp.layers.backend.jax_products import dense as dense
+    from keras_smlp.layers.backend.jax_products import depthwise as depthwise
+    from keras_smlp.layers.backend.jax_products import fuse as fuse
+    from keras_smlp.layers.backend.jax_products import patches as patches
+    from keras_smlp.layers.backend.jax_products import rows as rows
 elif keras.backend.backend() == "torch":
     from keras_smlp.layers.backend.torch import add as add
     from keras_smlp.layers.backend.torch import affine as affine
