@@ -43,13 +43,14 @@ def finished(batch, group_size):
     """
     if not isinstance(batch, dict):
         return batch
-    batch = {key: ops.convert_to_tensor(x) for key, x in batch.items()}
+    # int32 already, but where Keras builds a model on several devices of TensorFlow by their mean
+    rows = {key: ops.cast(batch[key], "int32") for key in (ERASE, MIX) if key in batch}
     images = ops.cast(batch[IMAGES], "float32")
-    if ERASE in batch:
-        box, seeds = batch[ERASE][:, :4], batch[ERASE][:, 4]
+    if ERASE in rows:
+        box, seeds = rows[ERASE][:, :4], rows[ERASE][:, 4]
         images = ops.where(inside(box, images), noise(seeds, images), images)
-    if MIX in batch:
-        box, kept = batch[MIX][:, :4], ops.cast(batch[MIX][:, 4], "float32") * 2.0**-KEPT_BITS
+    if MIX in rows:
+        box, kept = rows[MIX][:, :4], ops.cast(rows[MIX][:, 4], "float32") * 2.0**-KEPT_BITS
         kept = ops.where(inside(box, images), 0.0, kept[:, None, None, None])
         images = images * kept + partners(images, group_size) * (1 - kept)
     return images
