@@ -4,6 +4,7 @@ The environment must be as `chips.environment` has it before this is imported.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ def parts(mode):
     """The parts whose costs add up to a step, and whether a part occurs once for each block."""
     found = {"stem": 0, **{f"block {stage}": stage for stage in STAGES}}
     found |= {f"downsample {stage}": 0 for stage in STAGES[1:]} | {"head": 0}
-    return found | ({"optimizer": 0} if mode == "training" else {})
+    return found | ({"erase and mix": 0, "optimizer": 0} if mode == "training" else {})
 
 
 def main(job):
@@ -110,6 +111,10 @@ def traced(job, whole, split):
         shape = (job.batch * job.chips, *shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
 
+    drawn = {key: batch((5,), "int32") for key in (on_device.ERASE, on_device.MIX)}
+    drawn[on_device.IMAGES] = batch((job.size, job.size, 3), "uint8")
+    if job.part == "erase and mix":
+        return partial(on_device.finished, group_size=group_size(job)), (drawn,), {}
     if job.mode == "training" and job.part in ("step", "optimizer"):
         model = training_model(job)
         state = tuple(
@@ -123,9 +128,7 @@ def traced(job, whole, split):
         )
         if job.part == "optimizer":
             return update(model), (state[0], *state[:3]), {"donate_argnums": (1, 2, 3)}
-        drawn = {key: batch((5,), "int32") for key in (on_device.ERASE, on_device.MIX)}
-        images = {on_device.IMAGES: batch(model.input.shape[1:], "uint8"), **drawn}
-        data = images, batch(model.output.shape[1:], "float32")
+        data = drawn, batch(model.output.shape[1:], "float32")
         kept = jax.tree.map(lambda _: whole, state)
         outs = {} if job.chips == 1 else {"out_shardings": (None, kept)}
         # as Keras compiles it
@@ -174,7 +177,7 @@ def training_model(job):
         net.output,
         config.optimizer.ema_decay,
         remat=job.remat,
-        group_size=math.gcd(config.data.group_size, job.batch),
+        group_size=group_size(job),
     )
     for layer in batch_norms(model):
         layer.parts = job.chips if job.local else 1
@@ -189,6 +192,11 @@ def training_model(job):
     images = np.zeros((2, *net.input_shape[1:]), "float32")
     model._symbolic_build(data_batch=(images, np.zeros((2, 1000), "float32")))
     return model
+
+
+def group_size(job):
+    """Images that are mixed with one another: the recipe's 128, or what of it divides the batch."""
+    return math.gcd(128, job.batch)
 
 
 def named(optimizer):
