@@ -106,12 +106,8 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     def load(epoch, places, indices):
         draws = map_rows(lambda place: draw(seed, epoch, place), places).get_single_element()
         images, labels = decoded(split, read, recipe, crop, indices, draws, bad)
-        images = map_rows(lambda image, draws: augmented(image, draws, recipe), images, draws)
-        batch = {on_device.IMAGES: images.get_single_element()}
-        if recipe.erase:
-            boxes = map_rows(lambda seed: mixing.erase(crop.size, seed, recipe.erase), draws.erase)
-            batch[on_device.ERASE] = boxes.get_single_element()
-        return batch, labels, places
+        batch = map_rows(lambda image, draws: augmented(image, draws, recipe), images, draws)
+        return batch.get_single_element(), labels, places
 
     images = {on_device.IMAGES: tf.TensorSpec((group, size, size, 3), "uint8")}
     if recipe.erase:
@@ -189,7 +185,7 @@ def decoded(split, read, recipe, crop, indices, draws, bad):
 
 
 def augmented(image, draws, recipe):
-    """A decoded image after all that the host does to it."""
+    """A decoded image after all that the host does to it, and what is erased of it, as a dict."""
     if recipe.max_shift:
         image = mixing.shift(image, draws.shift, recipe.max_shift)
     if recipe.flip:
@@ -198,7 +194,10 @@ def augmented(image, draws, recipe):
         image = augment.rand_augment(
             image, draws.augment, recipe.magnitude, recipe.magnitude_std, recipe.operations
         )
-    return image
+    batch = {on_device.IMAGES: image}
+    if recipe.erase:
+        batch[on_device.ERASE] = mixing.erase(image.shape[:2], draws.erase, recipe.erase)
+    return batch
 
 
 # ---- evaluation ---------------------------------------------------------------------------------
