@@ -12,7 +12,7 @@ import keras
 from keras_smlp import checks, naming, shapes
 from keras_smlp.layers.initializers import TorchUniform
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, dense
-from keras_smlp.layers.normalization import BatchNorm
+from keras_smlp.layers.normalization import BatchNormalization
 from keras_smlp.layers.patches import PatchConv
 from keras_smlp.layers.sparse_mlp import SparseMLP
 from keras_smlp.preprocessing import normalization
@@ -134,7 +134,7 @@ def SMLPNet(
             own = policy_of(policy, channel_mixing, ChannelMixing.PARTS)
             x = ChannelMixing(expansion, rate, name=channel_mixing, dtype=own)(x)
     own = policy_of(policy, naming.NORM)
-    x = BatchNorm(name=naming.NORM, dtype=own)(x)
+    x = BatchNormalization(name=naming.NORM, dtype=own)(x)
 
     # ---- head -----------------------------------------------------------------------------------
     if include_top or pooling == "avg":

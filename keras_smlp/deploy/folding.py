@@ -14,7 +14,7 @@ from keras import ops, tree
 from keras_smlp import naming
 from keras_smlp.layers.folded import Affine, FoldedChannelMixing, FoldedTokenMixing
 from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
-from keras_smlp.layers.normalization import BatchNorm
+from keras_smlp.layers.normalization import BatchNormalization
 from keras_smlp.preprocessing import is_normalization
 
 
@@ -111,7 +111,7 @@ def linear_pairs(model):
 
 def is_last_norm(layer):
     """Whether it is the batch normalization after the last block."""
-    kinds = (BatchNorm, keras.layers.BatchNormalization)  # the second in older files
+    kinds = (BatchNormalization, keras.layers.BatchNormalization)  # the second in older files
     return layer.name == naming.NORM and type(layer) in kinds
 
 

@@ -11,7 +11,7 @@ from keras_smlp.layers.dense import Dense
 from keras_smlp.layers.depthwise import DepthwiseConv
 from keras_smlp.layers.drop_path import DropPath
 from keras_smlp.layers.initializers import TorchUniform
-from keras_smlp.layers.normalization import BatchNorm, LayerNorm
+from keras_smlp.layers.normalization import BatchNormalization, LayerNorm
 from keras_smlp.layers.remat import rematerialized
 from keras_smlp.layers.sparse_mlp import SparseMLP
 from keras_smlp.shapes import check_channels, check_map
@@ -75,9 +75,9 @@ class TokenMixing(Mixing):
     def build_parts(self, input_shape):
         shape = check_map(self, input_shape, "height", "width", "channels")
         self.input_spec = keras.layers.InputSpec(shape=(None, *shape))
-        self.norm1 = BatchNorm(**self.part_arguments("norm1"))
+        self.norm1 = BatchNormalization(**self.part_arguments("norm1"))
         self.conv = DepthwiseConv(3, **self.part_arguments("conv"))
-        self.norm2 = BatchNorm(**self.part_arguments("norm2"))
+        self.norm2 = BatchNormalization(**self.part_arguments("norm2"))
         self.mix = SparseMLP(**self.part_arguments("mix"))
         for layer in (self.norm1, self.conv, self.norm2, self.mix):
             layer.build(input_shape)

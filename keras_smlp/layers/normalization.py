@@ -11,8 +11,10 @@ MOMENTUM = 0.9
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
-class BatchNorm(keras.layers.BatchNormalization):
+class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, whose momentum and epsilon default to PyTorch's.
+
+    It has Keras' name, because Keras' weights files call a layer by the name of its class.
 
     Attributes:
         parts: Positive integer. On JAX, into how many parts the batch is divided in training, each

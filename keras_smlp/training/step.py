@@ -9,7 +9,7 @@ from keras import ops
 from keras_smlp.checks import check_boolean, check_positive_integer, check_rate
 from keras_smlp.data import on_device
 from keras_smlp.layers import ChannelMixing, TokenMixing, backend
-from keras_smlp.layers.normalization import BatchNorm
+from keras_smlp.layers.normalization import BatchNormalization
 from keras_smlp.saving import PortableModel
 from keras_smlp.training.engines import Engine
 from keras_smlp.training.engines.base import batch_norms
@@ -159,7 +159,7 @@ class TrainingModel(PortableModel):
 
     def trained_batch_norms(self):
         """The network's batch normalizations that are not frozen."""
-        return [x for x in batch_norms(self) if isinstance(x, BatchNorm) and x.trainable]
+        return [x for x in batch_norms(self) if isinstance(x, BatchNormalization) and x.trainable]
 
     def jax_step(self, state, data):
         optimizer_variables = self.optimizer.variables

@@ -315,7 +315,7 @@ def test_batch_norm_far_from_zero(mean):
 def test_batch_norm_of_parts():
     """Each device's part of a batch by its own statistics; the moving ones are their mean."""
     x, weights = draw(6, 5, 4, 4) + 3, [draw(4), draw(4), draw(4), np.abs(draw(4))]
-    layers = [normalization.BatchNorm() for _ in range(4)]
+    layers = [normalization.BatchNormalization() for _ in range(4)]
     for layer in layers:
         layer.build(x.shape)
         layer.set_weights(weights)
