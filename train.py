@@ -58,7 +58,9 @@ def train(config):
     with exit_on_errors(keys=KEYS):
         engine = engines.start(**dataclasses.asdict(config.distribution))
         engine.check_batch(config.train.batch_size)
-        config.check_groups(*engine.apart)
+        config.check_groups(engine.processes)
+        if config.data.mixes_on_device and not config.eval.only:
+            config.check_groups(*engine.apart)
     with contextlib.ExitStack() as stack:
         if not config.eval.only:  # which leaves what a run has written as it is
             with exit_on_errors():

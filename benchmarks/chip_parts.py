@@ -27,7 +27,7 @@ class Job(NamedTuple):
         mode: `"training"` or `"inference"`.
         precision: Dtype policy.
         remat: Whether the whole training step keeps of each half of a block its input alone.
-        local: Whether each chip normalizes its own part of the batch there.
+        local: Whether each chip normalizes its own part of the batch in the whole training step.
         path: Path to write the program to.
     """
 

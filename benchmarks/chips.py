@@ -5,7 +5,8 @@ python -m benchmarks.chips --chip v6e --mode inference --only "block 1"
 python -m benchmarks.chips --chip v5e --chips 8 --only step
 
 XLA compiles for chips that are not there. Each part of the network that differs from the others (a
-block of each stage, the stem, the layers between stages, the head, the optimizer) is compiled by
+block of each stage, the stem, the layers between stages, the head, erasing and mixing, the optimizer) is
+compiled by
 itself, whose operations have the compiler's estimate of their cycles; a step is the sum, each block
 as often as it occurs. Then the whole step is compiled as far as its schedule, for the bytes that it
 moves, what it needs of the memory, and what the chips send each other. For GPUs the compiler has no
@@ -80,7 +81,12 @@ def parse():
     precisions = ("float32", "mixed_bfloat16", "bfloat16")
     add("--precision", choices=precisions, default="mixed_bfloat16")
     add("--remat", action="store_true", help="as train.remat: block, in the whole step")
-    add("--batch-norm", choices=("global", "local"), default="global", help="over several chips")
+    add(
+        "--batch-norm",
+        choices=("global", "local"),
+        default="global",
+        help="of several chips, in the whole step",
+    )
     add("--only", nargs="+", metavar="PART", help='such as "block 1", or step (default: all)')
     add("--depths", type=depths, metavar="D,D,D,D", help="blocks of each stage in the whole step")
     add("--keep", type=Path, metavar="FOLDER", help="keep the programs there")

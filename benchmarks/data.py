@@ -4,7 +4,8 @@ python -m benchmarks.data PHOTOS [--rounds 5] [--threads 2]
 
 PHOTOS is a folder of image files. Ours is `keras_smlp.data` on that many threads; the peer is the
 same recipe in PIL and NumPy (`reference/images.py`) behind a PyTorch DataLoader with that many
-workers. The contenders take turns; the first round is not counted, nor is, in each, what comes
+workers. Random erasing and mixing count for the peer alone: ours are part of the training step. The
+contenders take turns; the first round is not counted, nor is, in each, what comes
 before the second batch: starting an epoch takes our graph some two seconds, which is told apart.
 """
 

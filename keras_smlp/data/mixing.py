@@ -40,6 +40,7 @@ def erase(size, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
 
     Returns:
         An int32 tensor `(5,)`: top, left, height and width of the box, and the seed of the noise.
+        Height and width are 0 where nothing is erased.
 
     Reference:
         [Random Erasing](https://arxiv.org/abs/1708.04896); timm 0.3.2 `RandomErasing("pixel")`.
@@ -78,7 +79,8 @@ def mix(size, targets, seed, mixup, cutmix):
 
     Returns:
         An int32 tensor `(5,)` for `on_device.finished`, which mixes the images: top, left, height
-        and width of CutMix' box, and what an image keeps outside of it. And the mixed targets.
+        and width of CutMix' box, empty for mixup, and what an image keeps outside of it, in units
+        of `2**-24`. And the mixed targets.
 
     Reference:
         [mixup](https://arxiv.org/abs/1710.09412), [CutMix](https://arxiv.org/abs/1905.04899);

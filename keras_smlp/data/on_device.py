@@ -74,11 +74,13 @@ def partners(images, group_size):
 def noise(seeds, images):
     """Standard normal noise in normalized space, in [0, 255]'s units: independent for each value.
 
-    A function of an image's seed and the place in it, which Keras' generators are not on a device.
-    Two halves of a hash are two uniform numbers, and these a normal one (Box-Muller).
+    Keras' generators take one seed for a whole tensor; here each image has its own. A value is
+    hashed from the seed and its place: two halves of the hash are two uniform numbers, and these
+    give a normal one (Box-Muller). It is computed for all pixels: compiled programs need fixed
+    shapes.
     """
     count = math.prod(images.shape[1:])
-    places = np.arange(1, count + 1, dtype="int32").reshape(images.shape[1:])  # 0 stays 0
+    places = np.arange(1, count + 1, dtype="int32").reshape(images.shape[1:])  # of 0 the hash is 0
     places = hashed(ops.convert_to_tensor(places))
     bits = hashed(ops.bitwise_xor(places, seeds[:, None, None, None]))
     first, second = shifted(bits, WORD), ops.bitwise_and(bits, 2**WORD - 1)

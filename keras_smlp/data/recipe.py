@@ -43,7 +43,8 @@ class DataConfig:
         erase: Probability of random erasing.
         mixup: alpha of mixup's Beta distribution; 0 for none.
         cutmix: alpha of CutMix', likewise; a fair coin decides where both are positive.
-        group_size: Images that share a draw of mixup and CutMix; divides a process' batch.
+        group_size: Images that share a draw of mixup and CutMix; divides a process'
+            batch (on TensorFlow a device's).
         label_smoothing: Part of the target spread over all classes.
         repeats: Repeated augmentation: copies of an image in an epoch, which shows 1 / repeats of
             all images.
@@ -92,6 +93,11 @@ class DataConfig:
     def mixes(self):
         """Whether images of a group are mixed."""
         return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def mixes_on_device(self):
+        """Whether that is done within the training step."""
+        return self.mixes and self.augment != "keras_cv"
 
     def shorter_side(self, size):
         """Length of the shorter side before the central crop to `size`."""

@@ -18,7 +18,7 @@ from keras_smlp.shapes import check_channels, check_map
 
 
 class Mixing(Composite):
-    """One of the two halves of a block."""
+    """One of the two halves of a block: subclasses define `mixed(x, training)`."""
 
     remat = False  # whether the backward pass computes it again
 
@@ -26,9 +26,6 @@ class Mixing(Composite):
         if self.remat and training:
             return rematerialized(self, x)
         return self.mixed(x, training)
-
-    def mixed(self, x, training):
-        raise NotImplementedError
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")

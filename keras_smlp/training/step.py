@@ -66,7 +66,8 @@ class TrainingModel(PortableModel):
         **kwargs: Keyword arguments of a functional `keras.Model`.
 
     Raises:
-        ValueError: If `ema_decay` is outside `[0, 1)`.
+        ValueError: If `ema_decay` is outside `[0, 1)`, or `group_size` is not a positive
+            integer.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class TrainingModel(PortableModel):
         return logs
 
     def trained_batch_norms(self):
-        """The network's batch normalizations that are not frozen."""
+        """The batch normalizations that are not frozen; not Keras' own, which older files have."""
         return [x for x in batch_norms(self) if isinstance(x, BatchNormalization) and x.trainable]
 
     def jax_step(self, state, data):

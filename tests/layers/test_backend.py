@@ -339,9 +339,11 @@ def test_batch_norm_of_parts():
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has implementations for devices")
 def test_what_other_devices_run(monkeypatch):
     """A program for a CPU never has these implementations: here they run as if it had."""
-    from keras_smlp.layers.backend import jax_products as own
+    from keras_smlp.layers.backend import jax, jax_products
 
-    monkeypatch.setattr(own, "for_device", lambda cpu, others: others)
+    for module in (jax, jax_products):
+        monkeypatch.setattr(module, "for_device", lambda cpu, others: others)
+    agree("gelu", draw(*MAP))
     agree("depthwise", draw(*MAP), draw(3, 3, 4, 1), draw(4))
     for axis, size in (("height", 6), ("width", 5)):
         agree("axial", draw(*MAP), draw(size, size), draw(size), axis)

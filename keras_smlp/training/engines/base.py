@@ -30,7 +30,7 @@ class Engine:
 
     @property
     def apart(self):
-        """How many parts of a batch are computed apart from one another, and what computes them."""
+        """Into how many parts a batch falls whose images are mixed apart, and what has them."""
         return self.processes, "processes"
 
     def describe(self):
