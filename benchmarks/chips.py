@@ -5,12 +5,11 @@ python -m benchmarks.chips --chip v6e --mode inference --only "block 1"
 python -m benchmarks.chips --chip v5e --chips 8 --only step
 
 XLA compiles for chips that are not there. Each part of the network that differs from the others (a
-block of each stage, the stem, the layers between stages, the head, erasing and mixing, the optimizer) is
-compiled by
-itself, whose operations have the compiler's estimate of their cycles; a step is the sum, each block
-as often as it occurs. Then the whole step is compiled as far as its schedule, for the bytes that it
-moves, what it needs of the memory, and what the chips send each other. For GPUs the compiler has no
-estimate of the time: kernels and bytes are counted.
+block of each stage, the stem, the layers between stages, the head, erasing and mixing, the
+optimizer) is compiled by itself, whose operations have the compiler's estimate of their cycles; a
+step is the sum, each block as often as it occurs. Then the whole step is compiled as far as its
+schedule, for the bytes that it moves, what it needs of the memory, and what the chips send each
+other. For GPUs the compiler has no estimate of the time: kernels and bytes are counted.
 
 **These are estimates by a compiler, not measurements.** An operation without an estimate is listed.
 
