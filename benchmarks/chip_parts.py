@@ -195,8 +195,10 @@ def training_model(job):
 
 
 def group_size(job):
-    """Images that are mixed with one another: the recipe's 128, or what of it divides the batch."""
-    return math.gcd(128, job.batch)
+    """Images that are mixed with one another: as many as in the recipe, or a divisor of that."""
+    from keras_smlp.data.recipe import DataConfig
+
+    return math.gcd(DataConfig.group_size, job.batch)
 
 
 def named(optimizer):

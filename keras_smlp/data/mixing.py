@@ -48,9 +48,7 @@ def erase(size, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
     draws = tf.random.stateless_uniform((TRIES, 5), seed)
     top, left, high, wide, fits = box(size, draws, area, aspect)
     is_erased = tf.cast(fits & (draws[0, 4] < probability), "int32")
-    [number] = tf.unstack(
-        tf.random.stateless_uniform((1,), [seed[0], seed[1] + 1], None, None, "int32")
-    )
+    number = tf.random.stateless_uniform((), [seed[0], seed[1] + 1], None, None, "int32")
     return tf.stack([top, left, high * is_erased, wide * is_erased, number])
 
 

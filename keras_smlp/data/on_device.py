@@ -91,7 +91,7 @@ def noise(seeds, images):
 
 
 def hashed(x):
-    """Scrambles 32 bits: "lowbias32" of Ellis' search for such functions, in signed integers."""
+    """Scrambles 32 bits, in signed integers: "lowbias32" of nullprogram.com/blog/2018/07/31."""
     x = ops.multiply(ops.bitwise_xor(x, shifted(x, 16)), 0x7FEB352D)
     x = ops.multiply(ops.bitwise_xor(x, shifted(x, 15)), 0x846CA68B - 2**32)
     return ops.bitwise_xor(x, shifted(x, 16))

@@ -93,7 +93,7 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     chunk, threads = chunk_size(share), recipe.threads or tf.data.AUTOTUNE
     read, crop = reader(split), training_crop(recipe, size)
     by_keras_cv = recipe.augment == "keras_cv"
-    group = recipe.group_size if recipe.mixes and not by_keras_cv else share
+    group = recipe.group_size if recipe.mixes_on_device else share
     if by_keras_cv:
         from keras_smlp.data.keras_cv_policy import batch_policy
 

@@ -96,7 +96,7 @@ class DataConfig:
 
     @property
     def mixes_on_device(self):
-        """Whether that is done within the training step."""
+        """Whether the training step mixes them; keras-cv does it on the host."""
         return self.mixes and self.augment != "keras_cv"
 
     def shorter_side(self, size):
