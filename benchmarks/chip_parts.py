@@ -3,10 +3,11 @@
 The environment must be as `chips.environment` has it before this is imported.
 """
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks import models
 
 STAGES = (1, 2, 3, 4)
 
@@ -108,13 +109,14 @@ def traced(job, whole, split):
         return [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=whole) for v in group]
 
     def batch(shape, dtype):
-        shape = (job.batch * job.chips, *shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
 
-    drawn = {key: batch((5,), "int32") for key in (on_device.ERASE, on_device.MIX)}
-    drawn[on_device.IMAGES] = batch((job.size, job.size, 3), "uint8")
+    images = job.batch * job.chips
     if job.part == "erase and mix":
-        return partial(on_device.finished, group_size=group_size(job)), (drawn,), {}
+        shapes, _ = models.drawn_batch(network(job, job.depths), images)
+        drawn = {key: batch(shape, dtype) for key, shape, dtype in shapes}
+        finished = partial(on_device.finished, group_size=models.group_size(job.batch))
+        return finished, (drawn,), {}
     if job.mode == "training" and job.part in ("step", "optimizer"):
         model = training_model(job)
         state = tuple(
@@ -128,7 +130,9 @@ def traced(job, whole, split):
         )
         if job.part == "optimizer":
             return update(model), (state[0], *state[:3]), {"donate_argnums": (1, 2, 3)}
-        data = drawn, batch(model.output.shape[1:], "float32")
+        shapes, labels = models.drawn_batch(model, images)
+        drawn = {key: batch(shape, dtype) for key, shape, dtype in shapes}
+        data = drawn, batch(labels, "float32")
         kept = jax.tree.map(lambda _: whole, state)
         outs = {} if job.chips == 1 else {"out_shardings": (None, kept)}
         # as Keras compiles it
@@ -136,69 +140,30 @@ def traced(job, whole, split):
 
     model = cut(network(job, job.depths), job.part)
     states = variables(model.trainable_variables), variables(model.non_trainable_variables)
-    images = batch(model.input.shape[1:], model.input.dtype)
+    x = batch((images, *model.input.shape[1:]), model.input.dtype)
     if job.mode == "inference":
-        return forward(model), (*states, images), {}
-    upstream = batch(model.output.shape[1:], model.output.dtype)
-    return with_gradients(model, job.part), (*states, images, upstream), {}
+        return forward(model), (*states, x), {}
+    upstream = batch((images, *model.output.shape[1:]), model.output.dtype)
+    return with_gradients(model, job.part), (*states, x, upstream), {}
 
 
 # ---- models -------------------------------------------------------------------------------------
 def network(job, depths):
     """The network, with logits for training."""
-    import keras_smlp
-
-    variant = keras_smlp.VARIANTS[job.variant]
-    return keras_smlp.SMLPNet(
-        variant.dim,
-        depths,
-        drop_path_rate=variant.drop_path_rate,
-        input_shape=(job.size, job.size, 3),
-        classifier_activation=None if job.mode == "training" else "softmax",
-        dtype=job.precision,
-    )
+    arguments = {"depths": depths, "input_shape": (job.size, job.size, 3)}
+    if job.mode == "inference":
+        arguments["classifier_activation"] = "softmax"
+    return models.network(job.variant, job.precision, **arguments)
 
 
 def training_model(job):
-    """What train.py trains, by the recipe of the paper."""
-    import keras
-    import numpy as np
-
-    from keras_smlp.training import optimizer
-    from keras_smlp.training.engines.base import batch_norms
-    from keras_smlp.training.parsing import parse
-    from keras_smlp.training.step import TrainingModel
-
-    configs = Path(__file__).parents[1] / "configs"
-    config = parse([f"--config={configs / f'smlpnet_{job.variant}_imagenet.yaml'}"])
+    """What train.py trains, its optimizer's operations named so in the program."""
     net = network(job, job.depths)
-    model = TrainingModel(
-        net.input,
-        net.output,
-        config.optimizer.ema_decay,
-        remat=job.remat,
-        group_size=group_size(job),
-    )
-    for layer in batch_norms(model):
-        layer.parts = job.chips if job.local else 1
-    model.compile(
-        named(optimizer.adamw(config, steps=1251)),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=[
-            keras.metrics.CategoricalAccuracy(name="accuracy"),
-            keras.metrics.TopKCategoricalAccuracy(5, name="top5"),
-        ],
-    )
-    images = np.zeros((2, *net.input_shape[1:]), "float32")
-    model._symbolic_build(data_batch=(images, np.zeros((2, 1000), "float32")))
+    group = models.group_size(job.batch)
+    parts = job.chips if job.local else 1
+    model = models.training_model(net, remat=job.remat, group_size=group, parts=parts)
+    named(model.optimizer)
     return model
-
-
-def group_size(job):
-    """Images that are mixed with one another: as many as in the recipe, or a divisor of that."""
-    from keras_smlp.data.recipe import DataConfig
-
-    return math.gcd(DataConfig.group_size, job.batch)
 
 
 def named(optimizer):

@@ -165,6 +165,7 @@ def compile(job, schedule=False):
         The program, and the seconds that it took.
     """
     begin = time.monotonic()
+    job.path.unlink(missing_ok=True)  # of an earlier run
     with tempfile.TemporaryDirectory() as scratch:
         dump = Path(scratch) if schedule else None
         process = SPAWN.Process(target=chip_parts.main, args=(job,))

@@ -16,12 +16,14 @@ the network with one block a stage, in small images. It takes a minute or two.
 
 import collections
 import importlib.util
+import logging
 import os
+import re
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "torch"
 
-from benchmarks import tables  # noqa: E402 - the backend first
+from benchmarks import models, tables  # noqa: E402 - the backend first
 from reference import stand_in  # noqa: E402
 from tools.command_line import Parser, positive  # noqa: E402
 
@@ -38,53 +40,29 @@ SHOWN = 15
 SMALL = {"depths": (1, 1, 1, 1), "input_shape": (64, 64, 3), "drop_path_rate": 0.1}
 
 
-def network(variant, precision, **arguments):
-    """The network of a variant with logits, as train.py has it; or with other arguments."""
-    import keras_smlp
-
-    dim, depths, side, classes = stand_in.VARIANTS[variant]
-    known = keras_smlp.VARIANTS.get(variant)
-    own = {
-        "depths": depths,
-        "input_shape": (side, side, 3),
-        "classes": classes,
-        "classifier_activation": None,
-        "drop_path_rate": known.drop_path_rate if known else 0.0,
-        "dtype": precision,
-    }
-    return keras_smlp.SMLPNet(dim, **own | arguments)
-
-
-def compiled(net, **arguments):
-    """The model whose steps train.py takes."""
-    import keras
-
-    from keras_smlp.training.optimizer import NOT_DECAYED
-    from keras_smlp.training.step import TrainingModel
-
-    model = TrainingModel(net.input, net.output, ema_decay=0.9999)
-    optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.05, epsilon=1e-8)
-    optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, **arguments)
-    return model
-
-
 def call(net, mode, batch, **arguments):
-    """A function that takes a step, or infers, with a batch of zeros, which may be converted."""
+    """A function that takes a step, or infers, with a batch of zeros, which may be converted.
+
+    A step gets its batch as the recipe of the paper has it: random erasing, mixup and CutMix are
+    part of it.
+    """
     import torch
 
-    shapes = [(batch, *x.shape[1:]) for x in (net.input, net.output)]
-    images, labels = (torch.zeros(shape) for shape in shapes)
     if mode == "inference":
+        images = torch.zeros((batch, *net.input.shape[1:]))
 
         def infer(convert=lambda x: x):
             with torch.no_grad():
                 return net(convert(images), training=False)
 
         return infer
-    model = compiled(net, **arguments)
-    return lambda convert=lambda x: x: model.train_step((convert(images), convert(labels)))
+    model = models.training_model(net, group_size=models.group_size(batch), **arguments)
+    shapes, labels = models.drawn_batch(net, batch)
+    data = {key: torch.zeros(shape, dtype=getattr(torch, dtype)) for key, shape, dtype in shapes}
+    labels = torch.zeros(labels)
+    return lambda convert=lambda x: x: model.train_step(
+        ({key: convert(x) for key, x in data.items()}, convert(labels))
+    )
 
 
 def count(net, mode, batch):
@@ -117,25 +95,43 @@ def count(net, mode, batch):
     return times, moved
 
 
+class Breaks(logging.Handler):
+    """Counts pairs (place, reason) of what PyTorch's compiler says of each break of a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = collections.Counter()
+
+    def emit(self, record):
+        text = record.getMessage()
+        place = re.search(r" in user code at (\S+:\d+)\n", text)
+        if not place:
+            return
+        path = place[1].rpartition("site-packages/")[2]
+        path = path.removeprefix(f"{Path(__file__).parents[1]}{os.sep}")
+        path = re.sub(r".*/lib/python", "python", path)
+        reasons = [x for x in text.split("\n")[1:] if x and not x.startswith("Graph Break Reason")]
+        reason = reasons[0] if reasons else ""
+        self.found[path, reason.partition("Explanation:")[0].strip()] += 1
+
+
 def graphs(net, mode):
     """How many graphs `torch.compile` makes, and for each place where one ends: how often, why.
 
     Returns:
-        The number, and a Counter of pairs (place, reason).
+        The number, how many of the graphs have no operation, and a Counter of pairs (place,
+        reason).
     """
     import torch
 
     torch._dynamo.reset()
     run = call(net, mode, 2, jit_compile=True)
     run()  # builds what Keras builds late
+    torch._logging.set_logs(graph_breaks=True)
+    logger = logging.getLogger("torch._dynamo.symbolic_convert.__graph_breaks")
+    logger.handlers, logger.propagate = [breaks := Breaks()], False
     found = torch._dynamo.explain(run)()
-    breaks = collections.Counter()
-    for reason in found.break_reasons:
-        frame = reason.user_stack[-1]
-        path = frame.filename.rpartition("site-packages/")[2]
-        path = path.removeprefix(f"{Path(__file__).parents[1]}{os.sep}")
-        breaks[f"{path}:{frame.lineno}", str(reason.reason).split("\n")[0]] += 1
-    return found.graph_count, breaks
+    return found.graph_count, sum(not n for n in found.ops_per_graph), breaks.found
 
 
 def report(times, moved):
@@ -152,15 +148,12 @@ def casts(times):
     return sum(times[name] for name in CASTS)
 
 
-def report_graphs(number, breaks):
+def report_graphs(number, empty, breaks):
     """Lines of Markdown: the graphs, and where they end."""
-    yield f"\ngraphs of torch.compile (one block a stage): {number}\n"
+    yield f"\ngraphs of torch.compile (one block a stage): {number}, {empty} of them empty\n"
     yield tables.head("place of a break", "times", "reason")
     for (place, reason), often in breaks.most_common():
         yield tables.line(place, str(often), reason)
-    missing = number - 1 - sum(breaks.values())
-    if missing > 0:
-        yield tables.line("not told by PyTorch", str(missing), "")
 
 
 def parse():
@@ -183,14 +176,14 @@ def main():
     options = parse()
     import torch
 
-    net = network(options.variant, options.precision)
+    net = models.network(options.variant, options.precision)
     times, moved = count(net, options.mode, options.batch)
     what = f"{options.variant}, batch {options.batch}, {options.precision}, {options.mode}"
     print(f"{what}; torch {torch.__version__}; counted, not measured\n")
     for line in report(times, moved):
         print(line)
     if options.breaks:
-        small = network(options.variant, options.precision, **SMALL)
+        small = models.network(options.variant, options.precision, **SMALL)
         for line in report_graphs(*graphs(small, options.mode)):
             print(line)
 

@@ -11,7 +11,6 @@ normalized space are the same here, rescaled.
 
 import math
 
-import numpy as np
 from keras import ops
 
 from keras_smlp.preprocessing import MEAN, STD
@@ -80,8 +79,8 @@ def noise(seeds, images):
     shapes.
     """
     count = math.prod(images.shape[1:])
-    places = np.arange(1, count + 1, dtype="int32").reshape(images.shape[1:])  # of 0 the hash is 0
-    places = hashed(ops.convert_to_tensor(places))
+    places = ops.reshape(ops.arange(1, count + 1, dtype="int32"), images.shape[1:])
+    places = hashed(places)  # from 1 on: of 0 the hash is 0
     bits = hashed(ops.bitwise_xor(places, seeds[:, None, None, None]))
     first, second = shifted(bits, WORD), ops.bitwise_and(bits, 2**WORD - 1)
     radius = ops.sqrt(-2 * ops.log((ops.cast(first, "float32") + 1) * 2.0**-WORD))

@@ -1,7 +1,7 @@
 """Stochastic depth."""
 
 import contextlib
-import contextvars
+import threading
 from typing import Any
 
 import keras
@@ -10,8 +10,17 @@ from keras import ops
 
 from keras_smlp.checks import check_rate, check_seed, check_unquantized
 
-# of the thread: TensorFlow's replicas are traced in threads that take turns
-PART = contextvars.ContextVar("PART", default=(0, 1))
+
+class Part(threading.local):
+    """Which of how many parts of a batch there is; TensorFlow traces replicas in threads.
+
+    Not a `ContextVar`, at which the graphs of `torch.compile` end.
+    """
+
+    number, parts = 0, 1
+
+
+PART = Part()
 
 
 @contextlib.contextmanager
@@ -25,11 +34,12 @@ def batch_part(number, parts):
         number: Integer in `[0, parts)`, or a scalar integer tensor.
         parts: Positive integer.
     """
-    token = PART.set((number, parts))
+    before = PART.number, PART.parts
+    PART.number, PART.parts = number, parts
     try:
         yield
     finally:
-        PART.reset(token)
+        PART.number, PART.parts = before
 
 
 @keras.saving.register_keras_serializable(package="keras_smlp")
@@ -81,7 +91,7 @@ class DropPath(keras.Layer):
     def call(self, x, training=None):
         if not training or self.rate == 0:
             return x
-        number, parts = PART.get()
+        number, parts = PART.number, PART.parts
         one_per_sample = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
         # not keras.random.dropout: on PyTorch it draws from the global generator where the seed is
         # None, and what is drawn there is not in our state

@@ -13,12 +13,12 @@ pytestmark = [
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_a_block_has_no_operation_per_variable(precision):
     """Casts, averages and statistics are operations on lists, however many blocks there are."""
-    from benchmarks import torch_operations
+    from benchmarks import models, torch_operations
 
     counts = []
     for depth in (1, 3):
         small = {"depths": (depth,), "input_shape": (16, 16, 3), "drop_path_rate": 0.0}
-        net = torch_operations.network("micro", precision, **small)
+        net = models.network("micro", precision, **small)
         counts.append(torch_operations.count(net, "training", 4)[0])
     first, second = counts
     assert sum(second.values()) - sum(first.values()) <= 2 * 53

@@ -337,12 +337,16 @@ def test_batch_norm_of_parts():
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has implementations for devices")
-def test_what_other_devices_run(monkeypatch):
+@pytest.mark.parametrize("device", ["tpu", "gpu"])
+def test_what_other_devices_run(monkeypatch, device):
     """A program for a CPU never has these implementations: here they run as if it had."""
     from keras_smlp.layers.backend import jax, jax_products
 
+    def for_device(cpu, tpu, gpu=None):
+        return gpu if gpu and device == "gpu" else tpu
+
     for module in (jax, jax_products):
-        monkeypatch.setattr(module, "for_device", lambda cpu, others: others)
+        monkeypatch.setattr(module, "for_device", for_device)
     agree("gelu", draw(*MAP))
     agree("depthwise", draw(*MAP), draw(3, 3, 4, 1), draw(4))
     for axis, size in (("height", 6), ("width", 5)):

@@ -20,13 +20,25 @@ from jax.lax import optimization_barrier
 from keras_smlp.layers.backend import reference
 
 
-def for_device(cpu, others):
-    """A function that is `cpu` in programs for CPUs, and `others` in those for other devices."""
+def for_device(cpu, tpu, gpu=None):
+    """A function that is another one in programs for CPUs, for TPUs and for GPUs.
+
+    Args:
+        cpu: Function of arrays.
+        tpu: The same function, computed in another way.
+        gpu: Likewise. Defaults to `tpu`.
+    """
+
+    by_device = {"cpu": cpu, "tpu": tpu, "default": gpu} if gpu else {"cpu": cpu, "default": tpu}
 
     def function(*arrays):
-        return lax.platform_dependent(*arrays, cpu=cpu, default=others)
+        return lax.platform_dependent(*arrays, **by_device)
 
     return function
+
+
+def unchanged(x):
+    return x
 
 
 def sum_dtype(x):
@@ -85,9 +97,11 @@ def gelu_forward(x):
 
 def gelu_backward(x, upstream):
     # the barrier: on a CPU XLA would otherwise keep what the forward pass computed on its way
-    z = widened(for_device(optimization_barrier, lambda x: x)(x))
+    z = widened(for_device(optimization_barrier, unchanged)(x))
     density = jnp.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
-    return ((upstream * (normal_cdf(z) + z * density)).astype(x.dtype),)
+    gradient = (upstream * (normal_cdf(z) + z * density)).astype(x.dtype)
+    # on a GPU XLA would otherwise write it in 32 bits, for the gradient of a bias
+    return (for_device(unchanged, unchanged, optimization_barrier)(gradient),)
 
 
 def normal_cdf(x):
