@@ -1,16 +1,16 @@
-"""RandAugment on uint8 images as timm 0.3.2 does it with PIL, in TensorFlow operations.
+"""RandAugment on uint8 images as timm 0.3.2 does it with PIL, most of it in TensorFlow operations.
 
 The operations are arithmetic in float32, which is far faster here than look-ups, `tf.where`, uint8
 and broadcasting over the channels; the colors equal PIL's bit by bit all the same.
 """
 
 import functools
-import math
-
+import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 # ImageNet's mean color, shown where a moved image leaves its place empty
-FILL = [124.0, 116.0, 104.0]
+FILL = (124, 116, 104)
 
 # PIL's weights of red, green and blue in gray: float32 holds their sums exactly
 GRAY = [19595 / 65536, 38470 / 65536, 7471 / 65536]
@@ -163,11 +163,11 @@ def brightness(image, magnitude, sign):
 
 def sharpness(image, magnitude, sign):
     x = tf.cast(image, "float32")
-    kernel = tf.constant([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]])[..., None, None] / 13
-    smooth = tf.nn.depthwise_conv2d(x[None], tf.tile(kernel, [1, 1, 3, 1]), [1] * 4, "VALID")[0]
-    detail = x[1:-1, 1:-1] - tf.round(smooth)
+    rows = x[:-2] + x[1:-1] + x[2:]
+    center = x[1:-1, 1:-1]
+    smooth = tf.round((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * center) / 13)
     # PIL does not smooth the border
-    return blend(x - tf.pad(detail, [[1, 1], [1, 1], [0, 0]]), x, magnitude, sign)
+    return blend(x - tf.pad(center - smooth, [[1, 1], [1, 1], [0, 0]]), x, magnitude, sign)
 
 
 # ---- geometry -----------------------------------------------------------------------------------
@@ -184,44 +184,15 @@ def cubic(d):
 
 
 def rotate(image, magnitude, sign):
-    height, width, _ = image.shape
-    angle = scaled(magnitude, math.radians(30), sign)
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    # where each pixel comes from: what its column adds and what its row adds, from the middle on
-    x = tf.range(width, dtype="float64") - (width - 1) / 2
-    y = tf.range(height, dtype="float64")[:, None] - (height - 1) / 2
-    x, y = (
-        tf.cast(cos * x, "float32") + tf.cast((width - 1) / 2 - sin * y, "float32"),
-        tf.cast(sin * x, "float32") + tf.cast((height - 1) / 2 + cos * y, "float32"),
-    )
-    left, top = tf.floor(x), tf.floor(y)
-    across = cubic(tf.reshape(x - left, (1, -1)))
-    down = cubic(tf.reshape(y - top, (-1, 1)))
+    """By PIL itself: two to three times as fast as look-ups of 16 pixels for each pixel."""
 
-    # A look-up costs as much for four neighbors as for one: a table of every four in a row, from
-    # the image with its border repeated and four rows of the fill below. Four copies, each one
-    # pixel further on, have them all.
-    right = 2 + -width % 4
-    wide = tf.concat([image[:, :1]] * 2 + [image] + [image[:, -1:]] * right, axis=1)
-    stride = wide.shape[1]
-    fill = tf.cast(tf.fill((4, stride, 1), 1.0) * FILL, "uint8")
-    tall = tf.concat([wide[:1]] * 2 + [wide] + [wide[-1:]] * 2 + [fill], axis=0)
-    size = (height + 8) * stride
-    flat = tf.pad(tf.reshape(tall, [-1]), [[0, 9]])
-    table = tf.reshape(tf.stack([flat[3 * i : 3 * (i + size)] for i in range(4)]), (-1, 12))
-    inside = (tf.abs(x - (width - 1) / 2) < width / 2) & (tf.abs(y - (height - 1) / 2) < height / 2)
-    place = tf.cast((top + 1) * stride + left + 1, "int32")
-    place = tf.reshape(tf.where(inside, place, (height + 4) * stride), (-1, 1))
-    place = place % 4 * (size // 4) + place // 4
+    def turned(pixels, degrees):
+        picture = Image.fromarray(pixels)
+        return np.asarray(picture.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=FILL))
 
-    # the sum over four rows, for four columns at once, then that over the columns
-    total = 0.0
-    for i, weight in enumerate(down):
-        total += tf.cast(tf.gather_nd(table, place + i * stride // 4), "float32") * weight
-    total *= tf.matmul(tf.concat(across, axis=0), tf.repeat(tf.eye(4), 3, axis=1), transpose_a=True)
-    return tf.reshape(
-        to_uint8(tf.matmul(total, tf.tile(tf.eye(3), [4, 1])) + TRUNCATION_EPSILON), image.shape
-    )
+    degrees = scaled(magnitude, 30.0, sign)
+    image_now = tf.numpy_function(turned, [image, degrees], "uint8", stateful=False)
+    return tf.ensure_shape(image_now, image.shape)
 
 
 def spread(values, axis):
@@ -250,7 +221,7 @@ def slide(image, offsets, axis):
     moved = tf.cast(tf.floor(offsets + 0.5), "float32")
     place = spread(tf.range(size, dtype="float32") - (size - 1) / 2, axis) + spread(moved, 1 - axis)
     inside = tf.clip_by_value((size + 1) / 2 - tf.abs(place), 0, 1)
-    fill = tf.constant([[FILL] * width])
+    fill = tf.constant([[FILL] * width], "float32")
     return to_uint8((total - fill) * inside + (fill + TRUNCATION_EPSILON))
 
 
