@@ -5,6 +5,7 @@ and broadcasting over the channels; the colors equal PIL's bit by bit all the sa
 """
 
 import functools
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image

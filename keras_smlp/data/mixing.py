@@ -27,7 +27,7 @@ def shift(image, draws, max_shift):
     return tf.slice(wide, [*tf.unstack(integers(draws, 2 * margin + 1)), 0], (size, size, 3))
 
 
-def erase(size, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
+def draw_erasing(size, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):
     """What random erasing does to an image, for `on_device.finished`.
 
     Args:
@@ -65,7 +65,7 @@ def box(size, draws, area, aspect):
 # ---- a group of images --------------------------------------------------------------------------
 
 
-def mix(size, targets, seed, mixup, cutmix):
+def draw_mixing(size, targets, seed, mixup, cutmix):
     """Mixup or CutMix of a group with itself reversed; one coin and one lambda for all.
 
     Args:

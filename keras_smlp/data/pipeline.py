@@ -121,7 +121,9 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
         targets = mixing.smooth_targets(labels, classes, recipe.label_smoothing)
         if recipe.mixes:
             group_seed = seed_of(seed, epoch, places[0], MIX)
-            row, targets = mixing.mix(crop.size, targets, group_seed, recipe.mixup, recipe.cutmix)
+            row, targets = mixing.draw_mixing(
+                crop.size, targets, group_seed, recipe.mixup, recipe.cutmix
+            )
             batch = {**batch, on_device.MIX: tf.tile(row[None], (group, 1))}
         # images of which nothing is asked of the training step need no dict
         return batch if len(batch) > 1 else batch[on_device.IMAGES], targets
@@ -196,7 +198,7 @@ def augmented(image, draws, recipe):
         )
     batch = {on_device.IMAGES: image}
     if recipe.erase:
-        batch[on_device.ERASE] = mixing.erase(image.shape[:2], draws.erase, recipe.erase)
+        batch[on_device.ERASE] = mixing.draw_erasing(image.shape[:2], draws.erase, recipe.erase)
     return batch
 
 

@@ -43,7 +43,7 @@ def test_boxes_are_distributed_as_timms():
 
 def erased(image, count=DRAWS, probability=0.25):
     """One image, erased by many draws."""
-    rows = drawn(lambda seed: mixing.erase(image.shape[:2], seed, probability), count)
+    rows = drawn(lambda seed: mixing.draw_erasing(image.shape[:2], seed, probability), count)
     batch = {"images": np.stack([image] * count), "erase": rows}
     return ops.convert_to_numpy(on_device.finished(batch, 1))
 
@@ -89,7 +89,9 @@ def mixed(alpha, cutmix, size=4, count=DRAWS):
     """A group of images of one gray each and their one-hot targets, mixed by many draws."""
     gray = np.arange(1, size + 1, dtype="uint8")[:, None, None, None]
     targets = tf.eye(size)
-    rows, targets = drawn(lambda seed: mixing.mix((16, 16), targets, seed, alpha, cutmix), count)
+    rows, targets = drawn(
+        lambda seed: mixing.draw_mixing((16, 16), targets, seed, alpha, cutmix), count
+    )
     batch = {
         "images": np.tile(gray, (count, 16, 16, 3)),
         "mix": rows.repeat(size, axis=0),
