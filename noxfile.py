@@ -15,7 +15,7 @@ from pathlib import Path
 import nox
 
 BACKENDS = ("torch", "tensorflow", "jax")  # the first one also runs the tests marked `once`
-EXTRAS = (*BACKENDS, "train", "keras-cv", "openvino", "litert")
+EXTRAS = (*BACKENDS, "train", "keras-cv", "parquet", "openvino", "litert")
 QUICK = "not deep"
 PYTHONS = ("3.12", "3.13")  # beside the oldest, 3.11
 # PyTorch for Linux brings gigabytes of CUDA from the index of Python's packages
@@ -186,7 +186,13 @@ def lowest(session):
 @nox.session(python=PYTHONS)
 def newest(session):
     """The quick tests with the newest versions that pip finds for a newer Python."""
-    extras = ("jax", "train", "keras-cv", *(("torch", "openvino") if "torch" in NEWEST else ()))
+    extras = (
+        "jax",
+        "train",
+        "keras-cv",
+        "parquet",
+        *(("torch", "openvino") if "torch" in NEWEST else ()),
+    )
     install(session, *extras, "litert", versions=("--upgrade",))
     on_every_backend(session, QUICK, backends=NEWEST)
 

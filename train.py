@@ -21,7 +21,8 @@ from huge_pages import restart_with_huge_pages
 ROOT = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
 # the extras that install a module
-EXTRAS = {backend: f"{backend},train" for backend in BACKENDS} | {"keras_cv": "train,keras-cv"}
+EXTRAS = {backend: f"{backend},train" for backend in BACKENDS}
+EXTRAS |= {"keras_cv": "train,keras-cv", "pyarrow": "train,parquet"}
 EXTRAS |= dict.fromkeys(
     (
         "tensorflow",
@@ -92,12 +93,17 @@ def train_with(engine, config, began):
 
     # ---- data -----------------------------------------------------------------------------------
     with exit_on_errors(keys=KEYS):
-        source = sources.load(config.data.name, config.data.dir, config.data.manual_dir)
+        fraction, seed = config.data.validation_fraction, config.data.split_seed
+        source = sources.load(
+            config.data.name, config.data.dir, config.data.manual_dir, fraction, seed
+        )
         real_labels = config.eval.real_labels and evaluation.read_real(
             config.eval.real_labels, len(source.class_names)
         )
     for note in source.notes:
         say(f"data.dir: {note}")
+    if source.drawn:
+        say(f"data.dir: {fraction:.0%} of each class are for validation, see {report.SPLIT}")
     classes, images = len(source.class_names), len(source.train)
     steps = images // batch_size // config.optimizer.accumulation * config.optimizer.accumulation
     if not (steps or config.eval.only):
@@ -184,7 +190,7 @@ def train_with(engine, config, began):
     engine.check_same(model)
     results = report.Results(folder, classifier, source.class_names, run)
     with exit_on_errors():
-        results.start()
+        results.start(source.drawn)
         if run.path is None:
             results.begin(training(0, range(1)), source.validation)
     progress = Progress(rates, steps, batch_size, run, engine.is_main)

@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402 - the backend first
 import torch  # noqa: E402
 
 from benchmarks import tables  # noqa: E402
-from keras_smlp.data import pipeline, sources  # noqa: E402
+from keras_smlp.data import pipeline, splits  # noqa: E402
 from keras_smlp.data.decode import BadFiles  # noqa: E402
 from keras_smlp.data.recipe import DataConfig  # noqa: E402
 from reference import images as peer  # noqa: E402
@@ -68,7 +68,7 @@ def peer_runs(paths, recipe, training, workers):
 
 def contenders(paths, threads):
     """Name -> function that returns an iterable of the batches."""
-    split = sources.Files(
+    split = splits.Files(
         len(paths), lambda i: ([paths[k].read_bytes() for k in i], [0] * len(i), [""] * len(i))
     )
     recipe = DataConfig(name="folder", dir=".", group_size=BATCH, threads=threads, repeats=1)

@@ -212,7 +212,9 @@ REFUSED = {
     "--train.batch_size=1438": (
         "train.batch_size: 1438, allowed: at most 1437, for one update an epoch\n"
     ),
-    "--data.name=folder --data.dir={0}": "data.dir: {0}, allowed: a folder that holds",
+    "--data.name=folder --data.dir={0}": (
+        "data.dir: {0} has no images of the classes out, allowed: <class>/<image>"
+    ),
     "--model.weights={0}/w.pth": "model: {0}/w.pth is not a PyTorch file",
     "--distribution.kind=data_parallel": "distribution.kind: data_parallel, allowed: ",
 }
@@ -351,3 +353,20 @@ def test_huge_pages_by_starting_anew_once(users):
     command = [sys.executable, "-c", script, "--a b", "c"]
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert said.stdout == f"{users or 'glibc.malloc.hugetlb=1'} ['--a b', 'c']\n", said.stderr
+
+
+@pytest.mark.once
+def test_folders_of_classes_alone_and_their_split(tmp_path):
+    path = photos.folder(tmp_path / "data", train=8, validation=2)
+    shutil.copytree(path / "val", path / "train", dirs_exist_ok=True)
+    run = Run(
+        tmp_path / "out",
+        *("--data.name=folder", f"--data.dir={path / 'train'}", "--data.validation_fraction=0.25"),
+        *("--train.batch_size=4", "--train.epochs=1", "--optimizer.warmup_epochs=0"),
+    )
+    assert "data.dir: 25% of each class are for validation, see split.csv\n" in run.out
+    head, *rows = (tmp_path / "out" / "split.csv").read_text().splitlines()
+    assert head == "file,label,split" and len(rows) == 16
+    assert sum(row.endswith(",n01,val") for row in rows) == 2
+    source = sources.load("folder", tmp_path / "out" / "split.csv")
+    assert (len(source.train), len(source.validation)) == (12, 4)

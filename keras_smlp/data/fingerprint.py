@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from keras_smlp.checks import shown
-from keras_smlp.data.sources import Arrays
+from keras_smlp.data.splits import Arrays
 
 CHUNK = 1000
 
@@ -21,7 +21,7 @@ def listing(source):
     seconds on a local disk, about a quarter of what it takes to find them.
 
     Args:
-        source: A `sources.Source`.
+        source: A `splits.Source`.
 
     Returns:
         Bytes, about ten for each file: compressed JSON, for `changes`.

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_smlp.data import augment, decode, mixing, on_device
 from keras_smlp.data.order import epoch_order, process_positions
-from keras_smlp.data.sources import Arrays
+from keras_smlp.data.splits import Arrays
 
 if keras.backend.backend() != "tensorflow":
     # tf.data runs on the processor; the accelerator's memory belongs to JAX or PyTorch
@@ -70,7 +70,7 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     """The training batches of any epoch, or of a part of one.
 
     Args:
-        split: `sources.Arrays` or `sources.Files`.
+        split: `splits.Arrays` or `splits.Files`.
         recipe: A `recipe.DataConfig`.
         size: Positive integer. Side in pixels of the images given out.
         classes: Positive integer. Number of classes.
@@ -207,7 +207,7 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     """Every image of a split once, in its order.
 
     Args:
-        split: `sources.Arrays` or `sources.Files`.
+        split: `splits.Arrays` or `splits.Files`.
         recipe: A `recipe.DataConfig`, of which only `resize_size` and `exif_orientation` count.
         size: Positive integer. Side in pixels of the images given out.
         batch_size: Positive integer. Images in a batch of this process.

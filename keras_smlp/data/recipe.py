@@ -7,7 +7,12 @@ from keras_smlp.data import ranges
 from keras_smlp.preprocessing import shorter_side
 
 BUNDLED = ("digits",)
-OWN = ("npz", "folder")
+# sets of the user's own, and what `dir` is then
+OWN = {
+    "npz": "an .npz file",
+    "folder": "a folder with train/ and val/ or with the classes, or a CSV file",
+    "parquet": "a folder of Parquet files or a pattern",
+}
 
 
 @dataclass(frozen=True)
@@ -15,10 +20,13 @@ class DataConfig:
     """The images; what is not set is the official recipe.
 
     Attributes:
-        name: Data set: digits (bundled with scikit-learn), npz, folder, or the name of a TensorFlow
-            Dataset such as imagenet2012 or imagenette/320px-v2.
-        dir: The .npz file, or the folder with train/ and val/, or that of the prepared TensorFlow
-            Datasets (null for their own).
+        name: Data set: digits (bundled with scikit-learn), npz, folder, parquet, or the name of a
+            TensorFlow Dataset such as imagenet2012 or imagenette/320px-v2.
+        dir: The .npz file; the folder with train/ and val/, or with a folder for each class, or the
+            CSV file with the columns file, label and perhaps split; the folder of Parquet files, or
+            a pattern; or that of the prepared TensorFlow Datasets (null for their own).
+        validation_fraction: Part of each class that is for validation, where files do not say it.
+        split_seed: Another one chooses other images for that.
         manual_dir: Folder of the files that TensorFlow Datasets cannot download, such as
             ILSVRC2012_img_train.tar; null for its own.
         threads: Images prepared at a time; null leaves it to tf.data.
@@ -52,6 +60,8 @@ class DataConfig:
 
     name: ranges.Name
     dir: ranges.FileName | None = None
+    validation_fraction: ranges.Part = 0.2
+    split_seed: ranges.Seed = 0
     manual_dir: ranges.FileName | None = None
     threads: ranges.PositiveInt | None = None
     max_bad_fraction: ranges.Rate = 0.001
@@ -78,8 +88,9 @@ class DataConfig:
         if self.name in BUNDLED and self.dir is not None:
             raise ValueError(f"data.dir: {self.dir!r} with data.name {self.name}, allowed: null")
         if self.name in OWN and self.dir is None:
-            kind = "an .npz file" if self.name == "npz" else "a folder with train/ and val/"
-            raise ValueError(f"data.dir: null with data.name {self.name}, allowed: {kind}")
+            raise ValueError(
+                f"data.dir: null with data.name {self.name}, allowed: {OWN[self.name]}"
+            )
         if self.augment == "keras_cv" and self.erase:
             raise ValueError(
                 f"data.erase: {self.erase:g} with data.augment keras_cv, which has none, allowed: 0"

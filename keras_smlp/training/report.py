@@ -21,9 +21,10 @@ from keras_smlp.data.decode import by_pil
 from keras_smlp.preprocessing import MEAN
 from keras_smlp.saving import replacing
 
+SPLIT = "split.csv"
 # what `replacing` writes
 FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
-FILES |= {"example.png", "history.csv", "last.keras", "summary.md"}
+FILES |= {"example.png", "history.csv", "last.keras", SPLIT, "summary.md"}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 PICTURED = 32  # images of batch.png, at most
 # of the name of a class in a picture
@@ -35,8 +36,9 @@ class Results:
     """The files of a run; each is replaced as a whole, so that what is there can always be read.
 
     `last.keras` (and `ema.keras`, the averaged weights) after each epoch, `best.keras` of both,
-    `history.csv`, `curves.png` and TensorBoard's files; at each start `config.yaml` and
-    `classes.json`, at the first `batch.png` and `example.png`, at the end `summary.md`.
+    `history.csv`, `curves.png` and TensorBoard's files; at each start `config.yaml`,
+    `classes.json` and, of a split that was drawn, `split.csv`; at the first `batch.png` and
+    `example.png`, at the end `summary.md`.
 
     Args:
         folder: Path of the folder. It must exist.
@@ -52,18 +54,24 @@ class Results:
         self.classes = self.folder / "classes.json"
         self.example = self.folder / "example.png"
 
-    def start(self):
-        """Writes what a process that goes on may have changed."""
+    def start(self, drawn=()):
+        """Writes what a process that goes on may have changed.
+
+        Args:
+            drawn: The `drawn` of the `splits.Source`.
+        """
         if self.run.engine.is_main:
             self.write_text("config.yaml", self.run.config.to_yaml())
             self.write_text("classes.json", json.dumps(self.class_names))
+            if drawn:
+                write_split(self.folder / SPLIT, drawn)
 
     def begin(self, batches, validation):
         """Draws the first images, before the first step.
 
         Args:
             batches: `tf.data.Dataset` that begins with the first batch of the training.
-            validation: `sources.Arrays` or `sources.Files`; its first image is the example.
+            validation: `splits.Arrays` or `splits.Files`; its first image is the example.
         """
         if self.run.engine.is_main:
             batch, targets = next(iter(batches))
@@ -151,6 +159,15 @@ def first_picture(split, exif_orientation):
                 content = by_pil(content, exif_orientation)
             return Image.fromarray(content)
     raise ValueError("data: no validation image can be decoded, allowed: at least one")
+
+
+def write_split(path, drawn):
+    """Writes a split as a CSV file that `data.dir` takes."""
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        csv.writer(file).writerows([("file", "label", "split"), *drawn])
 
 
 def write_history(path, rows):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tensorflow", reason="the data are read by tf.data")
 
-from keras_smlp.data import fingerprint, sources  # noqa: E402 - see above
+from keras_smlp.data import fingerprint, sources, splits  # noqa: E402 - see above
 from keras_smlp.data.fingerprint import changes, listing  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -48,8 +48,8 @@ def test_images_in_memory():
     labels = np.arange(4, dtype="int32") % 2
 
     def source(images, labels):
-        arrays = sources.Arrays(images, labels)
-        return listing(sources.Source(("0", "1"), arrays, arrays))
+        arrays = splits.Arrays(images, labels)
+        return listing(splits.Source(("0", "1"), arrays, arrays))
 
     one = source(images, labels)
     assert changes(one, source(images.copy(order="F"), labels)) == ("", True)
@@ -64,8 +64,8 @@ def test_images_in_memory():
 
 def test_files_of_which_nothing_is_known_are_counted():
     def source(count):
-        files = sources.Files(count, None)
-        return listing(sources.Source(("0",), files, files))
+        files = splits.Files(count, None)
+        return listing(splits.Source(("0",), files, files))
 
     assert changes(source(3), source(3)) == ("", True)
     assert changes(source(3), source(4))[0].startswith("training images: 1 changed (number)")

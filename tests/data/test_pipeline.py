@@ -12,7 +12,7 @@ from reference.images import evaluation_view
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 
-from keras_smlp.data import on_device, pipeline, sources  # noqa: E402 - asked for first
+from keras_smlp.data import on_device, pipeline, sources, splits  # noqa: E402 - asked for first
 from keras_smlp.data.decode import BadFiles  # noqa: E402
 from keras_smlp.data.recipe import DataConfig  # noqa: E402
 
@@ -94,7 +94,7 @@ def test_batches_differ_by_seed_and_epoch(files, first_epoch, augment, other):
 def test_a_batch_is_reached_without_those_before_it(files, first_epoch, augment):
     images, targets = first_epoch(augment)
     read = []
-    counted = sources.Files(
+    counted = splits.Files(
         len(files.train), lambda indices: read.append(indices) or files.train.read(indices)
     )
     later = run(counted, recipe(augment=augment), steps=range(2, 4))
@@ -111,7 +111,7 @@ def test_the_parts_of_the_processes_are_the_batch(files, first_epoch, augment):
 
 
 def test_copies_of_repeated_augmentation_differ_and_are_mixed_apart(digits):
-    split = sources.Arrays(digits.train.images[:96], digits.train.labels[:96])
+    split = splits.Arrays(digits.train.images[:96], digits.train.labels[:96])
     values = {**PLAIN, "repeats": 3, "resize_size": 8}
     images, _ = run(split, recipe(**values), 8, 12, classes=10)
     _, copies = np.unique(images.reshape(96, -1), axis=0, return_counts=True)

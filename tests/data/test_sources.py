@@ -302,7 +302,7 @@ def test_imagenet_prepared_by_tfds(imagenet, file_format):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_such_set", "allowed: digits, npz, folder or a set of TensorFlow Datasets"),
+        ("no_such_set", "allowed: digits, npz, folder, parquet or a set of TensorFlow"),
         ("coco/2017", "has image, .*, allowed: a set with image and label"),
         ("imagenet2012", "could not be prepared: Manual directory"),
     ],

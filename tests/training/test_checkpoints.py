@@ -12,7 +12,7 @@ from helpers.nets import linear
 
 pytest.importorskip("yaml", reason="the configuration is YAML")
 
-from keras_smlp.data import fingerprint, sources  # noqa: E402 - see above
+from keras_smlp.data import fingerprint, splits  # noqa: E402 - see above
 from keras_smlp.training import engines  # noqa: E402
 from keras_smlp.training.checkpoints import STATE, WEIGHTS, Checkpoints  # noqa: E402
 from keras_smlp.training.parsing import parse  # noqa: E402
@@ -172,8 +172,8 @@ def test_keys_that_a_version_did_not_have_are_at_their_defaults(model, tmp_path)
 
 def data(count, classes=2):
     """The listing of so many images in memory."""
-    images = sources.Arrays(np.zeros((count, 1, 1, 3), "uint8"), np.zeros(count, "int32"))
-    return fingerprint.listing(sources.Source(tuple(map(str, range(classes))), images, images))
+    images = splits.Arrays(np.zeros((count, 1, 1, 3), "uint8"), np.zeros(count, "int32"))
+    return fingerprint.listing(splits.Source(tuple(map(str, range(classes))), images, images))
 
 
 def resumed(folder, model, listing, *argv):

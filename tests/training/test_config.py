@@ -61,7 +61,8 @@ def test_a_config_replaces_the_digits_and_the_line_goes_over_it_in_any_order(tmp
 EVERY = yaml.safe_load("""
 output_dir: a/b
 data:
-  {name: imagenette/320px-v2, dir: here, manual_dir: there, threads: 3, max_bad_fraction: 0.2,
+  {name: imagenette/320px-v2, dir: here, validation_fraction: 0.3, split_seed: 4,
+  manual_dir: there, threads: 3, max_bad_fraction: 0.2,
   resize_size: 80, crop: center, crop_scale: [0.2, 0.9], crop_ratio: [0.5, 2.0],
   scaled_decoding: true, exif_orientation: true, max_shift: 0.25, flip: 0.1, augment: none,
   magnitude: 7.0,

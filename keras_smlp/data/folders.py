@@ -1,0 +1,267 @@
+"""Folders of image files: of train/ and val/, of classes alone, or with a CSV file."""
+
+import contextlib
+import csv
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from keras_smlp.checks import shown
+from keras_smlp.data.splits import TRAIN, VALIDATION, Files, Source, drawn_validation
+from keras_smlp.inference.photos import ENDINGS, images_below, in_words, visible
+
+# names of classes in a message
+NAMED = 5
+# of a file that is read; no photo is as large
+MOST_BYTES = 2**30
+# of a CSV file
+COLUMNS, OPTIONAL = ("file", "label"), "split"
+
+
+def folder(path, fraction, seed):
+    """Image files in folders, see `sources.load`.
+
+    What is hidden, because its name begins with a dot, is not there.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return table(path, fraction, seed)
+    if not path.is_dir():
+        raise ValueError(f"`path`: {shown(path)} is no folder, allowed: {LAYOUTS}")
+    if (path / TRAIN).is_dir():
+        return official(path)
+    entries = visible(path)
+    tables = [x.path for x in entries if x.is_file() and x.name.lower().endswith(".csv")]
+    if len(tables) > 1:
+        raise ValueError(
+            f"`path`: {shown(path)} holds {len(tables)} CSV files, allowed: one, or the path of one"
+        )
+    if tables:
+        return table(Path(tables[0]), fraction, seed)
+    if not any(x.is_dir() for x in entries):
+        raise ValueError(f"`path`: {shown(path)} has no folders, allowed: {LAYOUTS}")
+    return classes_alone(path, fraction, seed)
+
+
+LAYOUTS = (
+    "a folder that holds train/ and val/, or a folder for each class, or a CSV file with the "
+    "columns file and label"
+)
+
+
+def official(path):
+    """The official layout: `train/<class>/<image>` and `val/<class>/<image>`.
+
+    The classes are the sorted names of `train`'s folders.
+    """
+    there = [name for name in VALIDATION if (path / name).is_dir()]
+    if not there:
+        raise ValueError(
+            f"`path`: {shown(path)} holds train/ alone, allowed: {', '.join(VALIDATION)} beside it"
+        )
+    train, validation = path / TRAIN, path / there[0]
+    names, others = class_folders(train)
+    found, others_there = class_folders(validation)
+    unknown = sorted(set(found) - set(names))
+    if unknown:
+        raise ValueError(
+            f"`path`: {shown(validation)} has the classes {listed(unknown)}, allowed: those of "
+            f"{shown(train)}"
+        )
+    splits, notes = [], [f"{name}/ is not used, but {there[0]}/" for name in there[1:]]
+    for split, classes in ((train, names), (validation, found)):
+        files, unused = images_of(split, classes)
+        others += unused
+        empty = [name for name in names if not files.get(name)]
+        if len(empty) == len(names) or (empty and split == train):
+            raise empty_classes(split, empty, unused)
+        if empty:
+            notes.append(f"no image in {shown(split)} is of the classes {listed(empty)}")
+        splits.append(encoded_files(split, [files.get(name, []) for name in names]))
+    notes += not_used(others + others_there)
+    return Source(names, splits[0], splits[1], tuple(notes))
+
+
+def classes_alone(path, fraction, seed):
+    """`<class>/<image>`: of each class a part is for validation."""
+    names, others = class_folders(path)
+    files, unused = images_of(path, names)
+    empty = [name for name in names if not files[name]]
+    if empty:
+        raise empty_classes(path, empty, unused)
+    found = [(os.path.relpath(file, path), name) for name in names for file in files[name]]
+    return drawn_source(path, names, found, tuple(not_used(others + unused)), fraction, seed)
+
+
+def drawn_source(root, names, found, notes, fraction, seed):
+    """A `Source` of pairs (path relative to a folder, class), of which a part is for validation."""
+    chosen = drawn_validation([x for x, _ in found], [x for _, x in found], fraction, seed)
+    pairs = list(zip(found, chosen, strict=True))
+    train, validation = (
+        split_of(root, names, [x for x, is_chosen in pairs if is_chosen == kind])
+        for kind in (False, True)
+    )
+    drawn = tuple(
+        (os.path.abspath(os.path.join(root, file)), name, VALIDATION[0] if is_chosen else TRAIN)
+        for (file, name), is_chosen in pairs
+    )
+    return Source(names, train, validation, notes, drawn)
+
+
+def split_of(root, names, found):
+    """The `Files` of pairs (path relative to a folder, class)."""
+    of_class: dict = {name: [] for name in names}
+    for file, name in found:
+        of_class[name].append(os.path.join(root, file))
+    return encoded_files(root, list(of_class.values()))
+
+
+# ---- a CSV file ---------------------------------------------------------------------------------
+def table(path, fraction, seed):
+    """The rows `file,label` of a CSV file, and perhaps `split`; files are relative to its folder.
+
+    The classes are the distinct labels, sorted, by number where all are integers.
+    """
+    rows, has_split = rows_of(path)
+    labels = sorted({label for _, label, _ in rows}, key=by_number({x[1] for x in rows}))
+    found = [(file, label) for file, label, _ in rows]
+    twice = [file for file, n in Counter(file for file, _ in found).items() if n > 1]
+    if twice:
+        raise ValueError(
+            f"`path`: {shown(path)} names {shown(twice[0])} more than once, allowed: a row for "
+            "each file"
+        )
+    gone = [file for file, _ in found if not (path.parent / file).is_file()]
+    if gone:
+        raise ValueError(
+            f"`path`: {shown(path)} names {len(gone)} files that are not there, the first "
+            f"{shown(gone[0])}, allowed: paths relative to its folder"
+        )
+    if not has_split:
+        return drawn_source(path.parent, tuple(labels), found, (), fraction, seed)
+    kinds = {split for _, _, split in rows}
+    unknown = kinds - {TRAIN, *VALIDATION}
+    there = [x for x in VALIDATION if x in kinds]
+    if unknown or TRAIN not in kinds or not there:
+        wrong = ", ".join(shown(x) for x in sorted(unknown or kinds)) or "nothing"
+        raise ValueError(
+            f"`path`: the column split of {shown(path)} has {wrong}, allowed: train and one of "
+            f"{', '.join(VALIDATION)}"
+        )
+    train, validation = (
+        [(file, label) for file, label, split in rows if split == kind]
+        for kind in (TRAIN, there[0])
+    )
+    untrained = sorted({label for _, label in validation} - {label for _, label in train})
+    if untrained:
+        raise ValueError(
+            f"`path`: {shown(path)} has the labels {listed(untrained)} in {there[0]}, allowed: "
+            "those of train"
+        )
+    notes = [f"images of the split {x} are not used, but {there[0]}" for x in there[1:]]
+    names = tuple(label for label in labels if label in {x for _, x in train})
+    first, second = (split_of(path.parent, names, x) for x in (train, validation))
+    return Source(names, first, second, tuple(notes))
+
+
+def rows_of(path):
+    """The file, the label and the split of each row of a CSV file; whether it gives splits."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            head = [name.strip() for name in next(reader, [])]
+            wrong = [name for name in COLUMNS if head.count(name) != 1]
+            if wrong or head.count(OPTIONAL) > 1:
+                raise ValueError(
+                    f"`path`: {shown(path)} has the columns {', '.join(map(shown, head)) or 'none'}"
+                    f", allowed: {' and '.join(COLUMNS)}, each once, and perhaps {OPTIONAL}"
+                )
+            columns = [head.index(x) for x in COLUMNS]
+            split = head.index(OPTIONAL) if OPTIONAL in head else None
+            rows = []
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(head) or not all(row[i] for i in columns):
+                    raise ValueError(
+                        f"`path`: line {reader.line_num} of {shown(path)} has {len(row)} cells, "
+                        f"allowed: {len(head)}, with a file and a label"
+                    )
+                rows.append((*(row[i] for i in columns), "" if split is None else row[split]))
+    except (csv.Error, OSError) as error:
+        raise ValueError(f"`path`: {shown(path)} cannot be read: {error}") from error
+    if not rows:
+        raise ValueError(f"`path`: {shown(path)} has no rows, allowed: one for each image")
+    return rows, split is not None
+
+
+def by_number(labels):
+    """The key that sorts labels: by number if all are integers, else by name."""
+    return int if all(label.isascii() and label.isdigit() for label in labels) else str
+
+
+# ---- what is in a folder ------------------------------------------------------------------------
+def class_folders(path):
+    """The names of a split's folders, sorted; and its other entries, as `images_below` has them."""
+    entries = visible(path)[::-1]
+    names = tuple(entry.name for entry in entries if entry.is_dir())
+    others = [("in no class folder", entry.path) for entry in entries if not entry.is_dir()]
+    return names, others
+
+
+def images_of(split, names):
+    """The images of each class; and what else is in the classes' folders."""
+    files, unused = {}, []
+    for name in names:
+        files[name], more = images_below(split / name)
+        unused += more
+    return files, unused
+
+
+def empty_classes(split, empty, unused):
+    """The error of classes without an image."""
+    of = f" of the classes {listed(empty)}" if empty else ""
+    what = f" ({in_words(unused)} are there)" if unused else ""
+    return ValueError(
+        f"`path`: {shown(split)} has no images{of}{what}, allowed: <class>/<image> ending in one "
+        f"of {', '.join(ENDINGS)}; in train/ of each class"
+    )
+
+
+def not_used(others):
+    """A sentence on the entries that are not used, if there are some."""
+    return [f"{len(others)} files or links are not used: {in_words(others)}"] if others else []
+
+
+def listed(names):
+    """Some names of classes in a message."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(shown, names[:NAMED])) + more
+
+
+def encoded_files(root, paths):
+    """The `Files` below a folder, from the paths of each class."""
+    files = [file for found in paths for file in found]
+    labels = np.repeat(np.arange(len(paths), dtype="int32"), [len(found) for found in paths])
+
+    def read(indices):
+        chosen = [files[i] for i in indices]
+        return [content_of(file) for file in chosen], labels[indices], chosen
+
+    return Files(len(files), read, files, root)
+
+
+def content_of(file):
+    """A file's bytes; none of one that cannot be read or is too large, which counts as damaged."""
+
+    def opener(path, flags):  # what has become a pipe meanwhile would wait for a writer
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with contextlib.suppress(OSError), open(file, "rb", opener=opener) as opened:
+        found = os.fstat(opened.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES:
+            return opened.read()
+    return b""

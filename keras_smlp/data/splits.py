@@ -1,0 +1,109 @@
+"""A data set in memory or in files, of which any image can be read by its index."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+TRAIN = "train"
+# what the other split may be called, in files and folders; of several the first one counts
+VALIDATION = ("val", "valid", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Images in memory.
+
+    Attributes:
+        images: uint8 array `(n, height, width, 3)`, RGB in [0, 255].
+        labels: int32 array `(n,)`, indices into the source's `class_names`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def read(self, indices):
+        """Pixels, labels and names, as `Files.read` gives contents."""
+        return self.images[indices], self.labels[indices], [f"image {i}" for i in indices]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Encoded images.
+
+    Attributes:
+        count: Number of images.
+        read: Function from an int64 array of indices to a list of file contents (bytes), an int
+            array of labels and a list of names, in the order of the indices.
+        paths: Paths of the files that hold them, in their order; empty if it is not known.
+        root: Folder of the files; a listing names them relative to it, so that it may be moved.
+    """
+
+    count: int
+    read: Callable
+    paths: Sequence[str] = ()
+    root: str | os.PathLike = ""
+
+    def __len__(self):
+        return self.count
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes:
+        class_names: The name of each label.
+        train: The `Arrays` or `Files` to fit.
+        validation: Those to judge by.
+        notes: Sentences on what a user may have meant otherwise, such as files that are not used.
+        drawn: Where the split of image files was drawn here, and not given: the path, label and
+            split of each, the rows of a CSV file that gives it again. Empty otherwise.
+    """
+
+    class_names: tuple[str, ...]
+    train: Arrays | Files
+    validation: Arrays | Files
+    notes: tuple[str, ...] = ()
+    drawn: tuple[tuple[str, str, str], ...] = ()
+
+
+# ---- a split that is not given ------------------------------------------------------------------
+def drawn_validation(names, labels, fraction, seed):
+    """Which images are for validation: this part of each class, the same ones each time.
+
+    An image is chosen by a hash of its name: if some are added or removed, most of the others stay
+    where they are.
+
+    Args:
+        names: List of strings, one for each image.
+        labels: Sequence of the class of each.
+        fraction: Float in `(0, 1)`. Part of each class, rounded; at least one image, and all but
+            one at most.
+        seed: Integer. Another one chooses other images.
+
+    Returns:
+        A boolean array, true for validation.
+
+    Raises:
+        ValueError: If a class has a single image.
+    """
+    of_class: dict = {}
+    for i, (name, label) in enumerate(zip(names, labels, strict=True)):
+        key = hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogateescape")).digest()
+        of_class.setdefault(label, []).append((key, i))
+    chosen = np.zeros(len(names), bool)
+    for label, members in of_class.items():
+        if len(members) < 2:
+            raise ValueError(
+                f"`path`: a single image of the class {label}, allowed: at least 2 of each class, "
+                "where no split is given"
+            )
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        chosen[[i for _, i in sorted(members)[:count]]] = True
+    return chosen

@@ -1,0 +1,144 @@
+"""Parquet files against the same images in folders, and those that do not fit."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.photos import folder
+
+pa = pytest.importorskip("pyarrow", reason="it reads and writes Parquet files")
+pq = pytest.importorskip("pyarrow.parquet", reason="it reads and writes Parquet files")
+
+from keras_smlp.data import parquet, sources  # noqa: E402 - asked for first
+
+pytestmark = pytest.mark.once
+NAMES = ("n01", "n02")
+
+
+def table(contents, labels, names=NAMES, paths=None, **more):
+    """Rows as the Hugging Face hub has them."""
+    rows = [{"bytes": x, "path": paths and paths[i]} for i, x in enumerate(contents)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {"image": pa.array(rows, kind), "label": pa.array(labels, pa.int64()), **more}
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    found = pa.table(columns)
+    return found.replace_schema_metadata(metadata) if names else found
+
+
+def shards(path, source, rows=2):
+    """The images of a source in Parquet files of three images, so many rows in a group."""
+    path.mkdir()
+    for name, split in (("train", source.train), ("validation", source.validation)):
+        contents, labels, _ = split.read(np.arange(len(split)))
+        for i in range(0, len(split), 3):
+            part = table(contents[i : i + 3], labels[i : i + 3].tolist(), source.class_names)
+            pq.write_table(part, path / f"{name}-{i:05}-of-9.parquet", row_group_size=rows)
+    return path
+
+
+@pytest.mark.parametrize("kept", [2**30, 1])
+def test_rows_equal_the_files_in_folders(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(parquet, "KEPT", kept)
+    expected = sources.load("folder", folder(tmp_path / "folder"))
+    path = shards(tmp_path / "parquet", expected)
+    for given in (path, path / "*.parquet"):
+        source = sources.load("parquet", given)
+        assert source.class_names == expected.class_names
+        for own, other in (
+            (source.train, expected.train),
+            (source.validation, expected.validation),
+        ):
+            order = np.random.default_rng(0).permutation(len(other))
+            contents, labels, names = own.read(order)
+            assert contents == other.read(order)[0]
+            assert labels.tolist() == other.read(order)[1].tolist()
+            assert len(own) == len(other) and len(set(names)) == len(own)
+    assert names[0].endswith(f"[{order[0] % 3}]")
+    # of one row group there is always room
+    shards_now = parquet.Shards(sorted(map(str, path.glob("train*"))))
+    shards_now.files(slice(None)).read(np.arange(8))
+    assert len(shards_now.kept) == (1 if kept == 1 else 5)
+
+
+def test_batches_equal_those_of_folders(tmp_path):
+    pipeline = pytest.importorskip("keras_smlp.data.pipeline", reason="the batches are by tf.data")
+    from keras_smlp.data.decode import BadFiles
+    from keras_smlp.data.recipe import DataConfig
+
+    path = folder(tmp_path / "folder")
+    in_rows = sources.load("parquet", shards(tmp_path / "parquet", sources.load("folder", path)))
+    recipe = DataConfig("folder", str(path), group_size=2, repeats=1)
+    found = []
+    for source in (sources.load("folder", path), in_rows):
+        batches = pipeline.train_batches(source.train, recipe, 32, 2, 4, 0, BadFiles())
+        found.append([(batch, y.numpy()) for batch, y in batches(1, range(2))])
+    for (a, x), (b, y) in zip(*found, strict=True):
+        np.testing.assert_array_equal(x, y)
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_one_split_is_drawn(tmp_path):
+    contents = [str(i).encode() for i in range(20)]
+    (tmp_path / "train").mkdir()
+    pq.write_table(table(contents, [0, 1] * 10), tmp_path / "train" / "0.parquet")
+    source = sources.load("parquet", tmp_path)
+    assert (len(source.train), len(source.validation)) == (16, 4)
+    assert sorted(source.validation.read(np.arange(4))[1].tolist()) == [0, 0, 1, 1]
+    both = [*source.train.read(np.arange(16))[0], *source.validation.read(np.arange(4))[0]]
+    assert sorted(both) == sorted(contents)
+
+
+def test_labels_without_names_and_rows_without_images(tmp_path):
+    part = table([b"a", None, b"c"], [0, 2, 1], names=None, paths=["a.jpg", "b.jpg", None])
+    for name in ("train-0.parquet", "test-0.parquet"):
+        pq.write_table(part, tmp_path / name)
+    source = sources.load("parquet", tmp_path)
+    assert source.class_names == ("0", "1", "2")
+    contents, labels, names = source.train.read(np.arange(3))
+    assert contents == [b"a", b"", b"c"] and labels.tolist() == [0, 2, 1]
+    assert names == ["a.jpg", "b.jpg", "train-0.parquet[2]"]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (table([b"a"], [2]), "have labels from 0 to 2, allowed: 0 to 1"),
+        (table([b"a"], [-1]), "have labels from -1 to 0"),
+        (table([b"a"], [0], names=None), "has other classes in test than in train"),
+        (table([b"a"], [None]), "has rows without a label"),
+        (table([], []), "has no rows, allowed: at least one"),
+        (pa.table({"image": [b"a"], "label": [0]}), "has the columns image, label, allowed: one"),
+        (pa.table({"label": [0]}), "has the columns label, allowed: one with structs"),
+        (table([b"a"], [0], names=None).rename_columns(["image", "x"]), "the columns image, x"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tmp_path, part, message):
+    pq.write_table(part, tmp_path / "train-0.parquet")
+    pq.write_table(table([b"a"], [0]), tmp_path / "test-0.parquet")
+    with pytest.raises(ValueError, match=f"^`path`: .*{message}"):
+        sources.load("parquet", tmp_path)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has Parquet files of the splits none, allowed: a folder"):
+        sources.load("parquet", tmp_path)
+    whole = tmp_path / "train-0.parquet"
+    pq.write_table(table([b"a", b"b"], [0, 1]), whole)
+    pq.write_table(table([b"a"], [0], names=("x", "y")), tmp_path / "train-1.parquet")
+    with pytest.raises(ValueError, match="train-1.parquet has other columns or classes than"):
+        sources.load("parquet", tmp_path)
+    content = whole.read_bytes()
+    for cut in (content[:-9], content[: len(content) // 2], b"", b"PAR1"):
+        (tmp_path / "train-1.parquet").write_bytes(cut)
+        with pytest.raises(ValueError, match="train-1.parquet cannot be read: "):
+            sources.load("parquet", tmp_path)
+
+
+def test_a_file_that_is_damaged_later_counts_as_damaged_images(tmp_path):
+    path = tmp_path / "train-0.parquet"
+    pq.write_table(table([b"a", b"b", b"c", b"d"], [0, 1, 0, 1]), path)
+    source = sources.load("parquet", tmp_path)
+    path.unlink()
+    assert source.train.read(np.arange(2))[0] == [b"", b""]
