@@ -79,7 +79,7 @@ def train_with(engine, config, began):
     import keras
 
     from keras_smlp.data import decode, fingerprint, pipeline, sources
-    from keras_smlp.training import evaluation, network, optimizer, report
+    from keras_smlp.training import evaluation, losses, network, optimizer, report
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
@@ -109,6 +109,10 @@ def train_with(engine, config, began):
     if not (steps or config.eval.only):
         allowed = images // config.optimizer.accumulation
         fail(f"train.batch_size: {batch_size}, allowed: at most {allowed}, for one update an epoch")
+    if config.data.balance != "none" and source.train.labels is None:
+        fail(
+            f"data.balance: {config.data.balance} with data.name {config.data.name}, allowed: none"
+        )
     # of the main process, of the others, of an evaluation beside a run: each begins its own anew
     log = "bad_files" + "_eval" * config.eval.only + f"_{engine.rank}" * (not engine.is_main)
     bad = decode.BadFiles(folder / f"{log}.txt", images + len(source.validation))
@@ -155,6 +159,7 @@ def train_with(engine, config, began):
             score = evaluate(signals, **options)
         speed = score.images / (time.perf_counter() - start)
         say(f"{config.model.weights}: {score.images} images, {speed:.0f} images/s")
+        say(f"balanced accuracy, the mean over the classes: {score.balanced:.3f}")
         say(score)
         return
 
@@ -168,9 +173,13 @@ def train_with(engine, config, began):
             config.train.remat == "block",
             config.data.group_size,
         )
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        if config.data.balance == "weights":
+            weights = losses.class_weights(source.train.labels, classes)
+            loss = losses.WeightedCrossentropy(weights)
         model.compile(
             optimizer.adamw(config, steps),
-            keras.losses.CategoricalCrossentropy(from_logits=True),
+            loss,
             metrics=[
                 keras.metrics.CategoricalAccuracy(name="accuracy"),
                 keras.metrics.TopKCategoricalAccuracy(min(evaluation.TOP, classes), name="top5"),

@@ -251,7 +251,7 @@ def encoded_files(root, paths):
         chosen = [files[i] for i in indices]
         return [content_of(file) for file in chosen], labels[indices], chosen
 
-    return Files(len(files), read, files, root)
+    return Files(len(files), read, files, root, labels)
 
 
 def content_of(file):

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def epoch_order(count, seed, epoch, batch_size, group_size, repeats=1):
+def epoch_order(count, seed, epoch, batch_size, group_size, repeats=1, labels=None):
     """The images of one epoch, in the order in which they are trained on.
 
     A permutation; with `repeats` above 1 as repeated augmentation (`RASampler`) orders it: each
@@ -20,6 +20,10 @@ def epoch_order(count, seed, epoch, batch_size, group_size, repeats=1):
         batch_size: Positive integer, at most `count`. Images in a step, over all processes.
         group_size: Positive integer that divides `batch_size`. Images that are mixed together.
         repeats: Positive integer. Copies of an image, each augmented on its own. Defaults to `1`.
+        labels: Integer array `(count,)`, the class of each image, to show all classes equally
+            often: an epoch of the same length has only some images of a large class, others in each
+            epoch, and those of a small class several times, which may meet in a group. Defaults to
+            `None`.
 
     Returns:
         int64 array `(count // batch_size * batch_size,)` of indices below `count`.
@@ -27,7 +31,10 @@ def epoch_order(count, seed, epoch, batch_size, group_size, repeats=1):
     Reference:
         `samplers.py` of the official code (`RASampler`).
     """
-    permutation = np.random.default_rng((seed, epoch)).permutation(count)
+    generator = np.random.default_rng((seed, epoch))
+    permutation = generator.permutation(count)
+    if labels is not None:
+        permutation = balanced(permutation, labels, generator)
     positions = np.arange(count // batch_size * batch_size)
     if repeats == 1:
         return permutation[positions]
@@ -36,6 +43,25 @@ def epoch_order(count, seed, epoch, batch_size, group_size, repeats=1):
     element = group % replicas + replicas * (group // replicas * group_size + place)
     # of a data set smaller than a few batches the last replica may go beyond its end
     return permutation[element // repeats % count]
+
+
+def balanced(permutation, labels, generator):
+    """As many images, of each class as many as of any other, but for one.
+
+    Args:
+        permutation: The images in random order.
+        labels: The class of each image.
+        generator: `np.random.Generator`.
+
+    Returns:
+        Integer array of the permutation's length.
+    """
+    of_class = [permutation[labels[permutation] == label] for label in np.unique(labels)]
+    ends = np.linspace(0, len(permutation), len(of_class) + 1).astype("int64")
+    # which classes have one image more is drawn, too
+    counts = generator.permutation(np.diff(ends))
+    chosen = [np.resize(images, n) for images, n in zip(of_class, counts, strict=True)]
+    return generator.permutation(np.concatenate(chosen))
 
 
 def process_positions(steps, batch_size, rank, processes):

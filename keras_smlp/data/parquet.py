@@ -132,7 +132,7 @@ class Shards:
             contents, names = zip(*map(self.row, rows[indices].tolist()), strict=True)
             return list(contents), labels[indices], list(names)
 
-        return Files(len(rows), read, self.paths, Path(self.paths[0]).parent)
+        return Files(len(rows), read, self.paths, Path(self.paths[0]).parent, labels)
 
     def names(self, rows):
         """What to call rows: the file's name and the number of the row in it."""

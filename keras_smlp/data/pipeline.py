@@ -93,6 +93,7 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     chunk, threads = chunk_size(share), recipe.threads or tf.data.AUTOTUNE
     read, crop = reader(split), training_crop(recipe, size)
     by_keras_cv = recipe.augment == "keras_cv"
+    labels_to_balance = split.labels if recipe.balance == "sampling" else None
     group = recipe.group_size if recipe.mixes_on_device else share
     if by_keras_cv:
         from keras_smlp.data.keras_cv_policy import batch_policy
@@ -129,7 +130,8 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
         return batch if len(batch) > 1 else batch[on_device.IMAGES], targets
 
     def batches(epoch, steps):
-        order = epoch_order(len(split), seed, epoch, batch_size, recipe.group_size, recipe.repeats)
+        sizes = batch_size, recipe.group_size, recipe.repeats
+        order = epoch_order(len(split), seed, epoch, *sizes, labels=labels_to_balance)
         places = process_positions(steps, batch_size, rank, processes)
         epoch = tf.constant(epoch, "int64")
         return (

@@ -54,6 +54,8 @@ class DataConfig:
         group_size: Images that share a draw of mixup and CutMix; divides a process'
             batch (on TensorFlow a device's).
         label_smoothing: Part of the target spread over all classes.
+        balance: sampling shows all classes equally often, weights weights the loss of an image by
+            one over the number of its class' images; none for as they are.
         repeats: Repeated augmentation: copies of an image in an epoch, which shows 1 / repeats of
             all images.
     """
@@ -82,6 +84,7 @@ class DataConfig:
     cutmix: ranges.NonNegativeFloat = 1.0
     group_size: ranges.PositiveInt = 128
     label_smoothing: ranges.Rate = 0.1
+    balance: Literal["none", "weights", "sampling"] = "none"
     repeats: ranges.PositiveInt = 3
 
     def __post_init__(self):

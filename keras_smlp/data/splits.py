@@ -42,12 +42,15 @@ class Files:
             array of labels and a list of names, in the order of the indices.
         paths: Paths of the files that hold them, in their order; empty if it is not known.
         root: Folder of the files; a listing names them relative to it, so that it may be moved.
+        labels: int32 array `(count,)`, those that `read` gives; `None` if they are not known
+            without reading the images.
     """
 
     count: int
     read: Callable
     paths: Sequence[str] = ()
     root: str | os.PathLike = ""
+    labels: np.ndarray | None = None
 
     def __len__(self):
         return self.count

@@ -25,12 +25,14 @@ class Score:
         top1: Accuracy in percent.
         top5: Part of the images in percent whose label is among the five likeliest classes.
         loss: Mean cross entropy, without label smoothing.
+        balanced: Mean of the accuracies of the classes in percent, of those with an image.
     """
 
     images: int
     top1: float
     top5: float
     loss: float
+    balanced: float
 
     def __str__(self):
         """The official code's line."""
@@ -56,9 +58,9 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
     Raises:
         ValueError: If there is no image to judge by.
     """
-    totals, rows = np.zeros(4), []
-    for images, labels, indices, names in batches.as_numpy_iterator():
-        logits = np.asarray(forward(images), "float64")
+    totals, of_classes, rows = np.zeros(4), np.zeros((2, len(class_names))), []
+    for pixels, labels, indices, names in batches.as_numpy_iterator():
+        logits = np.asarray(forward(pixels), "float64")
         kept = indices >= 0
         logits, labels, indices, names = logits[kept], labels[kept], indices[kept], names[kept]
         log_probabilities = logits - logits.max(axis=-1, keepdims=True)
@@ -70,6 +72,8 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
             judged = np.array([len(truth) > 0 for truth in truths], bool)
             hits = np.array([np.isin(*pair) for pair in zip(best, truths, strict=True)], bool)
             hits = hits.reshape(best.shape)  # also of no image
+        for row, counted in zip(of_classes, (judged, judged & hits[:, 0]), strict=True):
+            row += np.bincount(labels[counted], minlength=len(class_names))
         losses = -log_probabilities[np.arange(len(labels)), labels]
         totals += [x[judged].sum() for x in (judged, hits[:, 0], hits.any(axis=1), losses)]
         if predictions is not None:
@@ -85,12 +89,14 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
                     )
                 )
     count, first, among, loss = engine.sum(totals)
+    images, right = engine.sum(of_classes.ravel()).reshape(of_classes.shape)
     rows = engine.gather(rows)
     if not count:
         raise ValueError("data: no validation image could be judged by, allowed: at least one")
     if predictions is not None and engine.is_main:
         write_predictions(predictions, sorted(rows))
-    return Score(int(count), 100 * first / count, 100 * among / count, loss / count)
+    balanced = 100 * np.mean(right[images > 0] / images[images > 0])
+    return Score(int(count), 100 * first / count, 100 * among / count, loss / count, balanced)
 
 
 def write_predictions(path, rows):

@@ -127,6 +127,7 @@ class Results:
         average = " (averaged weights)" if best["weights"] == "ema" else ""
         facts = {
             "result": f"`{score}` on {score.images} images",
+            "balanced accuracy": f"{score.balanced:.3f}, the mean over the classes",
             "best epoch": f"{best['epoch']} of {len(rows)}{average}",
             "parameters": f"{self.saved_model.count_params():,}",
             "backend": f"{keras.backend.backend()}, Keras {keras.__version__}, "

@@ -63,3 +63,18 @@ def test_the_parts_of_the_processes_are_the_epoch(processes):
     parts = [process_positions(range(3, 7), 8, rank, processes) for rank in range(processes)]
     together = np.stack([p.reshape(4, -1) for p in parts], axis=1).reshape(4, 8)
     np.testing.assert_array_equal(together, np.arange(24, 56).reshape(4, 8))
+
+
+def test_a_balanced_epoch_shows_each_class_equally_often():
+    labels = np.repeat([0, 1, 2], [900, 90, 13])[np.random.default_rng(0).permutation(1003)]
+    orders = [epoch_order(1003, 0, epoch, 1, 1, labels=labels) for epoch in range(2)]
+    for order in orders:
+        assert sorted(np.bincount(labels[order]).tolist()) == [334, 334, 335]
+        times = np.bincount(order, minlength=1003)
+        assert times[labels == 0].max() == 1  # of a large class some images, once
+        assert set(times[labels == 1]) <= {3, 4} and set(times[labels == 2]) <= {25, 26}
+        # all through the epoch
+        assert min(np.bincount(part, minlength=3).min() for part in np.split(labels[order], 17)) > 5
+    shown = [set(order[labels[order] == 0].tolist()) for order in orders]
+    assert shown[0] != shown[1]
+    np.testing.assert_array_equal(orders[0], epoch_order(1003, 0, 0, 1, 1, labels=labels))

@@ -42,7 +42,7 @@ def test_the_best_is_the_most_accurate_then_the_one_of_lower_loss(tmp_path):
     scores = [(50.0, 1.0), (70.0, 0.9), (70.0, 0.8), (70.0, 0.85), (60.0, 0.1)]
     for epoch, (top1, loss) in enumerate(scores, start=1):
         model.set_weights([np.full((1, 1), float(epoch))])
-        results.record("val", Score(10, top1, 90.0, loss), {"epoch": epoch})
+        results.record("val", Score(10, top1, 90.0, loss, top1), {"epoch": epoch})
     assert run.best_score == {"epoch": 3, "weights": "val", "top1": 70.0, "loss": 0.8}
     for name, epoch in (("best", 3.0), ("last", 5.0)):
         saved = keras.models.load_model(tmp_path / f"{name}.keras")

@@ -67,7 +67,7 @@ data:
   scaled_decoding: true, exif_orientation: true, max_shift: 0.25, flip: 0.1, augment: none,
   magnitude: 7.0,
   magnitude_std: 0.0, operations: 1, erase: 0.1, mixup: 0.2, cutmix: 0.0, group_size: 3,
-  label_smoothing: 0.2, repeats: 1}
+  label_smoothing: 0.2, balance: weights, repeats: 1}
 model:
   {variant: small, dim: null, depths: null, expansion: 4, patch_size: 2, input_size: 64,
   drop_path_rate: 0.5, weights: own.keras, new_head: false, freeze: 2}

@@ -48,10 +48,12 @@ def test_every_image_counts_once_and_padding_never(left_out):
     assert score.top1 == pytest.approx(100 * (ranks < 1).mean())
     assert score.top5 == pytest.approx(100 * (ranks < 5).mean())
     assert score.loss == pytest.approx(loss)
+    of_classes = [(ranks[labels == k] < 1).mean() for k in set(labels.tolist())]
+    assert score.balanced == pytest.approx(100 * np.mean(of_classes))
 
 
 def test_the_official_line():
-    score = evaluation.Score(50000, 83.0999, 96.2, 0.70004)
+    score = evaluation.Score(50000, 83.0999, 96.2, 0.70004, 80.0)
     assert str(score) == "* Acc@1 83.100 Acc@5 96.200 loss 0.700"
 
 
