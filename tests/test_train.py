@@ -71,7 +71,7 @@ FILES += ["ema.keras", "example.png", "history.csv", "last.keras", "summary.md",
 @pytest.mark.quick_once
 def test_it_leaves_its_files_and_no_others(run):
     assert sorted(path.name for path in run.folder.iterdir()) == FILES
-    assert {*FILES} - {"checkpoints", "tensorboard"} == report.FILES
+    assert {*FILES} - {"checkpoints", "tensorboard"} == report.FILES - {report.SPLIT}
     for name in ("batch.png", "curves.png", "example.png"):
         assert (run.folder / name).read_bytes().startswith(b"\x89PNG\r\n")
     assert json.loads((run.folder / "classes.json").read_text()) == list("0123456789")
