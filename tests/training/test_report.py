@@ -23,9 +23,10 @@ def test_the_summary_has_a_row_for_the_best_and_the_last_epoch(best, rows, tmp_p
         best_score={"epoch": best, "weights": "val"},
     )
     model = SimpleNamespace(count_params=lambda: 1000)
-    score = SimpleNamespace(images=9)
+    score = SimpleNamespace(images=9, balanced=87.5)
     report.Results(tmp_path, model, ["a"], run).end(score, 1.0)
     lines = (tmp_path / "summary.md").read_text().splitlines()
+    assert "- balanced accuracy: 87.500, the mean over the classes" in lines
     table = lines[lines.index("| epoch | loss |") + 2 :]
     assert [line.split("|")[1].strip() for line in table] == rows
 
