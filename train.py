@@ -102,8 +102,8 @@ def train_with(engine, config, began):
         )
     for note in source.notes:
         say(f"data.dir: {note}")
-    if source.drawn:
-        say(f"data.dir: {fraction:.0%} of each class are for validation, see {report.SPLIT}")
+    if source.drawn and not config.eval.only:
+        say(f"data.dir: {report.SPLIT} has the split, and can be data.dir")
     classes, images = len(source.class_names), len(source.train)
     steps = images // batch_size // config.optimizer.accumulation * config.optimizer.accumulation
     if not (steps or config.eval.only):

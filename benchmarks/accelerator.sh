@@ -27,15 +27,18 @@ for backend in "${backends[@]}"; do
 done
 
 echo "# Speed, against the official network under autocast, with its AdamW in one kernel"
+failed=()
 for mode in inference training; do
   fused=()
   [ $mode = training ] && fused=(--peer-optimizer fused)
-  # a batch of which one contender runs out of memory ends its table, not the rest
-  for batch in "${batches[@]}"; do
-    python -m benchmarks.network --variant "${variants[@]}" --batch "$batch" --mode $mode \
-      --precision $precision --backends "${backends[@]}" --forms plain \
-      --peer-modes "${peer_modes[@]}" "${fused[@]}" --rounds $rounds --seconds $seconds \
-      --json "$folder/$mode-$batch.json" || echo "batch $batch, $mode: failed"
+  for variant in "${variants[@]}"; do
+    for batch in "${batches[@]}"; do
+      # where one contender runs out of memory the rest is still measured
+      python -m benchmarks.network --variant "$variant" --batch "$batch" --mode $mode \
+        --precision $precision --backends "${backends[@]}" --forms plain \
+        --peer-modes "${peer_modes[@]}" "${fused[@]}" --rounds $rounds --seconds $seconds \
+        --json "$folder/$mode-$variant-$batch.json" || failed+=("$mode-$variant-$batch")
+    done
   done
 done
 
@@ -44,3 +47,8 @@ for backend in "${backends[@]}"; do
   KERAS_BACKEND=$backend python -m benchmarks.profile --variant "${variants[0]}" \
     --batch "${batches[0]}" --precision $precision "$folder/profile-$backend"
 done
+
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed: ${failed[*]}"
+  exit 1
+fi

@@ -131,6 +131,8 @@ def graphs(net, mode):
     logger = logging.getLogger("torch._dynamo.symbolic_convert.__graph_breaks")
     logger.handlers, logger.propagate = [breaks := Breaks()], False
     found = torch._dynamo.explain(run)()
+    if found.graph_count > 1 and not breaks.found:
+        raise RuntimeError(f"PyTorch {torch.__version__} does not say where the graphs end")
     return found.graph_count, sum(not n for n in found.ops_per_graph), breaks.found
 
 

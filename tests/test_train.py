@@ -213,7 +213,7 @@ REFUSED = {
         "train.batch_size: 1438, allowed: at most 1437, for one update an epoch\n"
     ),
     "--data.name=folder --data.dir={0}": (
-        "data.dir: {0} has no images of the classes out, allowed: <class>/<image>"
+        "data.dir: {0} holds the folders out alone, allowed: a folder that holds train/"
     ),
     "--model.weights={0}/w.pth": "model: {0}/w.pth is not a PyTorch file",
     "--distribution.kind=data_parallel": "distribution.kind: data_parallel, allowed: ",
@@ -364,7 +364,8 @@ def test_folders_of_classes_alone_and_their_split(tmp_path):
         *("--data.name=folder", f"--data.dir={path / 'train'}", "--data.validation_fraction=0.25"),
         *("--train.batch_size=4", "--train.epochs=1", "--optimizer.warmup_epochs=0"),
     )
-    assert "data.dir: 25% of each class are for validation, see split.csv\n" in run.out
+    assert "data.dir: no split is given: 4 of 16 images are for validation\n" in run.out
+    assert "data.dir: split.csv has the split, and can be data.dir\n" in run.out
     head, *rows = (tmp_path / "out" / "split.csv").read_text().splitlines()
     assert head == "file,label,split" and len(rows) == 16
     assert sum(row.endswith(",n01,val") for row in rows) == 2

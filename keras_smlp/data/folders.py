@@ -5,18 +5,28 @@ import csv
 import os
 import stat
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from keras_smlp.checks import shown
-from keras_smlp.data.splits import TRAIN, VALIDATION, Files, Source, drawn_validation
+from keras_smlp.data.splits import (
+    TRAIN,
+    VALIDATION,
+    Files,
+    Source,
+    drawn_note,
+    drawn_validation,
+)
 from keras_smlp.inference.photos import ENDINGS, images_below, in_words, visible
 
 # names of classes in a message
 NAMED = 5
 # of a file that is read; no photo is as large
 MOST_BYTES = 2**30
+# no names of classes, whatever their case
+SPLITS = {TRAIN, *VALIDATION, "training", "testing", "dev"}
 # of a CSV file
 COLUMNS, OPTIONAL = ("file", "label"), "split"
 
@@ -34,10 +44,11 @@ def folder(path, fraction, seed):
     if (path / TRAIN).is_dir():
         return official(path)
     entries = visible(path)
-    tables = [x.path for x in entries if x.is_file() and x.name.lower().endswith(".csv")]
+    tables = [x.path for x in entries if x.name.lower().endswith(".csv") and is_table(x.path)]
     if len(tables) > 1:
         raise ValueError(
-            f"`path`: {shown(path)} holds {len(tables)} CSV files, allowed: one, or the path of one"
+            f"`path`: {shown(path)} holds {len(tables)} CSV files with the columns file and "
+            "label, allowed: one, or the path of one"
         )
     if tables:
         return table(Path(tables[0]), fraction, seed)
@@ -88,6 +99,10 @@ def official(path):
 def classes_alone(path, fraction, seed):
     """`<class>/<image>`: of each class a part is for validation."""
     names, others = class_folders(path)
+    splits = [name for name in names if name.lower() in SPLITS]
+    if splits or len(names) == 1:
+        what = listed(splits) if splits else f"{shown(names[0])} alone"
+        raise ValueError(f"`path`: {shown(path)} holds the folders {what}, allowed: {LAYOUTS}")
     files, unused = images_of(path, names)
     empty = [name for name in names if not files[name]]
     if empty:
@@ -108,7 +123,7 @@ def drawn_source(root, names, found, notes, fraction, seed):
         (os.path.abspath(os.path.join(root, file)), name, VALIDATION[0] if is_chosen else TRAIN)
         for (file, name), is_chosen in pairs
     )
-    return Source(names, train, validation, notes, drawn)
+    return Source(names, train, validation, (*notes, drawn_note(chosen)), drawn)
 
 
 def split_of(root, names, found):
@@ -123,18 +138,21 @@ def split_of(root, names, found):
 def table(path, fraction, seed):
     """The rows `file,label` of a CSV file, and perhaps `split`; files are relative to its folder.
 
-    The classes are the distinct labels, sorted, by number where all are integers.
+    The classes are the distinct labels, sorted as the names of folders are.
     """
     rows, has_split = rows_of(path)
-    labels = sorted({label for _, label, _ in rows}, key=by_number({x[1] for x in rows}))
+    labels = sorted({label for _, label, _ in rows})
     found = [(file, label) for file, label, _ in rows]
-    twice = [file for file, n in Counter(file for file, _ in found).items() if n > 1]
+    same = Counter(os.path.normpath(path.parent / file) for file, _ in found)
+    twice = [file for file, n in same.items() if n > 1]
     if twice:
         raise ValueError(
             f"`path`: {shown(path)} names {shown(twice[0])} more than once, allowed: a row for "
             "each file"
         )
-    gone = [file for file, _ in found if not (path.parent / file).is_file()]
+    with ThreadPoolExecutor(16) as pool:  # of a network's disk, each takes a while
+        there = pool.map(os.path.isfile, [path.parent / file for file, _ in found])
+        gone = [file for (file, _), is_there in zip(found, there, strict=True) if not is_there]
     if gone:
         raise ValueError(
             f"`path`: {shown(path)} names {len(gone)} files that are not there, the first "
@@ -144,8 +162,8 @@ def table(path, fraction, seed):
         return drawn_source(path.parent, tuple(labels), found, (), fraction, seed)
     kinds = {split for _, _, split in rows}
     unknown = kinds - {TRAIN, *VALIDATION}
-    there = [x for x in VALIDATION if x in kinds]
-    if unknown or TRAIN not in kinds or not there:
+    given = [x for x in VALIDATION if x in kinds]
+    if unknown or TRAIN not in kinds or not given:
         wrong = ", ".join(shown(x) for x in sorted(unknown or kinds)) or "nothing"
         raise ValueError(
             f"`path`: the column split of {shown(path)} has {wrong}, allowed: train and one of "
@@ -153,26 +171,47 @@ def table(path, fraction, seed):
         )
     train, validation = (
         [(file, label) for file, label, split in rows if split == kind]
-        for kind in (TRAIN, there[0])
+        for kind in (TRAIN, given[0])
     )
-    untrained = sorted({label for _, label in validation} - {label for _, label in train})
-    if untrained:
+    trained, judged = ({label for _, label in part} for part in (train, validation))
+    names = tuple(label for label in labels if label in trained)
+    if untrained := sorted(judged - trained):
         raise ValueError(
-            f"`path`: {shown(path)} has the labels {listed(untrained)} in {there[0]}, allowed: "
+            f"`path`: {shown(path)} has the labels {listed(untrained)} in {given[0]}, allowed: "
             "those of train"
         )
-    notes = [f"images of the split {x} are not used, but {there[0]}" for x in there[1:]]
-    names = tuple(label for label in labels if label in {x for _, x in train})
+    notes = [f"images of the split {x} are not used, but {given[0]}" for x in given[1:]]
+    if missing := sorted(trained - judged):
+        notes.append(f"no image in {given[0]} is of the classes {listed(missing)}")
     first, second = (split_of(path.parent, names, x) for x in (train, validation))
     return Source(names, first, second, tuple(notes))
+
+
+def head_of(reader):
+    """The names of the columns of an open CSV file."""
+    return [name.strip() for name in next(reader, [])]
+
+
+def is_table(path):
+    """Whether a file is a CSV file with the columns that are needed."""
+    try:
+        with opened_table(path) as file:
+            return set(COLUMNS) <= set(head_of(csv.reader(file)))
+    except (csv.Error, OSError):
+        return False
+
+
+def opened_table(path):
+    """The open text file; names of files need not be UTF-8."""
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def rows_of(path):
     """The file, the label and the split of each row of a CSV file; whether it gives splits."""
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with opened_table(path) as file:
             reader = csv.reader(file, strict=True)
-            head = [name.strip() for name in next(reader, [])]
+            head = head_of(reader)
             wrong = [name for name in COLUMNS if head.count(name) != 1]
             if wrong or head.count(OPTIONAL) > 1:
                 raise ValueError(
@@ -182,9 +221,8 @@ def rows_of(path):
             columns = [head.index(x) for x in COLUMNS]
             split = head.index(OPTIONAL) if OPTIONAL in head else None
             rows = []
-            for row in reader:
-                if not row:
-                    continue
+            for row in filter(None, reader):
+                row = [cell.strip() for cell in row]
                 if len(row) != len(head) or not all(row[i] for i in columns):
                     raise ValueError(
                         f"`path`: line {reader.line_num} of {shown(path)} has {len(row)} cells, "
@@ -196,11 +234,6 @@ def rows_of(path):
     if not rows:
         raise ValueError(f"`path`: {shown(path)} has no rows, allowed: one for each image")
     return rows, split is not None
-
-
-def by_number(labels):
-    """The key that sorts labels: by number if all are integers, else by name."""
-    return int if all(label.isascii() and label.isdigit() for label in labels) else str
 
 
 # ---- what is in a folder ------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Parquet files of encoded images and labels, as the Hugging Face hub has data sets of images.
 
-A row's image is a struct whose `bytes` are the image file (and whose `path` may name it), its label
-an integer. The names of the classes are in the files' metadata.
+A row's image is a struct whose `bytes` are the image file, its label an integer. The names of the
+classes are in the files' metadata.
 """
 
 import collections
 import glob
 import json
+import os
 import re
 import threading
 from pathlib import Path
@@ -14,49 +15,68 @@ from pathlib import Path
 import numpy as np
 
 from keras_smlp.checks import shown
-from keras_smlp.data.splits import TRAIN, VALIDATION, Files, Source, drawn_validation
+from keras_smlp.data.splits import (
+    TRAIN,
+    VALIDATION,
+    Files,
+    Source,
+    drawn_note,
+    drawn_validation,
+)
 
-# bytes of the images of row groups that stay in memory
+# bytes of the row groups that stay in memory
 KEPT = 2**30
 METADATA = b"huggingface"
+ENDING = ".parquet"
 
 
-def shards(path, fraction, seed):
+def parquet(path, fraction, seed):
     """The rows of Parquet files, see `sources.load`.
 
     The split of a file is the beginning of its name up to a `-` or a dot, as in
     `train-00000-of-00294.parquet`, or else the name of its folder.
     """
     of_split = files_by_split(path)
-    there = [name for name in VALIDATION if name in of_split]
-    train = Shards(of_split[TRAIN])
-    if not there:
-        names = class_names(train, train.labels)
-        rows = train.names(np.arange(len(train.labels)))
-        of_row = [names[label] for label in train.labels]
-        chosen = drawn_validation(rows, of_row, fraction, seed)
-        return Source(names, train.files(~chosen), train.files(chosen))
-    validation = Shards(of_split[there[0]])
+    given = [name for name in VALIDATION if name in of_split]
+    train = Rows(of_split[TRAIN])
+    notes = [f"{x} is not used, but {given[0]}" for x in given[1:]]
+    if train.size > KEPT:
+        megabytes = train.size / len(train.groups) / 1e6
+        notes.append(
+            f"the images, {train.size / 1e9:.0f} GB, do not stay in memory, so each that is read "
+            f"may cost its whole row group, {megabytes:.0f} MB on average; folders have no such "
+            "cost"
+        )
+    if not given:
+        names = class_names([train])
+        chosen = drawn_validation(train.names(), train.labels.tolist(), fraction, seed)
+        notes.append(drawn_note(chosen))
+        return Source(names, train.files(~chosen), train.files(chosen), tuple(notes))
+    validation = Rows(of_split[given[0]])
     if validation.class_names != train.class_names:
         raise ValueError(
-            f"`path`: {shown(path)} has other classes in {there[0]} than in {TRAIN}, allowed: the "
+            f"`path`: {shown(path)} has other classes in {given[0]} than in {TRAIN}, allowed: the "
             "same in all files"
         )
-    names = class_names(train, np.concatenate([train.labels, validation.labels]))
-    if not len(validation.labels):
-        raise ValueError(f"`path`: {there[0]} of {shown(path)} has no rows, allowed: at least one")
-    every, notes = slice(None), tuple(f"{x} is not used, but {there[0]}" for x in there[1:])
-    return Source(names, train.files(every), validation.files(every), notes)
+    names = class_names([train, validation])
+    every = np.ones(len(validation.labels), bool)
+    all_train = np.ones(len(train.labels), bool)
+    return Source(names, train.files(all_train), validation.files(every), tuple(notes))
 
 
 def files_by_split(path):
     """Dict from the name of a split to the sorted paths of its files."""
-    path = str(path)
-    found = glob.glob(path, recursive=True)
-    if Path(path).is_dir():
-        found = [str(x) for x in Path(path).rglob("*.parquet")]
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        found = [str(x) for x in Path(path).rglob("*" + ENDING)]
+        hidden = (any(y.startswith(".") for y in Path(x).relative_to(path).parts) for x in found)
+        found = [x for x, is_hidden in zip(found, hidden, strict=True) if not is_hidden]
+    else:
+        found = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
     of_split: dict = {}
-    for file in sorted(x for x in found if x.endswith(".parquet") and Path(x).is_file()):
+    for file in sorted({os.path.normpath(x) for x in found if x.endswith(ENDING)}):
+        if not os.path.isfile(file):
+            raise ValueError(f"`path`: {shown(file)} is no file or a broken link, allowed: files")
         split = re.split(r"[-.]", Path(file).name)[0]
         known = split in (TRAIN, *VALIDATION)
         of_split.setdefault(split if known else Path(file).parent.name, []).append(file)
@@ -66,23 +86,47 @@ def files_by_split(path):
             f"`path`: {shown(path)} has Parquet files of the splits {others}, allowed: a folder or "
             "a pattern with train-*.parquet or train/*.parquet"
         )
+    for files in of_split.values():
+        numbered = [re.search(r"-of-(\d+)\.parquet$", file) for file in files]
+        counts = {int(x[1]) for x in numbered if x}
+        if counts and counts != {len(files)}:
+            raise ValueError(
+                f"`path`: {len(files)} files like {shown(files[0])} are there, allowed: as many as "
+                "the names say, of one data set"
+            )
     return of_split
 
 
-def class_names(shards, labels):
-    """The names of the classes: of the metadata, or the numbers up to the largest label."""
-    names = shards.class_names or tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
-    if not len(shards.labels):
-        raise ValueError(f"`path`: {shown(shards.paths[0])} has no rows, allowed: at least one")
-    if labels.min() < 0 or labels.max() >= len(names):
+def class_names(parts):
+    """The names of the classes of some `Rows`: of the metadata, or the numbers of the labels."""
+    for part in parts:
+        if not len(part.labels):
+            raise ValueError(
+                f"`path`: {shown(part.paths[0])} has no rows, allowed: at least one in a split"
+            )
+    labels = np.concatenate([part.labels for part in parts])
+    least, most = int(labels.min()), int(labels.max())
+    names = parts[0].class_names
+    # without names: of so many classes most would have no image
+    last = len(names) - 1 if names else len(labels) - 1
+    if least < 0 or most > last:
+        why = "one for each class name" if names else "fewer than there are images"
         raise ValueError(
-            f"`path`: the files with {shown(shards.paths[0])} have labels from {labels.min()} to "
-            f"{labels.max()}, allowed: 0 to {len(names) - 1}, one for each class name"
+            f"`path`: the files with {shown(parts[0].paths[0])} have labels from {least} to "
+            f"{most}, allowed: 0 to {last}, {why}"
+        )
+    names = names or tuple(map(str, range(most + 1)))
+    empty = np.setdiff1d(np.arange(len(names)), parts[0].labels)
+    if len(empty):
+        raise ValueError(
+            f"`path`: no training image is of the class {shown(names[empty[0]])}"
+            f"{f' and {len(empty) - 1} more' if len(empty) > 1 else ''}, allowed: at least one of "
+            "each"
         )
     return names
 
 
-class Shards:
+class Rows:
     """The rows of some Parquet files in a row, read by whole row groups.
 
     Args:
@@ -91,129 +135,156 @@ class Shards:
     Attributes:
         labels: int64 array, the label of each row.
         class_names: Tuple of strings; empty if the metadata have none.
+        size: Bytes of the images, about.
     """
 
     def __init__(self, paths):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.paths, self.groups, labels = paths, [], []
-        self.image, self.label, self.class_names = columns_of(paths[0])
+        self.paths, self.groups, self.size, labels = paths, [], 0, []
+        self.root = os.path.commonpath([os.path.dirname(os.path.abspath(x)) for x in paths])
+        self.short = [os.path.relpath(path, self.root) for path in paths]
         for path in paths:
-            try:
-                file = pq.ParquetFile(path)
-                labels.append(file.read([self.label])[self.label])
-            except (pa.ArrowException, OSError, KeyError) as error:
-                said = str(error).splitlines()[0]
-                raise ValueError(f"`path`: {shown(path)} cannot be read: {said}") from error
-            if columns_of(path) != (self.image, self.label, self.class_names):
-                raise ValueError(
-                    f"`path`: {shown(path)} has other columns or classes than {shown(paths[0])}, "
-                    "allowed: the same in all files"
-                )
-            numbers = range(file.metadata.num_row_groups)
-            rows = [file.metadata.row_group(i).num_rows for i in numbers]
-            self.groups += [(path, i, n) for i, n in zip(numbers, rows, strict=True)]
-            if labels[-1].null_count:
-                raise ValueError(
-                    f"`path`: {shown(path)} has rows without a label, allowed: one for each image"
-                )
-        self.labels = np.concatenate([x.to_numpy() for x in labels]).astype("int64")
-        self.ends = np.cumsum([n for _, _, n in self.groups])
+            with reading(path) as (pa, file):
+                columns = columns_of(path, file.schema_arrow)
+                if path == paths[0]:
+                    self.image, self.label, self.class_names = columns
+                elif columns != (self.image, self.label, self.class_names):
+                    raise ValueError(
+                        f"`path`: {shown(path)} has other columns or classes than "
+                        f"{shown(paths[0])}, allowed: the same in all files"
+                    )
+                found = file.read([self.label], use_threads=False)[self.label]
+                if found.null_count:
+                    raise ValueError(
+                        f"`path`: {shown(path)} has rows without a label, allowed: one for each"
+                    )
+                labels.append(found.cast(pa.int64()).to_numpy())
+                for i in range(file.num_row_groups):
+                    group = file.metadata.row_group(i)
+                    self.groups.append((path, i, group.num_rows))
+                    self.size += group.total_byte_size
+        self.labels = np.concatenate(labels)
+        self.file_ends = np.cumsum([len(x) for x in labels])
+        self.ends = np.cumsum([rows for _, _, rows in self.groups])
         self.kept: collections.OrderedDict = collections.OrderedDict()
-        self.size, self.lock = 0, threading.Lock()
+        self.bytes_kept, self.lock = 0, threading.Lock()
+        self.locks = [threading.Lock() for _ in self.groups]
 
     def files(self, chosen):
-        """The `Files` of some rows, given as NumPy takes them for an index."""
-        rows = np.arange(len(self.labels))[chosen]
+        """The `Files` of some rows, for a boolean array."""
+        rows = np.flatnonzero(chosen)
         labels = self.labels[rows].astype("int32")
 
         def read(indices):
-            contents, names = zip(*map(self.row, rows[indices].tolist()), strict=True)
-            return list(contents), labels[indices], list(names)
+            places = rows[indices].tolist()
+            return [self.content(row) for row in places], labels[indices], self.names(places)
 
-        return Files(len(rows), read, self.paths, Path(self.paths[0]).parent, labels)
+        return Files(len(rows), read, list(map(os.path.abspath, self.paths)), self.root, labels)
 
-    def names(self, rows):
-        """What to call rows: the file's name and the number of the row in it."""
-        starts: dict = {}
-        before = 0
-        for path, _, count in self.groups:
-            starts.setdefault(path, before)
-            before += count
-        groups = np.searchsorted(self.ends, rows, side="right")
-        found = [self.groups[i][0] for i in groups]
+    def names(self, rows=None):
+        """What to call rows: the file's path below all of them, and the number of the row in it."""
+        rows = np.arange(len(self.labels)) if rows is None else np.asarray(rows)
+        files = np.searchsorted(self.file_ends, rows, side="right")
+        numbers = rows - np.append(0, self.file_ends)[files]
         return [
-            f"{Path(path).name}[{row - starts[path]}]"
-            for path, row in zip(found, np.asarray(rows).tolist(), strict=True)
+            f"{self.short[k]}[{i}]" for k, i in zip(files.tolist(), numbers.tolist(), strict=True)
         ]
 
-    def row(self, row):
-        """The bytes and the name of the image of a row; no bytes where there are none."""
+    def content(self, row):
+        """The bytes of the image of a row; none where there are none, or the file is damaged."""
         number = int(np.searchsorted(self.ends, row, side="right"))
         images = self.group(number)
-        place = row - (self.ends[number - 1] if number else 0)
-        image = images[int(place)].as_py() or {}
-        return image.get("bytes") or b"", image.get("path") or self.names([row])[0]
+        if images is None:
+            return b""
+        return images[row - int(self.ends[number] - self.groups[number][2])].as_py() or b""
 
     def group(self, number):
-        """The images of a row group, which stay in memory as long as there is room."""
+        """The images' bytes of a row group, kept as long as there is room; `None` if damaged."""
+        with self.locks[number]:  # threads that want one group read it once
+            with self.lock:
+                if number in self.kept:
+                    self.kept.move_to_end(number)
+                    return self.kept[number]
+            path, group, _ = self.groups[number]
+            try:
+                with reading(path) as (_, file):
+                    column = f"{self.image}.bytes"
+                    table = file.read_row_group(group, [column], use_threads=False)
+                images = table[self.image].combine_chunks().field("bytes")
+            except ValueError:  # counts as damaged files; it is tried again each time
+                return None
+            with self.lock:
+                self.kept[number] = images
+                self.bytes_kept += images.nbytes
+                while self.bytes_kept > KEPT and len(self.kept) > 1:
+                    self.bytes_kept -= self.kept.popitem(last=False)[1].nbytes
+            return images
+
+
+class reading:  # noqa: N801 - a context manager
+    """Context manager: pyarrow and an open Parquet file; what it raises becomes a `ValueError`."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with self.lock:
-            if number in self.kept:
-                self.kept.move_to_end(number)
-                return self.kept[number]
-        path, group, rows = self.groups[number]
+        self.errors = (pa.ArrowException, OSError, KeyError)
         try:
-            images = pq.ParquetFile(path).read_row_group(group, [self.image])[self.image]
-            images = images.combine_chunks()
-        except (pa.ArrowException, OSError):  # counts as damaged files
-            images = pa.nulls(rows)
-        with self.lock:
-            if number not in self.kept:
-                self.kept[number] = images
-                self.size += images.nbytes
-            while self.size > KEPT and len(self.kept) > 1:
-                self.size -= self.kept.popitem(last=False)[1].nbytes
-        return images
+            self.file = pq.ParquetFile(self.path)
+        except self.errors as error:
+            raise self.refusal(error) from error
+        return pa, self.file
+
+    def __exit__(self, kind, error, trace):
+        self.file.close()
+        if error is not None and isinstance(error, self.errors) and type(error) is not ValueError:
+            raise self.refusal(error) from error
+
+    def refusal(self, error):
+        said = shown((str(error).splitlines() or [type(error).__name__])[0])
+        return ValueError(f"`path`: {shown(self.path)} cannot be read: {said}")
 
 
-def columns_of(path):
+def columns_of(path, schema):
     """The names of the columns with the images and the labels, and those of the classes."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        said = str(error).splitlines()[0]
-        raise ValueError(f"`path`: {shown(path)} cannot be read: {said}") from error
     features = features_of(schema)
-    images = [
-        x.name
-        for x in schema
-        if pa.types.is_struct(x.type) and x.type.get_field_index("bytes") >= 0
-    ]
+    images = [x.name for x in schema if is_image(x.type)]
     integers = [x.name for x in schema if pa.types.is_integer(x.type)]
-    labels = [x for x in integers if "names" in features.get(x, {})] or [
-        x for x in integers if x in ("label", "labels")
-    ]
+    named = [x for x in integers if features.get(x)]
+    labels = [x for x in integers if x in ("label", "labels")] or named
     if len(images) != 1 or len(labels) != 1:
+        found = ", ".join(map(shown, schema.names))
         raise ValueError(
-            f"`path`: {shown(path)} has the columns {', '.join(map(shown, schema.names))}, "
-            "allowed: one with structs of an image's bytes, and integers named label or with names "
-            "of classes in the metadata"
+            f"`path`: {shown(path)} has the columns {found}, allowed: one with structs of an "
+            "image's bytes, and integers named label, or the only ones with names of classes in "
+            "the metadata"
         )
-    names = features.get(labels[0], {}).get("names", ())
-    return images[0], labels[0], tuple(map(str, names))
+    return images[0], labels[0], features.get(labels[0], ())
+
+
+def is_image(kind):
+    """Whether a type is a struct with binary `bytes`."""
+    import pyarrow as pa
+
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    content = kind.field("bytes").type
+    return pa.types.is_binary(content) or pa.types.is_large_binary(content)
 
 
 def features_of(schema):
-    """What the metadata of the Hugging Face hub say of each column; empty if there are none."""
+    """The names of the classes by column, of the Hugging Face hub's metadata if there are any."""
     try:
         found = json.loads((schema.metadata or {}).get(METADATA, b"{}"))["info"]["features"]
-        return {name: x for name, x in found.items() if isinstance(x, dict)}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        named = {name: x.get("names") for name, x in found.items() if isinstance(x, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+    return {
+        name: tuple(names)
+        for name, names in named.items()
+        if isinstance(names, list) and all(isinstance(x, str) for x in names)
+    }

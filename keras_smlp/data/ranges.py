@@ -27,7 +27,7 @@ PositiveFloat = Annotated[float, Range("float >0 and <inf", lambda x: 0 < x < ma
 NonNegativeFloat = Annotated[float, Range("float >=0 and <inf", lambda x: 0 <= x < math.inf)]
 UnitInterval = Annotated[float, Range("float >=0 and <=1", lambda x: 0 <= x <= 1)]
 Rate = Annotated[float, Range("float >=0 and <1", lambda x: 0 <= x < 1)]
-Part = Annotated[float, Range("float >0 and <1", lambda x: 0 < x < 1)]
+OpenUnitInterval = Annotated[float, Range("float >0 and <1", lambda x: 0 < x < 1)]
 Fraction = Annotated[float, Range("float >0 and <=1", lambda x: 0 < x <= 1)]
 Magnitude = Annotated[float, Range("float >=0 and <=10", lambda x: 0 <= x <= 10)]
 Shift = Annotated[float, Range("float >=0 and <=0.5", lambda x: 0 <= x <= 0.5)]

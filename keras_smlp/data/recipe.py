@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from keras_smlp.data import ranges
+from keras_smlp.data.splits import FRACTION
 from keras_smlp.preprocessing import shorter_side
 
 BUNDLED = ("digits",)
@@ -62,7 +63,7 @@ class DataConfig:
 
     name: ranges.Name
     dir: ranges.FileName | None = None
-    validation_fraction: ranges.Part = 0.2
+    validation_fraction: ranges.OpenUnitInterval = FRACTION
     split_seed: ranges.Seed = 0
     manual_dir: ranges.FileName | None = None
     threads: ranges.PositiveInt | None = None

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-from keras_smlp.data.splits import Files, Source
+from keras_smlp.data.splits import TRAIN, VALIDATION, Files, Source
 
 
 def tfds(name, data_dir=None, manual_dir=None):
@@ -38,15 +38,15 @@ def tfds(name, data_dir=None, manual_dir=None):
         except Exception as error:  # no network, files that must be fetched by hand: TFDS says it
             raise ValueError(f"`name`: {name} could not be prepared: {error}") from error
     splits = builder.info.splits
-    validation = next((n for n in ("validation", "test") if n in splits), None)
-    if "train" not in splits or validation is None:
+    validation = next((n for n in VALIDATION if n in splits), None)
+    if TRAIN not in splits or validation is None:
         raise ValueError(
             f"`name`: {name} has the splits {', '.join(splits)}, allowed: a set with train and "
             "validation or test"
         )
     return Source(
         tuple(features["label"].names),
-        records(builder, "train"),
+        records(builder, TRAIN),
         records(builder, validation),
     )
 

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_smlp.data import folders, parquet, records
-from keras_smlp.data.splits import Arrays, Source
-
-FRACTION = 0.2  # of each class, for validation, where no split is given
+from keras_smlp.data.splits import FRACTION, Arrays, Source
 
 
 def digits():
@@ -107,5 +105,5 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0):
     if name == "npz":
         return npz(path)
     if name in ("folder", "parquet"):
-        return {"folder": folders.folder, "parquet": parquet.shards}[name](path, fraction, seed)
+        return {"folder": folders.folder, "parquet": parquet.parquet}[name](path, fraction, seed)
     return records.tfds(name, path, manual_dir)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_smlp.checks import shown
+
 TRAIN = "train"
 # what the other split may be called, in files and folders; of several the first one counts
 VALIDATION = ("val", "valid", "validation", "test")
+FRACTION = 0.2  # of each class, for validation, where no split is given
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,14 @@ def drawn_validation(names, labels, fraction, seed):
     for label, members in of_class.items():
         if len(members) < 2:
             raise ValueError(
-                f"`path`: a single image of the class {label}, allowed: at least 2 of each class, "
-                "where no split is given"
+                f"`path`: a single image of the class {shown(label)}, allowed: at least 2 of each "
+                "class, where no split is given"
             )
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         chosen[[i for _, i in sorted(members)[:count]]] = True
     return chosen
+
+
+def drawn_note(chosen):
+    """A sentence on what `drawn_validation` has returned."""
+    return f"no split is given: {chosen.sum()} of {len(chosen)} images are for validation"

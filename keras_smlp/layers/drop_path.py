@@ -11,7 +11,7 @@ from keras import ops
 from keras_smlp.checks import check_rate, check_seed, check_unquantized
 
 
-class Part(threading.local):
+class BatchPart(threading.local):
     """Which of how many parts of a batch there is; TensorFlow traces replicas in threads.
 
     Not a `ContextVar`, at which the graphs of `torch.compile` end.
@@ -20,7 +20,7 @@ class Part(threading.local):
     number, parts = 0, 1
 
 
-PART = Part()
+PART = BatchPart()
 
 
 @contextlib.contextmanager

@@ -67,7 +67,8 @@ def test_the_results_are_pils(images, name):
     for image, magnitude, sign in itertools.product(images.values(), MAGNITUDES, (-1.0, 1.0)):
         result = apply(name, image, magnitude, sign)
         difference = abs(result - expected(name, image, magnitude, sign))
-        if name in GEOMETRIC:  # PIL truncates doubles: 0.999... where 1 was meant counts as 0
+        # PIL, which rotates itself, truncates doubles: 0.999... where 1 was meant counts as 0
+        if name in GEOMETRIC and name != "Rotate":
             assert difference.max() <= 1 and difference.mean() < 0.05
         else:
             assert not difference.any()

@@ -26,7 +26,7 @@ def for_device(cpu, tpu, gpu=None):
     Args:
         cpu: Function of arrays.
         tpu: The same function, computed in another way.
-        gpu: Likewise. Defaults to `tpu`.
+        gpu: Likewise, for GPUs and all else. Defaults to `tpu`.
     """
 
     by_device = {"cpu": cpu, "tpu": tpu, "default": gpu} if gpu else {"cpu": cpu, "default": tpu}

@@ -113,8 +113,8 @@ def fused(branches, kernel):
         return sum(products).astype(kernel.dtype)
 
     # JAX 0.10.2 does not compile products of 16 bits that are added up in 32 for GPUs
-    fuse = for_device(concatenated, added_up, concatenated)
-    return fuse(*branches, kernel.astype(branches[0].dtype))
+    function = for_device(concatenated, added_up, concatenated)
+    return function(*branches, kernel.astype(branches[0].dtype))
 
 
 def split(kernel, branches):
