@@ -35,4 +35,5 @@ def test_the_pipelines_are_compared(tmp_path):
         ["evaluation", "keras_smlp"],
         ["evaluation", "PIL"],
     ]
-    assert all(float(row[4]) > 0 for row in rows) and rows[2][5] == rows[4][5] == "1.00"
+    assert all(float(row[5]) > 0 for row in rows) and rows[2][6] == rows[4][6] == "1.00"
+    assert [bool(row[4]) for row in rows] == [True, True, False, True, False]
