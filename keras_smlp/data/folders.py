@@ -11,14 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_smlp.checks import shown
-from keras_smlp.data.splits import (
-    TRAIN,
-    VALIDATION,
-    Files,
-    Source,
-    drawn_note,
-    drawn_validation,
-)
+from keras_smlp.data.splits import TRAIN, VALIDATION, Files, Source, drawn_validation
 from keras_smlp.inference.photos import ENDINGS, images_below, in_words, visible
 
 # names of classes in a message
@@ -113,7 +106,7 @@ def classes_alone(path, fraction, seed):
 
 def drawn_source(root, names, found, notes, fraction, seed):
     """A `Source` of pairs (path relative to a folder, class), of which a part is for validation."""
-    chosen = drawn_validation([x for x, _ in found], [x for _, x in found], fraction, seed)
+    chosen, note = drawn_validation([x for x, _ in found], [x for _, x in found], fraction, seed)
     pairs = list(zip(found, chosen, strict=True))
     train, validation = (
         split_of(root, names, [x for x, is_chosen in pairs if is_chosen == kind])
@@ -123,7 +116,7 @@ def drawn_source(root, names, found, notes, fraction, seed):
         (os.path.abspath(os.path.join(root, file)), name, VALIDATION[0] if is_chosen else TRAIN)
         for (file, name), is_chosen in pairs
     )
-    return Source(names, train, validation, (*notes, drawn_note(chosen)), drawn)
+    return Source(names, train, validation, (*notes, note), drawn)
 
 
 def split_of(root, names, found):

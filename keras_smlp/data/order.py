@@ -56,7 +56,10 @@ def balanced(permutation, labels, generator):
     Returns:
         Integer array of the permutation's length.
     """
-    of_class = [permutation[labels[permutation] == label] for label in np.unique(labels)]
+    own = labels[permutation]
+    counts = np.unique(own, return_counts=True)[1]
+    by_class = permutation[np.argsort(own, kind="stable")]
+    of_class = np.split(by_class, np.cumsum(counts)[:-1])
     ends = np.linspace(0, len(permutation), len(of_class) + 1).astype("int64")
     # which classes have one image more is drawn, too
     counts = generator.permutation(np.diff(ends))

@@ -5,6 +5,7 @@ classes are in the files' metadata.
 """
 
 import collections
+import contextlib
 import glob
 import json
 import os
@@ -15,14 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_smlp.checks import shown
-from keras_smlp.data.splits import (
-    TRAIN,
-    VALIDATION,
-    Files,
-    Source,
-    drawn_note,
-    drawn_validation,
-)
+from keras_smlp.data.splits import TRAIN, VALIDATION, Files, Source, drawn_validation
 
 # bytes of the row groups that stay in memory
 KEPT = 2**30
@@ -49,8 +43,8 @@ def parquet(path, fraction, seed):
         )
     if not given:
         names = class_names([train])
-        chosen = drawn_validation(train.names(), train.labels.tolist(), fraction, seed)
-        notes.append(drawn_note(chosen))
+        chosen, note = drawn_validation(train.names(), train.labels.tolist(), fraction, seed)
+        notes.append(note)
         return Source(names, train.files(~chosen), train.files(chosen), tuple(notes))
     validation = Rows(of_split[given[0]])
     if validation.class_names != train.class_names:
@@ -59,9 +53,7 @@ def parquet(path, fraction, seed):
             "same in all files"
         )
     names = class_names([train, validation])
-    every = np.ones(len(validation.labels), bool)
-    all_train = np.ones(len(train.labels), bool)
-    return Source(names, train.files(all_train), validation.files(every), tuple(notes))
+    return Source(names, train.files(), validation.files(), tuple(notes))
 
 
 def files_by_split(path):
@@ -169,9 +161,9 @@ class Rows:
         self.bytes_kept, self.lock = 0, threading.Lock()
         self.locks = [threading.Lock() for _ in self.groups]
 
-    def files(self, chosen):
-        """The `Files` of some rows, for a boolean array."""
-        rows = np.flatnonzero(chosen)
+    def files(self, chosen=True):
+        """The `Files` of all rows, or of some, for a boolean array."""
+        rows = np.flatnonzero(np.broadcast_to(chosen, self.labels.shape))
         labels = self.labels[rows].astype("int32")
 
         def read(indices):
@@ -220,31 +212,18 @@ class Rows:
             return images
 
 
-class reading:  # noqa: N801 - a context manager
-    """Context manager: pyarrow and an open Parquet file; what it raises becomes a `ValueError`."""
+@contextlib.contextmanager
+def reading(path):
+    """Context manager: pyarrow and an open Parquet file; its errors become a `ValueError`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.errors = (pa.ArrowException, OSError, KeyError)
-        try:
-            self.file = pq.ParquetFile(self.path)
-        except self.errors as error:
-            raise self.refusal(error) from error
-        return pa, self.file
-
-    def __exit__(self, kind, error, trace):
-        self.file.close()
-        if error is not None and isinstance(error, self.errors) and type(error) is not ValueError:
-            raise self.refusal(error) from error
-
-    def refusal(self, error):
+    try:
+        with pq.ParquetFile(path) as file:
+            yield pa, file
+    except (pa.ArrowException, OSError, KeyError) as error:
         said = shown((str(error).splitlines() or [type(error).__name__])[0])
-        return ValueError(f"`path`: {shown(self.path)} cannot be read: {said}")
+        raise ValueError(f"`path`: {shown(path)} cannot be read: {said}") from error
 
 
 def columns_of(path, schema):

@@ -94,7 +94,7 @@ def drawn_validation(names, labels, fraction, seed):
         seed: Integer. Another one chooses other images.
 
     Returns:
-        A boolean array, true for validation.
+        A boolean array, true for validation, and a sentence on it.
 
     Raises:
         ValueError: If a class has a single image.
@@ -112,9 +112,4 @@ def drawn_validation(names, labels, fraction, seed):
             )
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         chosen[[i for _, i in sorted(members)[:count]]] = True
-    return chosen
-
-
-def drawn_note(chosen):
-    """A sentence on what `drawn_validation` has returned."""
-    return f"no split is given: {chosen.sum()} of {len(chosen)} images are for validation"
+    return chosen, f"no split is given: {chosen.sum()} of {len(chosen)} images are for validation"

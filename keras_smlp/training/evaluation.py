@@ -58,7 +58,8 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
     Raises:
         ValueError: If there is no image to judge by.
     """
-    totals, of_classes, rows = np.zeros(4), np.zeros((2, len(class_names))), []
+    # of each class: images, and those that were judged rightly; of all: hits among the best, losses
+    of_classes, totals, rows = np.zeros((2, len(class_names))), np.zeros(2), []
     for pixels, labels, indices, names in batches.as_numpy_iterator():
         logits = np.asarray(forward(pixels), "float64")
         kept = indices >= 0
@@ -75,7 +76,7 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
         for row, counted in zip(of_classes, (judged, judged & hits[:, 0]), strict=True):
             row += np.bincount(labels[counted], minlength=len(class_names))
         losses = -log_probabilities[np.arange(len(labels)), labels]
-        totals += [x[judged].sum() for x in (judged, hits[:, 0], hits.any(axis=1), losses)]
+        totals += [x[judged].sum() for x in (hits.any(axis=1), losses)]
         if predictions is not None:
             for i, first in enumerate(best[:, 0]):
                 rows.append(
@@ -88,8 +89,9 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
                         " ".join(class_names[k] for k in best[i]),
                     )
                 )
-    count, first, among, loss = engine.sum(totals)
-    images, right = engine.sum(of_classes.ravel()).reshape(of_classes.shape)
+    *sums, among, loss = engine.sum(np.append(of_classes, totals))
+    images, right = np.reshape(sums, of_classes.shape)
+    count, first = images.sum(), right.sum()
     rows = engine.gather(rows)
     if not count:
         raise ValueError("data: no validation image could be judged by, allowed: at least one")

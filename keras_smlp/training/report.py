@@ -18,6 +18,7 @@ from PIL import Image
 from keras_smlp.checks import shown
 from keras_smlp.data import on_device
 from keras_smlp.data.decode import by_pil
+from keras_smlp.data.folders import COLUMNS, OPTIONAL
 from keras_smlp.preprocessing import MEAN
 from keras_smlp.saving import replacing
 
@@ -168,7 +169,7 @@ def write_split(path, drawn):
         replacing(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        csv.writer(file).writerows([("file", "label", "split"), *drawn])
+        csv.writer(file).writerows([(*COLUMNS, OPTIONAL), *drawn])
 
 
 def write_history(path, rows):
