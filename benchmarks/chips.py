@@ -30,8 +30,8 @@ from unittest import mock
 from benchmarks import chip_parts, growth, hlo
 from benchmarks.tables import head, line
 from benchmarks.workers import SPAWN
+from keras_smlp_cli.arguments import Parser, positive
 from reference import stand_in
-from tools.command_line import Parser, positive
 
 SHORT = 120  # characters of an error's text
 

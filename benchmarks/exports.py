@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import cases, tables
-from tools.command_line import Parser
+from keras_smlp_cli.arguments import Parser
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would take the others' cores

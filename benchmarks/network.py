@@ -31,8 +31,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import cases, growth, tables
+from keras_smlp_cli.arguments import Parser, positive
 from reference import stand_in
-from tools.command_line import Parser, positive
 
 STRIDE = 32
 

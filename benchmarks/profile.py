@@ -13,8 +13,8 @@ import keras
 import numpy as np
 
 from benchmarks import models
+from keras_smlp_cli.arguments import Parser, positive
 from reference import stand_in
-from tools.command_line import Parser, positive
 
 SHOWN = 25
 

@@ -24,8 +24,8 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "torch"
 
 from benchmarks import models, tables  # noqa: E402 - the backend first
+from keras_smlp_cli.arguments import Parser, positive  # noqa: E402
 from reference import stand_in  # noqa: E402
-from tools.command_line import Parser, positive  # noqa: E402
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 MODES = ("training", "inference")

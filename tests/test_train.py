@@ -300,16 +300,17 @@ def test_a_missing_package_names_the_extra(capsys, monkeypatch, tmp_path, module
         monkeypatch.delitem(sys.modules, f"keras_smlp.training.{name}")
     package = module.partition(".")[0]
     assert refused(capsys, *SMALL, f"--output_dir={tmp_path}") == (
-        f'train.py: error: {package} is not installed: pip install "keras_smlp[train]"\n'
+        f'train.py: error: {package} is not installed: pip install "keras-smlp[train]"\n'
     )
 
 
 @pytest.mark.once
 @pytest.mark.parametrize(("backend", "extras"), [("jax", "jax,train"), ("tensorflow", "train")])
 def test_a_missing_backend_names_the_extra(tmp_path, backend, extras):
-    code = f"import sys; sys.modules[{backend!r}] = None; import train; train.main([])"
+    code = f"import sys; sys.modules[{backend!r}] = None; import train; "
+    code += "sys.exit(train.main([], 'train.py'))"
     done = python("-c", code, cwd=tmp_path, status=2, KERAS_BACKEND=backend)
-    line = f'train.py: error: {backend} is not installed: pip install "keras_smlp[{extras}]"'
+    line = f'train.py: error: {backend} is not installed: pip install "keras-smlp[{extras}]"'
     assert done.stderr.splitlines()[-1] == line
     assert "Traceback" not in done.stderr
 
@@ -346,7 +347,8 @@ def test_the_digits_are_learned(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="the setting is the GNU C library's")
 @pytest.mark.parametrize("users", [None, "glibc.malloc.top_pad=1"])
 def test_huge_pages_by_starting_anew_once(users):
-    script = "import os, sys, huge_pages; huge_pages.restart_with_huge_pages(); "
+    script = "import os, sys; from keras_smlp_cli import huge_pages; "
+    script += "huge_pages.restart_with_huge_pages(); "
     script += "print(os.environ['GLIBC_TUNABLES'], sys.argv[1:])"
     environment = {key: x for key, x in os.environ.items() if key != "GLIBC_TUNABLES"}
     environment |= {"GLIBC_TUNABLES": users} if users else {}

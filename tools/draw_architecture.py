@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import grimp
-from command_line import Parser
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # the packages of this checkout, installed or not
+
+from keras_smlp_cli.arguments import Parser  # noqa: E402
+
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "```mermaid\n", "```"
 
@@ -49,5 +52,4 @@ def picture():
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))  # the package of this checkout, installed or not
     main()

@@ -1,4 +1,4 @@
-"""The configuration of train.py: typed; what belongs together is checked together."""
+"""The configuration of a run: typed; what belongs together is checked together."""
 
 import dataclasses
 import json
@@ -192,7 +192,7 @@ class DistributionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All that train.py reads.
+    """All that a run reads.
 
     Attributes:
         output_dir: Folder of the results and checkpoints; a run goes on from what is in it.

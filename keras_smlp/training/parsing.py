@@ -1,4 +1,4 @@
-"""Reads the configuration of train.py from YAML files and the command line.
+"""Reads the configuration of a run from YAML files and the command line.
 
 Keys, types and the sentences of `--help` are those of the dataclasses in `config`. A wrong
 key or value is one line: `key: what was received, allowed: ...`.
@@ -10,15 +10,14 @@ import functools
 import inspect
 import re
 import types
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 
 from keras_smlp import checks
+from keras_smlp.training import presets
 from keras_smlp.training.config import Config
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 MAX_FILE = 1 << 16  # bytes of a YAML file
 MAX_VALUES = 10_000  # keys and values of a YAML text, those that aliases repeat included
 MAX_DEPTH = 20  # lists and mappings in one another on one line
@@ -35,12 +34,14 @@ for outer in dataclasses.fields(Config):
         KEYS[outer.name] = outer
 
 
-def parse(argv):
+def parse(argv, prog="keras-smlp train"):
     """Reads the configuration of a run.
 
     Args:
-        argv: Arguments of the command line: `--config FILE` (default: `configs/digits.yaml`),
-            `--section.key value`, which goes over the file's wherever it stands, and `--eval`.
+        argv: Arguments of the command line: `--config NAME`, the path of a YAML file or a name of
+            `presets.names` (default: `digits`), `--section.key value`, which goes over the file's
+            wherever it stands, and `--eval`.
+        prog: String. What the user typed, for `--help`. Defaults to the installed command.
 
     Returns:
         A `Config`. `--help` and `--print_config` print and exit instead.
@@ -49,22 +50,24 @@ def parse(argv):
         ValueError: If anything is wrong: one line `key: what was received, allowed: ...`.
     """
     parser = argparse.ArgumentParser(
-        prog="train.py",
-        usage="%(prog)s [--config FILE] [--eval] [--section.key VALUE ...]",
+        prog=prog,
+        usage="%(prog)s [--config NAME] [--eval] [--section.key VALUE ...]",
         description="Trains an sMLPNet.",
         argument_default=argparse.SUPPRESS,
         add_help=False,
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("--config", action="append", metavar="FILE", help="YAML file of these keys")
+    named = f"YAML file of these keys, or one of {', '.join(presets.names())}"
+    parser.add_argument("--config", action="append", metavar="NAME", help=named)
     parser.add_argument("--print_config", action="store_true", help="print all values and exit")
     parser.add_argument("--eval", action="store_true", help="the same as --eval.only true")
     values: dict[str, Any] = {}
     try:
         # the files first: the line goes over them, and `--help` shows their values
         found, _ = parser.parse_known_args(argv)
-        for file in getattr(found, "config", [DEFAULT_CONFIG]):
+        for name in getattr(found, "config", [presets.DEFAULT]):
+            file = presets.path_of(name) if name in presets.names() else name
             values |= by_key(read_yaml(file, "config"))
         add_options(parser, values)
         found, unknown = parser.parse_known_args(argv)
@@ -94,6 +97,7 @@ def read_yaml(file, key):
     if isinstance(values, dict):
         return values
     keys = keys_of(SECTIONS.get(key, Config))
+    keys += f", or one of {', '.join(presets.names())}" * (key == "config")
     raise ValueError(
         f"{key}: {checks.shown(file)} ({checks.shown(problem)}), allowed: a YAML file with {keys}"
     )

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import signal
+from typing import Any
 
 import keras
 
@@ -101,7 +102,8 @@ class Run:
         self.config, self.engine, self.data = config, engine, data
         self.checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
         self.epoch, self.step, self.means = 0, 0, {}
-        self.rows, self.best_score = [], None
+        self.rows: list = []
+        self.best_score: Any = None
         self.path = self.saved = None
 
     def resume(self, model, say):

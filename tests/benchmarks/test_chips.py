@@ -111,7 +111,7 @@ def test_a_missing_compiler_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         chips.parse()
     error = capsys.readouterr().err
-    assert 'libtpu is not installed: pip install "keras_smlp[jax,tpu]"' in error
+    assert 'libtpu is not installed: pip install "keras-smlp[jax,tpu]"' in error
 
 
 # ---- compiled programs --------------------------------------------------------------------------

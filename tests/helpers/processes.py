@@ -12,7 +12,7 @@ ROOT = TESTS.parent
 
 def environment(**changes):
     """The variables of this process, the tests' folders on the path, TensorFlow quiet."""
-    paths = os.pathsep.join([str(ROOT), str(TESTS), str(ROOT / "tools")])
+    paths = os.pathsep.join([str(ROOT), str(TESTS)])
     return {**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
 
 

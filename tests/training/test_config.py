@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.processes import ROOT
-from helpers.training import refused, train
+from helpers.training import refused
 
 from keras_smlp.data.recipe import DataConfig
-from keras_smlp.training import config
+from keras_smlp.training import config, presets
 from keras_smlp.training.parsing import parse
 from keras_smlp.variants import VARIANTS
+from keras_smlp_cli import failures, train
 
 pytestmark = pytest.mark.once
 
@@ -98,9 +99,13 @@ def test_every_key_can_be_given_on_the_line(tmp_path):
 def test_each_configuration_is_read_and_names_its_command(file):
     read = parse(["--config", str(file)])
     assert Path(read.output_dir) == Path("runs", file.stem)
-    command = file.read_text().splitlines()[0]
-    assert "python train.py" in command
-    assert file.stem == "digits" or f"--config configs/{file.name}" in command
+    assert f"keras-smlp train --config {file.stem}" in file.read_text().splitlines()[0]
+    assert parse(["--config", file.stem]) == read
+    about, reaches = presets.about(file.stem)
+    assert about and reaches
+    variant = VARIANTS.get(read.model.variant)
+    if file.stem.endswith("_imagenet"):
+        assert reaches.startswith(f"{variant.published_top1}% (published by the authors")
 
 
 def test_the_defaults_are_the_official_recipe():
@@ -381,10 +386,8 @@ def test_a_hostile_argument_is_refused_in_short(line, capsys, here):
     assert error.startswith(f"train.py: error: {line[2:14]}") and len(error) < 400
 
 
-def test_no_error_moves_a_terminal(capsys):
-    with pytest.raises(SystemExit):
-        train.fail("no file: \x1b[2J.yaml")
-    assert capsys.readouterr().err == "train.py: error: no file: \\x1b[2J.yaml\n"
+def test_no_error_moves_a_terminal():
+    assert failures.one_line("no\n\n file: \x1b[2J.yaml") == "no file: \\x1b[2J.yaml"
 
 
 def test_aliases_and_merged_keys_are_read(tmp_path):

@@ -212,7 +212,7 @@ def check(model, path, format, features, precision, class_names):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
                 f"{format!r} needs {package}, which is not installed: "
-                f'pip install "keras_smlp[{kind.extra}]"'
+                f'pip install "keras-smlp[{kind.extra}]"'
             )
     images, classes = ends(model)
     if not is_classifier(model):

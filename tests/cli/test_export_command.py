@@ -1,18 +1,17 @@
-"""tools/export_model.py as a user runs it."""
+"""`keras-smlp export` as a user runs it."""
 
 import importlib.util
 import json
 import re
 from pathlib import Path
 
-import command_line
-import export_model
 import keras
 import pytest
 from helpers.nets import net
 
 import keras_smlp
 from keras_smlp.deploy.export import api, meaning, runtimes
+from keras_smlp_cli import arguments, export
 
 pytestmark = pytest.mark.once
 
@@ -33,7 +32,7 @@ def asked(monkeypatch):
     """What the package is asked to export: nothing is, but a file is there afterwards."""
     found = {}
 
-    def export(model, path, format, **arguments):
+    def written(model, path, format, **arguments):
         found.update(arguments, model=model, path=path, format=format)
         Path(path).write_bytes(bytes(2_500_000))
         return Path(path)
@@ -41,19 +40,19 @@ def asked(monkeypatch):
     def compare(*arguments, is_exact):
         found["is_exact"] = is_exact
 
-    monkeypatch.setattr(keras_smlp, "export", export)
-    monkeypatch.setattr(export_model, "compare", compare)
+    monkeypatch.setattr(keras_smlp, "export", written)
+    monkeypatch.setattr(export, "compare", compare)
     return found
 
 
 def test_the_tool_knows_the_formats():
-    assert tuple(api.FORMATS) == export_model.FORMATS == tuple(runtimes.OPEN)
-    assert ("auto", *meaning.INPUTS) == command_line.INPUTS
-    assert ("auto", *meaning.OUTPUTS) == command_line.OUTPUTS
+    assert tuple(api.FORMATS) == export.FORMATS == tuple(runtimes.OPEN)
+    assert ("auto", *meaning.INPUTS) == arguments.INPUTS
+    assert ("auto", *meaning.OUTPUTS) == arguments.OUTPUTS
 
 
-def test_arguments_reach_the_export(here, run_tool, asked):
-    status, out, _ = run_tool(export_model, f"m.keras {ONNX}")
+def test_arguments_reach_the_export(here, run_command, asked):
+    status, out, _ = run_command(export, f"m.keras {ONNX}")
     assert not status and out == "m.onnx: onnx, 2.5 MB\n"
     assert not hasattr(asked.pop("model"), "folding")
     assert asked == {
@@ -70,7 +69,7 @@ def test_arguments_reach_the_export(here, run_tool, asked):
     }
 
     arguments = "--fold --quantize int8 --origin here --license MIT"
-    run_tool(export_model, f"m.keras --format torch --out m.pt2 {arguments}")
+    run_command(export, f"m.keras --format torch --out m.pt2 {arguments}")
     dense = asked["model"].get_layer("predictions")
     assert asked["model"].folding and dense.quantization_mode == "int8"
     assert (asked["precision"], asked["origin"], asked["license"]) == ("float32", "here", "MIT")
@@ -78,14 +77,14 @@ def test_arguments_reach_the_export(here, run_tool, asked):
 
     Path("other.json").write_text(json.dumps(list("abcde")))
     arguments = "--quantize int8 --features --classes other.json"
-    run_tool(export_model, f"m.keras --format litert --out m.tflite {arguments}")
+    run_command(export, f"m.keras --format litert --out m.tflite {arguments}")
     dense = asked["model"].get_layer("predictions")
     assert dense.quantization_mode is None and asked["precision"] == "int8"
     assert asked["features"] is True and asked["class_names"] == list("abcde")
     assert not asked["is_exact"]
 
 
-def test_imagenets_weights_bring_names_origin_and_license(here, run_tool, asked, monkeypatch):
+def test_imagenets_weights_bring_names_origin_and_license(here, run_command, asked, monkeypatch):
     built = {}
 
     def constructor(**arguments):
@@ -93,13 +92,13 @@ def test_imagenets_weights_bring_names_origin_and_license(here, run_tool, asked,
         return keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3))
 
     monkeypatch.setattr(keras_smlp, "SMLPNetBase", constructor)
-    assert not run_tool(export_model, f"imagenet --variant base {ONNX}")[0]
+    assert not run_command(export, f"imagenet --variant base {ONNX}")[0]
     assert built == {"weights": "imagenet"}
     assert asked["class_names"][:2] == ["tench", "goldfish"] and asked["license"] == "MIT"
     assert asked["origin"].endswith("/smlp_b.pth")
 
 
-def test_what_was_written_is_run(here, run_tool, monkeypatch):
+def test_what_was_written_is_run(here, run_command, monkeypatch):
     written = []
 
     def write(model, path, *arguments):
@@ -121,21 +120,21 @@ def test_what_was_written_is_run(here, run_tool, monkeypatch):
     monkeypatch.setattr(api, "check", lambda *arguments: None)
 
     monkeypatch.setitem(runtimes.OPEN, "onnx", right)
-    status, out, _ = run_tool(export_model, "m.keras --format onnx --out a.onnx")
+    status, out, _ = run_command(export, "m.keras --format onnx --out a.onnx")
     assert not status and re.search(
         "run: probabilities differ by (0.0e.00|..*e-0[78]) of the largest", out
     )
 
     monkeypatch.setitem(runtimes.OPEN, "onnx", wrong)
-    status, _, err = run_tool(export_model, "m.keras --format onnx --out b.onnx")
+    status, _, err = run_command(export, "m.keras --format onnx --out b.onnx")
     assert status == 2 and "b.onnx answers otherwise than the model" in err
 
     monkeypatch.setitem(runtimes.OPEN, "onnx", missing)
-    status, out, _ = run_tool(export_model, "m.keras --format onnx --out c.onnx")
+    status, out, _ = run_command(export, "m.keras --format onnx --out c.onnx")
     assert not status and "not run: onnxruntime is not installed" in out
 
 
-def test_it_is_compared_with_the_models_own_answer(here, run_tool, monkeypatch):
+def test_it_is_compared_with_the_models_own_answer(here, run_command, monkeypatch):
     """Not with what the export made of it: here a softmax on top, which the option asks for."""
     pytest.importorskip("torch", reason="writes ONNX")
     written = []
@@ -154,25 +153,25 @@ def test_it_is_compared_with_the_models_own_answer(here, run_tool, monkeypatch):
     monkeypatch.setitem(runtimes.OPEN, "onnx", softmaxed)
     images = keras.Input((16, 32, 3))
     keras.Model(images, net(classifier_activation="softmax")(images)).save("m.keras")
-    status, _, err = run_tool(export_model, f"m.keras {ONNX}")
+    status, _, err = run_command(export, f"m.keras {ONNX}")
     assert status == 2 and "m.onnx answers otherwise than the model" in err
     assert written[-1][1] == ("pixels", "probabilities")
     keras.Model(images, keras.layers.Dense(5)(net()(images))).save("m.keras")
-    status, out, _ = run_tool(export_model, "m.keras --format onnx --out n.onnx --outputs logits")
+    status, out, _ = run_command(export, "m.keras --format onnx --out n.onnx --outputs logits")
     assert not status and written[-1][1] == ("pixels", "logits")
-    status, _, err = run_tool(export_model, "m.keras --format onnx --out o.onnx")
+    status, _, err = run_command(export, "m.keras --format onnx --out o.onnx")
     assert status == 2 and written[-1][1] == ("pixels", "unknown")
 
 
 @pytest.mark.deep
-def test_a_folded_onnx_file_is_equal(here, run_tool):
+def test_a_folded_onnx_file_is_equal(here, run_command):
     if not all(map(importlib.util.find_spec, ("onnxscript", "onnxruntime"))):
         pytest.skip("needs onnxscript and onnxruntime")
-    status, out, _ = run_tool(export_model, f"m.keras {ONNX} --fold")
+    status, out, _ = run_command(export, f"m.keras {ONNX} --fold")
     *_, first, last = out.splitlines()
     assert not status and "m.onnx: onnx, 0." in first
     assert last.startswith("run: probabilities differ by")
-    status, _, err = run_tool(export_model, f"m.keras {ONNX} --fold")
+    status, _, err = run_command(export, f"m.keras {ONNX} --fold")
     assert status == 2 and "`path` must not exist yet" in err
 
 
@@ -201,5 +200,5 @@ def test_wrong_arguments_are_one_line_and_status_2(here, refused):
         f"m.keras {ONNX} --classes no.json": "no.json",
     }
     for line, words in cases.items():
-        assert words in refused(export_model, line)
+        assert words in refused(export, line)
     assert sorted(here.iterdir()) == before

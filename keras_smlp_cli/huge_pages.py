@@ -1,4 +1,4 @@
-"""Restarts a program so that its memory comes in huge pages, as train.py does."""
+"""Restarts a program so that its memory comes in huge pages, as trainings do."""
 
 import os
 import sys

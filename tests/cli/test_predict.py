@@ -1,4 +1,4 @@
-"""From probabilities to names, and tools/predict.py as a user runs it."""
+"""From probabilities to names, and `keras-smlp predict` as a user runs it."""
 
 import functools
 import importlib.util
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import predict
 import pytest
 from PIL import Image
 
 import keras_smlp
 from keras_smlp.analysis import explain, plots
+from keras_smlp_cli import predict
 
 pytestmark = pytest.mark.once
 
@@ -63,18 +63,18 @@ def test_what_cannot_be_decoded_is_refused():
             keras_smlp.decode_predictions(np.zeros((1, 1000)), top)
 
 
-# ---- tools/predict.py ---------------------------------------------------------------------------
+# ---- keras-smlp predict -------------------------------------------------------------------------
 
 PHOTOS = [f"photos/{x}" for x in ("a.png", "b.JPG", "c.bmp", "more/d.png", "more/e.webp")]
 # on what is in the folder beside them
-NOTE = "predict.py: not used: 1 .txt (first photos/notes.txt)\n"
+NOTE = "keras-smlp predict: not used: 1 .txt (first photos/notes.txt)\n"
 BUILD = {"dim": 8, "depths": (1, 1), "input_shape": (32, 32, 3), "classes": 4}
 
 
 @pytest.fixture
-def run(run_tool):
+def run(run_command):
     """Calls the tool with a line of arguments; gives the exit status and what was written."""
-    return functools.partial(run_tool, predict)
+    return functools.partial(run_command, predict)
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,8 @@ def test_hidden_files_and_pipes_are_not_photos(here, run):
     status, out, err = run("photos --weights m.keras --json")
     assert status == 0 and [json.loads(line)["file"] for line in out.splitlines()] == PHOTOS
     assert err == (
-        "predict.py: not used: 1 .heic (first photos/b.heic), 1 .txt (first photos/notes.txt), "
-        "1 pipe (first photos/pipe.jpg)\n"
+        "keras-smlp predict: not used: 1 .heic (first photos/b.heic), 1 .txt (first "
+        "photos/notes.txt), 1 pipe (first photos/pipe.jpg)\n"
     )
 
 
@@ -214,8 +214,8 @@ def test_damaged_photos_are_named_and_skipped(here, run):
     assert [json.loads(line)["file"] for line in out.splitlines()] == PHOTOS
     note, first, second = err.splitlines()
     assert note + "\n" == NOTE
-    assert first.startswith("predict.py: skipped photos/0.png: ")
-    assert second.startswith("predict.py: skipped photos/a2.png: ") and "empty" in second
+    assert first.startswith("keras-smlp predict: skipped photos/0.png: ")
+    assert second.startswith("keras-smlp predict: skipped photos/a2.png: ") and "empty" in second
     if importlib.util.find_spec("matplotlib"):
         # nothing is left to draw
         assert run("photos/0.png --weights m.keras --plot out.png")[:2] == (1, "")
@@ -340,5 +340,6 @@ def test_a_model_without_names_is_refused(here, refused):
 def test_a_missing_package_is_named_with_its_extra(here, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert refused(predict, "photos --weights m.keras --plot p.png") == (
-        'predict.py: error: matplotlib is not installed: pip install "keras_smlp[predict]"\n'
+        "keras-smlp predict: error: matplotlib is not installed: "
+        'pip install "keras-smlp[predict]"\n'
     )

@@ -4,11 +4,8 @@ import json
 import zipfile
 from pathlib import Path
 
-import export_model
 import keras
 import numpy as np
-import port_checkpoint
-import predict
 import pytest
 from helpers.damage import flipped, halved
 from helpers.nets import saved_in_each_format
@@ -16,6 +13,7 @@ from helpers.nets import saved_in_each_format
 import keras_smlp
 from keras_smlp.training import config, network
 from keras_smlp.weights import pth
+from keras_smlp_cli import export, port, predict
 
 pytestmark = pytest.mark.once
 
@@ -42,7 +40,7 @@ def test_a_damaged_file(ending, refused, here):
     for name, changed in changes.items():
         Path(f"{name}{ending}").write_bytes(changed)
         assert f"{name}{ending}" in refused(predict, f"x.png --weights {name}{ending}")
-        assert f"{name}{ending}" in refused(port_checkpoint, f"{name}{ending} new.pth")
+        assert f"{name}{ending}" in refused(port, f"{name}{ending} new.pth")
     assert not Path("new.pth").exists()
 
 
@@ -58,7 +56,7 @@ def test_files_of_keras_that_hold_no_classifier(refused, here):
         for name, content in entries.items():
             file.writestr(name, content)
     pytest.importorskip("tensorflow", reason="writes a SavedModel")
-    lines = {predict: "x.png --weights {}", export_model: "{} --format tf_saved_model --out x"}
+    lines = {predict: "x.png --weights {}", export: "{} --format tf_saved_model --out x"}
     for tool, line in lines.items():
         assert "must be a classifier" in refused(tool, line.format("unbuilt.keras"))
         error = refused(tool, line.format("other.keras"))
@@ -69,21 +67,21 @@ def test_weights_that_are_not_finite_are_not_ported(refused, here):
     tensors = pth.read("model.pth")
     tensors["mlp_head.0.bias"][1] = np.nan
     pth.write("bad.pth", tensors)
-    error = refused(port_checkpoint, "bad.pth new.keras")
+    error = refused(port, "bad.pth new.keras")
     assert "bad.pth must be finite numbers. Received: mlp_head.0.bias with 1 of 3" in error
     assert not Path("new.keras").exists()
 
 
-def test_pytorchs_other_endings_are_read_but_not_written(run_tool, refused, here):
+def test_pytorchs_other_endings_are_read_but_not_written(run_command, refused, here):
     Path("model.pth").rename("model.pt")
-    assert run_tool(port_checkpoint, "model.pt new.pth")[0] == 0
-    assert "must end in one of ('.weights.h5', " in refused(port_checkpoint, "new.pth new.ckpt")
+    assert run_command(port, "model.pt new.pth")[0] == 0
+    assert "must end in one of ('.weights.h5', " in refused(port, "new.pth new.ckpt")
 
 
 def test_names_cannot_move_the_terminal(refused, here):
     name = "a\x1b[2Jb"
     assert r"'a\x1b[2Jb.keras'" in refused(predict, f"x.png --weights '{name}.keras'")
-    assert r"a\x1b[2Jb.pth" in refused(port_checkpoint, f"'{name}.pth' new.keras")
+    assert r"a\x1b[2Jb.pth" in refused(port, f"'{name}.pth' new.keras")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "{}", "\xff", '"x"'])

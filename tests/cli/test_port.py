@@ -1,15 +1,15 @@
-"""tools/port_checkpoint.py as a user runs it."""
+"""`keras-smlp port` as a user runs it."""
 
 from itertools import pairwise
 from pathlib import Path
 
 import keras
 import numpy as np
-import port_checkpoint
 import pytest
 from helpers.nets import answer, build
 from helpers.processes import python
 
+from keras_smlp_cli import port
 from reference import stand_in
 
 pytestmark = pytest.mark.once
@@ -21,10 +21,10 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_and_back(run_tool, here, checkpoint, micro):
+def test_there_and_back(run_command, here, checkpoint, micro):
     files = [checkpoint("micro"), "m.keras", "m.safetensors", "m.weights.h5", "back.pth"]
     for before, after in pairwise(files):
-        status, out, _ = run_tool(port_checkpoint, f"{before} {after}")
+        status, out, _ = run_command(port, f"{before} {after}")
         assert status == 0 and "sMLPNet-custom" in out and "depths=(1, 2, 3, 1)" in out
         assert "relative difference" in out and out.endswith("equal\n")
     x = stand_in.images("micro")
@@ -48,20 +48,20 @@ def test_what_goes_wrong_is_one_line_and_status_2(refused, here, checkpoint):
         f"{source} missing/m.keras": "missing",
     }
     for line, words in cases.items():
-        assert words in refused(port_checkpoint, line)
+        assert words in refused(port, line)
     assert Path("there.keras").read_text() == "precious"
     assert sorted(p.name for p in here.iterdir()) == ["bad.pth", "there.keras"]
 
 
-def test_a_difference_is_status_1(run_tool, here, checkpoint, monkeypatch):
-    monkeypatch.setattr(port_checkpoint, "TOLERANCE", -1.0)
-    status, out, _ = run_tool(port_checkpoint, f"{checkpoint('micro')} m.weights.h5")
+def test_a_difference_is_status_1(run_command, here, checkpoint, monkeypatch):
+    monkeypatch.setattr(port, "TOLERANCE", -1.0)
+    status, out, _ = run_command(port, f"{checkpoint('micro')} m.weights.h5")
     assert status == 1 and "DIFFERENT" in out
 
 
 @pytest.mark.deep
 def test_a_published_variant_is_recognized_by_the_command(checkpoint, tmp_path):
-    command = (port_checkpoint.__file__, checkpoint("small"), "small.keras", "--variant", "small")
+    command = (port.__file__, checkpoint("small"), "small.keras", "--variant", "small")
     assert "sMLPNet-small" in python(*command, cwd=tmp_path).stdout
     last = keras.saving.load_model(tmp_path / "small.keras").layers[-4]
     assert (last.name, last.drop_path.rate) == ("stage4_block2_channel_mixing", 0.2)

@@ -1,12 +1,14 @@
-"""What the tools' command lines share.
+"""What the command lines share.
 
-The tools import Keras in functions: `--help` and wrong arguments then answer at once, and a backend
-that is not installed is an error of one line.
+The commands import Keras in functions: `--help` and wrong arguments then answer at once, and a
+backend that is not installed is an error of one line.
 """
 
 import argparse
 import json
 from pathlib import Path
+
+from keras_smlp_cli.failures import one_line
 
 VARIANTS = ("tiny", "small", "base")  # of keras_smlp.VARIANTS
 # of keras_smlp.export
@@ -18,17 +20,21 @@ MAX_NAMES = 16 << 20  # bytes of a file with the names of classes
 class Parser(argparse.ArgumentParser):
     """A parser that prints its description as it is, and errors as one line."""
 
-    def __init__(self, description):
+    def __init__(self, description, prog=None):
         form = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=form)
+        super().__init__(prog, description=description, formatter_class=form)
 
-    def add_network_options(self):
-        """The options for `open_model` and `read_names`."""
+    def add_variant_option(self):
+        """The option for `open_model`."""
         self.add_argument(
             "--variant",
             choices=VARIANTS,
             help="the published network (default: small); a file says it itself",
         )
+
+    def add_network_options(self):
+        """The options for `open_model` and `read_names`."""
+        self.add_variant_option()
         self.add_argument(
             "--classes",
             metavar="FILE.json",
@@ -53,9 +59,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Ends the program with one line, in which nothing can move a terminal; status 2."""
-        line = " ".join(str(message).split())
-        line = "".join(x if x.isprintable() else repr(x)[1:-1] for x in line)
-        self.exit(2, f"{self.prog}: error: {line}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
 def positive(text):
@@ -63,6 +67,13 @@ def positive(text):
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"must be a positive integer. Received: {text!r}")
     return int(text)
+
+
+def png(text):
+    """The path of a picture to write."""
+    if not text.endswith(".png") or not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no .png file in a folder that exists")
+    return text
 
 
 def open_model(weights, variant, option):
@@ -104,7 +115,7 @@ def read_names(weights, path=None):
     Args:
         weights: What `open_model` takes.
         path: Path of a JSON list of names. `None` is the `classes.json` beside a `.keras` file, if
-            there is one, as train.py leaves it.
+            there is one, as a training leaves it.
 
     Returns:
         A list of strings, or `None` if no file says them.
@@ -150,5 +161,5 @@ def labels(names, classes):
         return known if classes == len(known) else None
     if len(names) != classes:
         raise ValueError(f"--classes must name the model's {classes} classes, not {len(names)}")
-    known = dict(known)  # a folder of ImageNet's is named by the wnid
-    return [(name, known[name]) if name in known else (None, name) for name in names]
+    of = dict(known)  # a folder of ImageNet's is named by the wnid
+    return [(name, of[name]) if name in of else (None, name) for name in names]

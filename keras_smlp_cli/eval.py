@@ -1,0 +1,25 @@
+"""`keras-smlp eval`: `keras-smlp train --eval`, with short names for what it is asked for most."""
+
+from keras_smlp_cli import train
+
+# and their values, where they take none
+SHORT = {
+    "--weights": ("--model.weights", None),
+    "--predictions": ("--eval.predictions", None),
+}
+
+
+def main(argv: list[str], prog: str = "keras-smlp eval") -> int:
+    """Evaluates weights on validation images; returns the exit status.
+
+    Args:
+        argv: List of strings: the options of `keras-smlp train`, and the short ones.
+        prog: String. What the user typed, for messages. Defaults to the command.
+    """
+    line = ["--eval"]
+    for word in argv:
+        name, equals, value = word.partition("=")
+        key, fixed = SHORT.get(name, (name, None))
+        line.append(key + equals + value)
+        line += [fixed] if fixed and not equals else []
+    return train.main(line, prog)

@@ -1,0 +1,146 @@
+"""Export a network to what servers and devices run, and run what was written.
+
+    keras-smlp export runs/mine/best.keras --format tf_saved_model --out served
+    keras-smlp export smlp_s.pth --format onnx --out smlp_s.onnx --fold
+    keras-smlp export imagenet --variant base --format openvino --out base.xml \\
+        --fold --precision float16
+
+MODEL is a .keras file, another file of weights or imagenet. What was written is
+read by its own runtime, if that is installed, and compared with the model on two random images.
+"""
+
+import os
+from pathlib import Path
+
+from keras_smlp_cli.arguments import Parser, labels, open_model, read_names
+from keras_smlp_cli.failures import run
+
+# those of keras_smlp.export
+FORMATS = ("tf_saved_model", "onnx", "openvino", "litert", "torch")
+EXACT = 1e-4  # of the largest output, in float32
+
+
+def main(argv: list[str], prog: str = "keras-smlp export") -> int:
+    """Exports a network; returns the exit status."""
+    parser = Parser(__doc__, prog)
+    parser.add_argument("model", metavar="MODEL", help=".keras file, other weights, or imagenet")
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument(
+        "--out", metavar="PATH", required=True, help="a folder for tf_saved_model, else a file"
+    )
+    parser.add_network_options()
+    parser.add_meaning_options()
+    parser.add_argument("--fold", action="store_true", help="merge what is linear first")
+    parser.add_argument("--quantize", choices=("int8",), help="the dense layers, to 8 bits")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the rest (default: float32)",
+    )
+    parser.add_argument("--features", action="store_true", help="return them beside probabilities")
+    parser.add_argument("--origin", help="of the weights (default: the name of the file)")
+    parser.add_argument("--license", help="of the weights (default: MIT for imagenet)")
+    return run(prog, export, parser, argv, errors=(ValueError, OSError, ImportError, RuntimeError))
+
+
+def export(parser, argv):
+    """One export from top to bottom."""
+    arguments = parser.parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras_smlp
+    from keras_smlp.deploy.export.api import is_classifier
+    from keras_smlp.deploy.export.meaning import meaning
+    from keras_smlp.deploy.export.runtimes import size
+
+    # ---- model ----------------------------------------------------------------------------------
+    if arguments.quantize and arguments.precision != "float32":
+        raise ValueError("--precision must not stand with --quantize, around which it is float32")
+    names = read_names(arguments.model, arguments.classes)
+    model = open_model(arguments.model, arguments.variant, "MODEL")
+    precision, quantize = arguments.precision, arguments.quantize
+    inputs, outputs = arguments.inputs, arguments.outputs
+    if is_classifier(model):  # else the export says what it must be
+        pairs = labels(names, model.output_shape[1])
+        names = pairs and [name for _, name in pairs]
+        inputs, outputs = meaning(model, inputs, outputs)
+        images = random_images(model, inputs)
+        answer = reference(model, images, outputs)
+    if arguments.fold:
+        model = keras_smlp.fold(model)
+    if quantize and arguments.format == "litert":
+        precision = quantize  # by its own converter
+    elif quantize:
+        keras_smlp.quantize(model, quantize)
+
+    # ---- file -----------------------------------------------------------------------------------
+    origin, license = source(arguments)
+    path = keras_smlp.export(
+        model,
+        arguments.out,
+        arguments.format,
+        features=arguments.features,
+        precision=precision,
+        class_names=names,
+        origin=origin,
+        license=license,
+        inputs=inputs,
+        outputs=outputs,
+    )
+    print(f"{path}: {arguments.format}, {size(path) / 1e6:.1f} MB")
+    compare(
+        path, arguments.format, images, answer, is_exact=precision == "float32" and not quantize
+    )
+
+
+def source(arguments):
+    """Origin and license of the weights, for the metadata."""
+    import keras_smlp
+    from keras_smlp.variants import RELEASE
+
+    if arguments.model != "imagenet":
+        return arguments.origin or Path(arguments.model).name, arguments.license
+    variant = keras_smlp.VARIANTS[arguments.variant or "small"]
+    origin = arguments.origin or f"{RELEASE}/{variant.checkpoint}"
+    return origin, arguments.license or variant.license
+
+
+def random_images(model, inputs):
+    """Two images of what the model takes."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shape = (2, *model.inputs[0].shape[1:])
+    images = rng.uniform(0, 255, shape) if inputs == "pixels" else rng.normal(0, 1, shape)
+    return images.astype("float32")
+
+
+def reference(model, images, outputs):
+    """What the model itself answers, logits as probabilities."""
+    import keras
+    import numpy as np
+
+    answer = np.asarray(keras.tree.flatten(model.predict_on_batch(images))[0], "float32")
+    if outputs == "logits":
+        answer = np.exp(answer - answer.max(-1, keepdims=True))
+        answer /= answer.sum(-1, keepdims=True)
+    return answer
+
+
+def compare(path, format, images, expected, is_exact):
+    """Says how far the file's answers are from the model's; fails where they should be equal."""
+    import numpy as np
+
+    from keras_smlp.deploy.export.runtimes import opened
+
+    try:
+        found = opened(path, format)(images)
+    except ModuleNotFoundError as error:
+        print(f"not run: {error.name} is not installed")
+        return
+    name = next(name for name in found if name != "features")
+    largest = np.abs(expected).max() or 1.0
+    difference = float(np.abs(found[name] - expected).max() / largest)
+    print(f"run: {name} differ by {difference:.1e} of the largest")
+    if is_exact and not difference <= EXACT:
+        raise RuntimeError(f"{path} answers otherwise than the model, by {difference:.1e}")
