@@ -1,9 +1,10 @@
-"""The configurations that come with the package: the files of configs/."""
+"""The configurations that come with the package: the files of configs/.
+
+It imports nothing of the package, so that `keras-smlp configs` can load it without Keras.
+"""
 
 import re
 from pathlib import Path
-
-from keras_smlp.checks import shown
 
 PACKAGE = Path(__file__).parents[1]
 # in an installed package it is part of it, in a checkout beside it
@@ -23,7 +24,7 @@ def path_of(name: str) -> Path:
     """The file of a configuration; raises `ValueError` for a name that is none of them."""
     if name not in names():
         allowed = f"a .yaml file or one of {', '.join(names())}"
-        raise ValueError(f"config: {shown(name)}, allowed: {allowed}")
+        raise ValueError(f"config: {name!r}, allowed: {allowed}")
     return FOLDER / f"{name}.yaml"
 
 
