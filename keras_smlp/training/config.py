@@ -128,6 +128,8 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images in a step, over all devices and processes.
+        loss: softmax where an image has one label; sigmoid for a probability of each class by
+            itself: binary cross entropy, and any number of labels in .npz and CSV files.
         seed: Seed of the weights, the order and the augmentation.
         precision: Dtype policy of the network.
         remat: block, to keep of each half of a block its input alone and compute the rest again in
@@ -142,6 +144,7 @@ class TrainConfig:
 
     epochs: ranges.PositiveInt = 300
     batch_size: ranges.PositiveInt = 1024
+    loss: Literal["softmax", "sigmoid"] = "softmax"
     seed: ranges.Seed = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     remat: Literal["block"] | None = None
@@ -224,6 +227,10 @@ class Config:
                 f"data.resize_size: {data.resize_size}, allowed: at least model.input_size, {size}"
             )
         self.check_groups()
+        if data.balance == "weights" and train.loss == "sigmoid":
+            raise ValueError(
+                "data.balance: weights with train.loss sigmoid, allowed: none, sampling"
+            )
         if self.eval.only and self.model.weights is None:
             raise ValueError("model.weights: null with --eval, allowed: imagenet or a file")
         if self.eval.only and self.model.new_head:
