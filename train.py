@@ -196,7 +196,7 @@ def train_with(engine, config, began):
             keras.metrics.TopKCategoricalAccuracy(min(evaluation.TOP, classes), name="top5"),
         ]
         model.compile(
-            optimizer.adamw(config, steps),
+            optimizer.adamw(config, steps, net),
             losses.loss_of(config, source.train.labels, classes),
             metrics=[] if source.several else metrics,
         )

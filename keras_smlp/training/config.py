@@ -105,6 +105,8 @@ class OptimizerConfig:
         schedule: epoch changes the learning rate after each epoch and lags one behind, as the
             official code; step changes it after each step.
         weight_decay: Decay of all weights but biases and norms.
+        layer_decay: Factor of the learning rate from each block to the one before it; the head has
+            the whole rate. 1 for the same everywhere.
         accumulation: Batches whose gradients are averaged for one update.
         clip_norm: Largest norm of all gradients together; null for no clipping.
         ema_decay: Decay of the average over weights and statistics; null for none.
@@ -116,6 +118,7 @@ class OptimizerConfig:
     warmup_epochs: ranges.NonNegativeInt = 20
     schedule: Literal["epoch", "step"] = "epoch"
     weight_decay: ranges.UnitInterval = 0.05
+    layer_decay: ranges.Fraction = 1.0
     accumulation: ranges.PositiveInt = 1
     clip_norm: ranges.PositiveFloat | None = None
     ema_decay: ranges.Rate | None = 0.99996
