@@ -80,7 +80,15 @@ def train_with(engine, config, began):
     import keras
 
     from keras_smlp.data import decode, fingerprint, pipeline, sources
-    from keras_smlp.training import evaluation, losses, network, optimizer, report, several_labels
+    from keras_smlp.training import (
+        evaluation,
+        known,
+        losses,
+        network,
+        optimizer,
+        report,
+        several_labels,
+    )
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
@@ -103,6 +111,10 @@ def train_with(engine, config, began):
             seed,
             several=config.train.loss == "sigmoid",
         )
+        if config.eval.only:
+            source, note = known.with_classes(source, config.model.weights)
+            if note:
+                say(f"model.weights: {note}")
         real_labels = config.eval.real_labels and evaluation.read_real(
             config.eval.real_labels, len(source.class_names)
         )
@@ -145,6 +157,8 @@ def train_with(engine, config, began):
     # ---- model ----------------------------------------------------------------------------------
     with engine.scope(), exit_on_errors(prefix="model: "):
         net, left_out, trained_at = network.build(config.model, classes, config.train.precision)
+    if known.is_file(config.model.weights):
+        say(f"model.weights: {known.in_words(config.model.weights)}")
     if left_out and config.eval.only:
         fail(f"model.weights: a head for {left_out} classes, allowed: for {classes}, as the data")
     if left_out:

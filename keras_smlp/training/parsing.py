@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 
 from keras_smlp import checks
+from keras_smlp.training import known
 from keras_smlp.training.config import Config
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
@@ -41,6 +42,7 @@ def parse(argv):
     Args:
         argv: Arguments of the command line: `--config FILE` (default: `configs/digits.yaml`),
             `--section.key value`, which goes over the file's wherever it stands, and `--eval`.
+            What neither says of the network is taken from the file `model.weights`.
 
     Returns:
         A `Config`. `--help` and `--print_config` print and exit instead.
@@ -66,7 +68,9 @@ def parse(argv):
         found, _ = parser.parse_known_args(argv)
         for file in getattr(found, "config", [DEFAULT_CONFIG]):
             values |= by_key(read_yaml(file, "config"))
-        add_options(parser, values)
+        # then what the weights know, where neither says it
+        of_weights = known.architecture(values | by_key(said_of("model", argv)))
+        add_options(parser, values | of_weights)
         found, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
@@ -77,11 +81,21 @@ def parse(argv):
     prints = line.pop("print_config", False)
     if line.pop("eval", False):
         line["eval.only"] = True
-    config = build(values | by_key(line))
+    config = build(values | by_key(line) | of_weights)
     if prints:
         print(config.to_yaml(), end="")
         raise SystemExit
     return config
+
+
+def said_of(section, argv):
+    """What the command line says of a section and its keys, before `--help` ends the program."""
+    parser = argparse.ArgumentParser(
+        argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    for key in (section, *(key for key in KEYS if key.startswith(f"{section}."))):
+        parser.add_argument(f"--{key}")
+    return vars(parser.parse_known_args(argv)[0])
 
 
 def read_yaml(file, key):
