@@ -29,7 +29,8 @@ class ModelConfig:
         patch_size: Side in pixels of the stem's patches.
         input_size: Side in pixels of the images, a multiple of patch_size * 2 ** (stages - 1).
         drop_path_rate: Stochastic depth of the last block; null for the variant's own, else 0.
-        weights: Initial weights: null, imagenet or a file. If their head has another number of
+        weights: Initial weights: null, imagenet or a file, from which the architecture and the
+            input_size are taken where nothing else is said. If their head has another number of
             classes, only the rest is taken.
         new_head: Begin with a new head even if the number of classes is the same.
         freeze: Fine-tuning: how many stages, from the stem on, are kept as they are.
@@ -132,7 +133,7 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch_size: Images in a step, over all devices and processes.
         loss: softmax where an image has one label; sigmoid for a probability of each class by
-            itself: binary cross entropy, and any number of labels in .npz and CSV files.
+            itself: binary cross entropy, and any number of labels in .npz and CSV files (a;b).
         seed: Seed of the weights, the order and the augmentation.
         precision: Dtype policy of the network.
         remat: block, to keep of each half of a block its input alone and compute the rest again in

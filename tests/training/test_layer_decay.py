@@ -52,6 +52,7 @@ def test_without_decay_it_is_keras_own_optimizer():
     assert configuration().optimizer.layer_decay == 1
 
 
+@pytest.mark.quick_once
 def test_five_updates_are_those_of_adamw_by_numpy():
     config = configuration("--optimizer.layer_decay=0.6")
     net, rng = network(), np.random.default_rng(0)
@@ -119,6 +120,7 @@ def test_a_step_of_a_training_is_a_part_of_the_plain_one(dtype, accumulation):
         np.testing.assert_allclose(own, factor * plain, rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.quick_once
 def test_it_goes_on_where_it_was(tmp_path):
     config = configuration("--optimizer.layer_decay=0.5")
     x, y = nets.to_train_on(16)
