@@ -6,6 +6,7 @@ Without arguments: `configs/digits.yaml`. `KERAS_BACKEND` chooses tensorflow, ja
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import shlex
@@ -72,7 +73,15 @@ def train_with(engine, config, began):
     import keras
 
     from keras_smlp.data import decode, fingerprint, pipeline, sources
-    from keras_smlp.training import evaluation, losses, network, optimizer, report
+    from keras_smlp.training import (
+        evaluation,
+        known,
+        losses,
+        network,
+        optimizer,
+        report,
+        several_labels,
+    )
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
@@ -88,8 +97,17 @@ def train_with(engine, config, began):
     with exit_on_errors(keys=KEYS):
         fraction, seed = config.data.validation_fraction, config.data.split_seed
         source = sources.load(
-            config.data.name, config.data.dir, config.data.manual_dir, fraction, seed
+            config.data.name,
+            config.data.dir,
+            config.data.manual_dir,
+            fraction,
+            seed,
+            several=config.train.loss == "sigmoid",
         )
+        if config.eval.only:
+            source, note = known.with_classes(source, config.model.weights)
+            if note:
+                say(f"model.weights: {note}")
         real_labels = config.eval.real_labels and evaluation.read_real(
             config.eval.real_labels, len(source.class_names)
         )
@@ -104,6 +122,13 @@ def train_with(engine, config, began):
         raise Failure(
             f"train.batch_size: {batch_size}, allowed: at most {allowed}, for one update an epoch"
         )
+    if source.several and config.data.balance != "none":
+        raise Failure(
+            f"data.balance: {config.data.balance} with several labels an image, allowed: none"
+        )
+    if source.several and real_labels is not None:
+        path = config.eval.real_labels
+        raise Failure(f"eval.real_labels: {path} with several labels an image, allowed: null")
     if config.data.balance != "none" and source.train.labels is None:
         raise Failure(
             f"data.balance: {config.data.balance} with data.name {config.data.name}, allowed: none"
@@ -129,6 +154,8 @@ def train_with(engine, config, began):
     # ---- model ----------------------------------------------------------------------------------
     with engine.scope(), exit_on_errors(prefix="model: "):
         net, left_out, trained_at = network.build(config.model, classes, config.train.precision)
+    if known.is_file(config.model.weights):
+        say(f"model.weights: {known.in_words(config.model.weights)}")
     if left_out and config.eval.only:
         raise Failure(
             f"model.weights: a head for {left_out} classes, allowed: for {classes}, as the data"
@@ -138,12 +165,19 @@ def train_with(engine, config, began):
     if trained_at:
         say(f"model.weights: axial kernels resampled from {trained_at} to {net.input_shape[1:]}")
 
+    if source.several:
+        judge = several_labels.evaluate
+    else:
+        judge = functools.partial(
+            evaluation.evaluate, real_labels=real_labels, loss=config.train.loss
+        )
+
     def evaluate(signals, **options):
         forward = engine.forward(net)
         if engine.processes == 1:  # of several none may leave the others waiting
             forward = signals.guard(forward)
         with exit_on_errors(keys=KEYS):
-            score = evaluation.evaluate(forward, validation, engine, source.class_names, **options)
+            score = judge(forward, validation, engine, source.class_names, **options)
         check_files()
         if news := bad.news():
             say(news)
@@ -152,11 +186,11 @@ def train_with(engine, config, began):
     if config.eval.only:
         with Signals() as signals:
             start = time.perf_counter()
-            options = {"real_labels": real_labels, "predictions": config.eval.predictions}
-            score = evaluate(signals, **options)
+            score = evaluate(signals, predictions=config.eval.predictions)
         speed = score.images / (time.perf_counter() - start)
         say(f"{config.model.weights}: {score.images} images, {speed:.0f} images/s")
-        say(f"balanced accuracy, the mean over the classes: {score.balanced:.3f}")
+        for name, value in score.facts().items():
+            say(f"{name}: {value}")
         say(score)
         return
 
@@ -170,20 +204,17 @@ def train_with(engine, config, began):
             config.train.remat == "block",
             config.data.group_size,
         )
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        if config.data.balance == "weights":
-            weights = losses.class_weights(source.train.labels, classes)
-            loss = losses.WeightedCrossentropy(weights)
+        metrics = [
+            keras.metrics.CategoricalAccuracy(name="accuracy"),
+            keras.metrics.TopKCategoricalAccuracy(min(evaluation.TOP, classes), name="top5"),
+        ]
         model.compile(
-            optimizer.adamw(config, steps),
-            loss,
-            metrics=[
-                keras.metrics.CategoricalAccuracy(name="accuracy"),
-                keras.metrics.TopKCategoricalAccuracy(min(evaluation.TOP, classes), name="top5"),
-            ],
+            optimizer.adamw(config, steps, net),
+            losses.loss_of(config, source.train.labels, classes),
+            metrics=[] if source.several else metrics,
         )
         # trained on logits, saved with probabilities: the layers are the same
-        classifier = network.with_probabilities(net)
+        classifier = network.with_probabilities(net, config.train.loss)
     rates = optimizer.learning_rates(config, range(epochs)).tolist()
     if doubt := optimizer.doubt(config):
         say(doubt)

@@ -71,7 +71,10 @@ def example(names):
 
 
 def entries(split):
-    """The name and the size of each file; of images in memory the checksum and the label."""
+    """The name and the size of each file; of images in memory the checksum and the label.
+
+    Of several labels an image, which neither names nor the order show, the checksum counts too.
+    """
     if isinstance(split, Arrays):
         pixels, labels = split.images, split.labels.tolist()
         sums = [zlib.crc32(np.ascontiguousarray(x)) for x in pixels]
@@ -80,6 +83,8 @@ def entries(split):
     with ThreadPoolExecutor(16) as pool:  # of a network's disk, each size takes a while
         chunks = (split.paths[i : i + CHUNK] for i in range(0, len(split.paths), CHUNK))
         found = [size for chunk in pool.map(sizes, chunks) for size in chunk]
+    if np.ndim(split.labels) == 2:
+        found = list(zip(found, map(zlib.crc32, split.labels), strict=True))
     return list(zip(names, found, strict=True)) or [("number", len(split))]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_smlp.checks import shown
+from keras_smlp.data import labels as several_labels
 from keras_smlp.data.splits import TRAIN, VALIDATION, Files, Source, drawn_validation
 from keras_smlp.inference.photos import ENDINGS, images_below, in_words, visible
 
@@ -24,14 +25,14 @@ SPLITS = {TRAIN, *VALIDATION, "training", "testing", "dev"}
 COLUMNS, OPTIONAL = ("file", "label"), "split"
 
 
-def folder(path, fraction, seed):
+def folder(path, fraction, seed, several=False):
     """Image files in folders, see `sources.load`.
 
     What is hidden, because its name begins with a dot, is not there.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() == ".csv":
-        return table(path, fraction, seed)
+        return table(path, fraction, seed, several)
     if not path.is_dir():
         raise ValueError(f"`path`: {shown(path)} is no folder, allowed: {LAYOUTS}")
     if (path / TRAIN).is_dir():
@@ -44,7 +45,7 @@ def folder(path, fraction, seed):
             "label, allowed: one, or the path of one"
         )
     if tables:
-        return table(Path(tables[0]), fraction, seed)
+        return table(Path(tables[0]), fraction, seed, several)
     if not any(x.is_dir() for x in entries):
         raise ValueError(f"`path`: {shown(path)} has no folders, allowed: {LAYOUTS}")
     return classes_alone(path, fraction, seed)
@@ -100,42 +101,62 @@ def classes_alone(path, fraction, seed):
     empty = [name for name in names if not files[name]]
     if empty:
         raise empty_classes(path, empty, unused)
-    found = [(os.path.relpath(file, path), name) for name in names for file in files[name]]
+    found = [(os.path.relpath(file, path), (name,)) for name in names for file in files[name]]
     return drawn_source(path, names, found, tuple(not_used(others + unused)), fraction, seed)
 
 
-def drawn_source(root, names, found, notes, fraction, seed):
-    """A `Source` of pairs (path relative to a folder, class), of which a part is for validation."""
+def drawn_source(root, names, found, notes, fraction, seed, several=False):
+    """A `Source` of pairs (path relative to a folder, labels), with a part for validation."""
     chosen, note = drawn_validation([x for x, _ in found], [x for _, x in found], fraction, seed)
     pairs = list(zip(found, chosen, strict=True))
-    train, validation = (
-        split_of(root, names, [x for x, is_chosen in pairs if is_chosen == kind])
-        for kind in (False, True)
-    )
+    parts = [[x for x, is_chosen in pairs if is_chosen == kind] for kind in (False, True)]
+    train, validation = (split_of(root, names, part, several) for part in parts)
     drawn = tuple(
-        (os.path.abspath(os.path.join(root, file)), name, VALIDATION[0] if is_chosen else TRAIN)
-        for (file, name), is_chosen in pairs
+        (
+            os.path.abspath(os.path.join(root, file)),
+            several_labels.SEPARATOR.join(labels),
+            VALIDATION[0] if is_chosen else TRAIN,
+        )
+        for (file, labels), is_chosen in pairs
     )
-    return Source(names, train, validation, (*notes, note), drawn)
+    notes = (*notes, note, *not_judged(VALIDATION[0], *map(labels_in, parts)))
+    return Source(names, train, validation, notes, drawn)
 
 
-def split_of(root, names, found):
-    """The `Files` of pairs (path relative to a folder, class)."""
+def labels_in(found):
+    """The set of all labels in pairs (path, labels)."""
+    return {label for _, labels in found for label in labels}
+
+
+def not_judged(split, trained, judged):
+    """A sentence on the classes of which no image is for validation, if there are some."""
+    missing = sorted(trained - judged)
+    return [f"no image in {split} is of the classes {listed(missing)}"] if missing else []
+
+
+def split_of(root, names, found, several):
+    """The `Files` of pairs (path relative to a folder, labels)."""
+    if several:
+        rows = several_labels.rows_of([labels for _, labels in found], names)
+        return labeled_files(root, [os.path.join(root, file) for file, _ in found], rows)
     of_class: dict = {name: [] for name in names}
-    for file, name in found:
+    for file, [name] in found:
         of_class[name].append(os.path.join(root, file))
     return encoded_files(root, list(of_class.values()))
 
 
 # ---- a CSV file ---------------------------------------------------------------------------------
-def table(path, fraction, seed):
+def table(path, fraction, seed, several):
     """The rows `file,label` of a CSV file, and perhaps `split`; files are relative to its folder.
 
-    The classes are the distinct labels, sorted as the names of folders are.
+    The classes are the distinct labels, sorted as the names of folders are. With `several` an image
+    has any number of them.
     """
-    rows, has_split = rows_of(path)
-    labels = sorted({label for _, label, _ in rows})
-    found = [(file, label) for file, label, _ in rows]
+    rows, has_split = rows_of(path, several)
+    found = [(file, labels) for file, labels, _ in rows]
+    names = tuple(sorted(labels_in(found)))
+    if not names:
+        raise ValueError(f"`path`: {shown(path)} has no label, allowed: at least one")
     same = Counter(os.path.normpath(path.parent / file) for file, _ in found)
     twice = [file for file, n in same.items() if n > 1]
     if twice:
@@ -152,7 +173,7 @@ def table(path, fraction, seed):
             f"{shown(gone[0])}, allowed: paths relative to its folder"
         )
     if not has_split:
-        return drawn_source(path.parent, tuple(labels), found, (), fraction, seed)
+        return drawn_source(path.parent, names, found, (), fraction, seed, several)
     kinds = {split for _, _, split in rows}
     unknown = kinds - {TRAIN, *VALIDATION}
     given = [x for x in VALIDATION if x in kinds]
@@ -163,20 +184,19 @@ def table(path, fraction, seed):
             f"{', '.join(VALIDATION)}"
         )
     train, validation = (
-        [(file, label) for file, label, split in rows if split == kind]
+        [(file, labels) for file, labels, split in rows if split == kind]
         for kind in (TRAIN, given[0])
     )
-    trained, judged = ({label for _, label in part} for part in (train, validation))
-    names = tuple(label for label in labels if label in trained)
+    trained, judged = labels_in(train), labels_in(validation)
+    names = tuple(name for name in names if name in trained)
     if untrained := sorted(judged - trained):
         raise ValueError(
             f"`path`: {shown(path)} has the labels {listed(untrained)} in {given[0]}, allowed: "
             "those of train"
         )
     notes = [f"images of the split {x} are not used, but {given[0]}" for x in given[1:]]
-    if missing := sorted(trained - judged):
-        notes.append(f"no image in {given[0]} is of the classes {listed(missing)}")
-    first, second = (split_of(path.parent, names, x) for x in (train, validation))
+    notes += not_judged(given[0], trained, judged)
+    first, second = (split_of(path.parent, names, x, several) for x in (train, validation))
     return Source(names, first, second, tuple(notes))
 
 
@@ -199,8 +219,8 @@ def opened_table(path):
     return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def rows_of(path):
-    """The file, the label and the split of each row of a CSV file; whether it gives splits."""
+def rows_of(path, several):
+    """The file, the labels and the split of each row of a CSV file; whether it gives splits."""
     try:
         with opened_table(path) as file:
             reader = csv.reader(file, strict=True)
@@ -211,17 +231,23 @@ def rows_of(path):
                     f"`path`: {shown(path)} has the columns {', '.join(map(shown, head)) or 'none'}"
                     f", allowed: {' and '.join(COLUMNS)}, each once, and perhaps {OPTIONAL}"
                 )
-            columns = [head.index(x) for x in COLUMNS]
+            file_column, label_column = (head.index(x) for x in COLUMNS)
             split = head.index(OPTIONAL) if OPTIONAL in head else None
             rows = []
             for row in filter(None, reader):
                 row = [cell.strip() for cell in row]
-                if len(row) != len(head) or not all(row[i] for i in columns):
+                name, cell = (row[i] if i < len(row) else "" for i in (file_column, label_column))
+                if len(row) != len(head) or not (name and (cell or several)):
                     raise ValueError(
                         f"`path`: line {reader.line_num} of {shown(path)} has {len(row)} cells, "
                         f"allowed: {len(head)}, with a file and a label"
                     )
-                rows.append((*(row[i] for i in columns), "" if split is None else row[split]))
+                try:
+                    labels = several_labels.of_cell(cell) if several else (cell,)
+                except ValueError as error:
+                    where = f"line {reader.line_num} of {shown(path)}"
+                    raise ValueError(f"`path`: {where} has {error}") from error
+                rows.append((name, labels, "" if split is None else row[split]))
     except (csv.Error, OSError) as error:
         raise ValueError(f"`path`: {shown(path)} cannot be read: {error}") from error
     if not rows:
@@ -272,6 +298,11 @@ def encoded_files(root, paths):
     """The `Files` below a folder, from the paths of each class."""
     files = [file for found in paths for file in found]
     labels = np.repeat(np.arange(len(paths), dtype="int32"), [len(found) for found in paths])
+    return labeled_files(root, files, labels)
+
+
+def labeled_files(root, files, labels):
+    """The `Files` below a folder, from the path and the label of each."""
 
     def read(indices):
         chosen = [files[i] for i in indices]

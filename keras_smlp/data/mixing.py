@@ -115,6 +115,11 @@ def cutmix_box(size, lam, center):
 
 
 def smooth_targets(labels, classes, label_smoothing):
-    """One-hot targets `(n, classes)`: `smoothing / classes` off, `1 - smoothing` more on."""
+    """Targets `(n, classes)`: `smoothing / classes` off, `1 - smoothing` more on.
+
+    Labels are integers `(n,)`, or zeros and ones `(n, classes)` of several labels an image.
+    """
     off = label_smoothing / classes
+    if labels.shape.rank == 2:
+        return tf.cast(labels, "float32") * (1 - label_smoothing) + off
     return tf.one_hot(labels, classes, on_value=1 - label_smoothing + off, off_value=off)

@@ -113,7 +113,8 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
     images = {on_device.IMAGES: tf.TensorSpec((group, size, size, 3), "uint8")}
     if recipe.erase:
         images[on_device.ERASE] = tf.TensorSpec((group, 5), "int32")
-    labels, places = tf.TensorSpec((group,), "int32"), tf.TensorSpec((group,), "int64")
+    labels = tf.TensorSpec((group, *label_shape(split)), "int32")
+    places = tf.TensorSpec((group,), "int64")
 
     @tf.function(input_signature=(integer, images, labels, places), autograph=by_keras_cv)
     def mix(epoch, batch, labels, places):
@@ -174,11 +175,11 @@ def decoded(split, read, recipe, crop, indices, draws, bad):
             )
             return tried + 1, image, label, is_good
 
-        nothing = tf.zeros((*crop.size, 3), "uint8"), tf.constant(0), tf.constant(False)
+        image, label = tf.zeros((*crop.size, 3), "uint8"), tf.zeros(label_shape(split), "int32")
         _, image, label, _ = tf.while_loop(
             lambda tried, image, label, is_good: ~is_good & (tried < ATTEMPTS),
             attempt,
-            (tf.constant(0, "int64"), *nothing),
+            (tf.constant(0, "int64"), image, label, tf.constant(False)),
         )
         return image, label
 
@@ -220,8 +221,8 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
 
     Returns:
         A `tf.data.Dataset` of uint8 images `(batch_size, size, size, 3)`, and for each image its
-        int32 label, its int64 index in the split and its name. The index is `-1` where a batch is
-        filled up or an image cannot be decoded.
+        int32 label (or row of zeros and ones), its int64 index in the split and its name. The index
+        is `-1` where a batch is filled up or an image cannot be decoded.
     """
     indices = np.arange(rank, len(split), processes)
     padded = np.full(-len(indices) // batch_size * -batch_size, -1)
@@ -274,6 +275,11 @@ def map_rows(function, *tensors):
     return rows.map(function).batch(count, drop_remainder=True)
 
 
+def label_shape(split):
+    """The shape of an image's labels: `(classes,)` if it may have several, else `()`."""
+    return np.shape(split.labels)[1:]
+
+
 def reader(split):
     """A function from indices to uint8 pixels or the files' bytes, their labels and names."""
     if isinstance(split, Arrays):
@@ -282,7 +288,7 @@ def reader(split):
         name = tf.strings.as_string
         return lambda indices: (
             tf.gather(images, indices),
-            tf.gather(labels, indices),
+            tf.cast(tf.gather(labels, indices), "int32"),
             tf.strings.join(["image ", name(indices)]),
         )
 
@@ -294,8 +300,8 @@ def reader(split):
     def fetch(indices):
         kinds = (tf.string, tf.int32, tf.string)
         found = tf.numpy_function(read, [indices], kinds, stateful=False)
-        for tensor in found:
-            tensor.set_shape(indices.shape)
+        for tensor, inner in zip(found, ((), label_shape(split), ()), strict=True):
+            tensor.set_shape((*indices.shape, *inner))
         return found
 
     return fetch

@@ -31,11 +31,11 @@ def digits():
     return Source(names, Arrays(train_x, train_y), Arrays(validation_x, validation_y))
 
 
-def npz(path):
+def npz(path, several=False):
     """Arrays in a `.npz` file: `train_images`, `train_labels`, `validation_images`, ...
 
-    Images are uint8 `(n, height, width)` or `(n, height, width, 1 or 3)`, labels integers from 0;
-    `class_names` is optional.
+    Images are uint8 `(n, height, width)` or `(n, height, width, 1 or 3)`, labels integers from 0,
+    with `several` also zeros and ones `(n, classes)`; `class_names` is optional.
     """
     if not Path(path).is_file():
         raise ValueError(f"`path`: {path} is no file, allowed: the path of an .npz file")
@@ -56,14 +56,30 @@ def npz(path):
                 f"`path`: {split}_images of {path} are {images.dtype} {images.shape}, allowed: "
                 "uint8 (n, height, width, 1 or 3)"
             )
-        if not (labels.shape == images.shape[:1] and labels.dtype.kind in "iu" and len(labels)):
+        images = np.broadcast_to(images, (*images.shape[:3], 3))
+        if several and labels.ndim == 2:
+            kind = "uint8"
+            fits = labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all()
+        else:
+            kind, fits = "int32", labels.ndim == 1 and labels.dtype.kind in "iu"
+        if not (fits and len(labels) == len(images) and len(labels)):
+            rows = f", or zeros and ones ({len(images)}, classes)" if several else ""
             raise ValueError(
                 f"`path`: {split}_labels of {path} are {labels.dtype} {labels.shape}, allowed: "
-                f"integers ({len(images)},), at least one"
+                f"integers ({len(images)},){rows}, at least one"
             )
-        images = np.broadcast_to(images, (*images.shape[:3], 3))
-        splits.append(Arrays(np.ascontiguousarray(images), labels.astype("int32")))
+        splits.append(Arrays(np.ascontiguousarray(images), labels.astype(kind)))
     names = arrays.get("class_names")
+    train, validation = splits
+    if train.labels.ndim == 2 or validation.labels.ndim == 2:
+        names = range(train.labels.shape[-1]) if names is None else names
+        for split, part in (("train", train), ("validation", validation)):
+            if part.labels.shape[1:] != (len(names),):
+                raise ValueError(
+                    f"`path`: {split}_labels of {path} are {part.labels.shape}, allowed: "
+                    f"({len(part)}, {len(names)}), as the other labels and class_names"
+                )
+        return Source(tuple(map(str, names)), train, validation)
     if names is None:
         names = range(max(int(split.labels.max()) for split in splits) + 1)
     for part in splits:
@@ -72,11 +88,10 @@ def npz(path):
                 f"`path`: {path} has labels from {part.labels.min()} to {part.labels.max()}, "
                 f"allowed: 0 to {len(names) - 1}, one for each class name"
             )
-    train, validation = splits
     return Source(tuple(map(str, names)), train, validation)
 
 
-def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0):
+def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0, several=False):
     """Loads a data set.
 
     Args:
@@ -92,6 +107,9 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0):
         fraction: Float in `(0, 1)`. Part of each class that is for validation, where files do not
             say it. Defaults to `0.2`.
         seed: Integer. Another one chooses other images for that. Defaults to `0`.
+        several: Boolean. Whether an image of an `.npz` or a CSV file may have several labels or
+            none: there rows of zeros and ones, here `label` cells of names separated by `;`.
+            Defaults to `False`.
 
     Returns:
         A `Source`.
@@ -103,7 +121,9 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0):
     if name == "digits":
         return digits()
     if name == "npz":
-        return npz(path)
-    if name in ("folder", "parquet"):
-        return {"folder": folders.folder, "parquet": parquet.parquet}[name](path, fraction, seed)
+        return npz(path, several)
+    if name == "folder":
+        return folders.folder(path, fraction, seed, several)
+    if name == "parquet":
+        return parquet.parquet(path, fraction, seed)
     return records.tfds(name, path, manual_dir)

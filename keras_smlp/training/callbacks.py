@@ -168,7 +168,7 @@ class Progress(keras.callbacks.Callback):
 
 def line(logs):
     """`loss 0.1234, accuracy 0.9876, ..., lr 1.00e-03`."""
-    names = ("loss", "accuracy", "val_loss", "val_accuracy", "ema_accuracy")
+    names = ("loss", "accuracy", "val_loss", "val_accuracy", "val_map", "ema_accuracy", "ema_map")
     numbers = [f"{name} {logs[name]:.4f}" for name in names if name in logs]
     rate = [f"lr {logs['learning_rate']:.2e}"] if "learning_rate" in logs else []
     return ", ".join(numbers + rate)

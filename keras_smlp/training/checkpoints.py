@@ -161,8 +161,9 @@ def is_row(value):
 
 
 def is_best(value):
-    keys = {"epoch", "weights", "top1", "loss"}
-    return value is None or (isinstance(value, dict) and keys <= set(value))
+    if value is None or not isinstance(value, dict):
+        return value is None
+    return {"epoch", "weights", "loss"} <= set(value) and not {"top1", "map"}.isdisjoint(value)
 
 
 VALID = {

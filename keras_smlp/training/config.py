@@ -29,7 +29,8 @@ class ModelConfig:
         patch_size: Side in pixels of the stem's patches.
         input_size: Side in pixels of the images, a multiple of patch_size * 2 ** (stages - 1).
         drop_path_rate: Stochastic depth of the last block; null for the variant's own, else 0.
-        weights: Initial weights: null, imagenet or a file. If their head has another number of
+        weights: Initial weights: null, imagenet or a file, from which the architecture and the
+            input_size are taken where nothing else is said. If their head has another number of
             classes, only the rest is taken.
         new_head: Begin with a new head even if the number of classes is the same.
         freeze: Fine-tuning: how many stages, from the stem on, are kept as they are.
@@ -105,6 +106,8 @@ class OptimizerConfig:
         schedule: epoch changes the learning rate after each epoch and lags one behind, as the
             official code; step changes it after each step.
         weight_decay: Decay of all weights but biases and norms.
+        layer_decay: Factor of the learning rate from each block to the one before it; the head has
+            the whole rate. 1 for the same everywhere.
         accumulation: Batches whose gradients are averaged for one update.
         clip_norm: Largest norm of all gradients together; null for no clipping.
         ema_decay: Decay of the average over weights and statistics; null for none.
@@ -116,6 +119,7 @@ class OptimizerConfig:
     warmup_epochs: ranges.NonNegativeInt = 20
     schedule: Literal["epoch", "step"] = "epoch"
     weight_decay: ranges.UnitInterval = 0.05
+    layer_decay: ranges.Fraction = 1.0
     accumulation: ranges.PositiveInt = 1
     clip_norm: ranges.PositiveFloat | None = None
     ema_decay: ranges.Rate | None = 0.99996
@@ -128,6 +132,8 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images in a step, over all devices and processes.
+        loss: softmax where an image has one label; sigmoid for a probability of each class by
+            itself: binary cross entropy, and any number of labels in .npz and CSV files (a;b).
         seed: Seed of the weights, the order and the augmentation.
         precision: Dtype policy of the network.
         remat: block, to keep of each half of a block its input alone and compute the rest again in
@@ -142,6 +148,7 @@ class TrainConfig:
 
     epochs: ranges.PositiveInt = 300
     batch_size: ranges.PositiveInt = 1024
+    loss: Literal["softmax", "sigmoid"] = "softmax"
     seed: ranges.Seed = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     remat: Literal["block"] | None = None
@@ -224,6 +231,10 @@ class Config:
                 f"data.resize_size: {data.resize_size}, allowed: at least model.input_size, {size}"
             )
         self.check_groups()
+        if data.balance == "weights" and train.loss == "sigmoid":
+            raise ValueError(
+                "data.balance: weights with train.loss sigmoid, allowed: none, sampling"
+            )
         if self.eval.only and self.model.weights is None:
             raise ValueError("model.weights: null with --eval, allowed: imagenet or a file")
         if self.eval.only and self.model.new_head:

@@ -1,11 +1,13 @@
 """The accuracy of a network: every image once, whatever the number of devices."""
 
+import contextlib
 import csv
 import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +26,8 @@ class Score:
         images: Number of images that were decoded.
         top1: Accuracy in percent.
         top5: Part of the images in percent whose label is among the five likeliest classes.
-        loss: Mean cross entropy, without label smoothing.
+        loss: Mean cross entropy, without label smoothing; of a network that was trained with
+            `sigmoid` the binary one, the mean over images and classes.
         balanced: Mean of the accuracies of the classes in percent, of those with an image.
     """
 
@@ -34,12 +37,24 @@ class Score:
     loss: float
     balanced: float
 
+    best_by: ClassVar[str] = "top1"
+
     def __str__(self):
         """The official code's line."""
         return f"* Acc@1 {self.top1:.3f} Acc@5 {self.top5:.3f} loss {self.loss:.3f}"
 
+    def columns(self):
+        """The columns of `history.csv` without their prefix."""
+        return {"loss": self.loss, "accuracy": self.top1 / 100, "top5": self.top5 / 100}
 
-def evaluate(forward, batches, engine, class_names, real_labels=None, predictions=None):
+    def facts(self):
+        """What else there is to say, by its name."""
+        return {"balanced accuracy": f"{self.balanced:.3f}, the mean over the classes"}
+
+
+def evaluate(
+    forward, batches, engine, class_names, real_labels=None, predictions=None, loss="softmax"
+):
     """Evaluates a network on the validation images.
 
     Args:
@@ -51,6 +66,7 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
         real_labels: Several labels per image, see `read_real`; images without any are left
             out. Then the loss is that of the original label. Defaults to `None`: the label.
         predictions: Path of a CSV file for one row per image. Defaults to `None`: none.
+        loss: The `train.loss` of the configuration. Defaults to `"softmax"`.
 
     Returns:
         A `Score`.
@@ -66,6 +82,10 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
         logits, labels, indices, names = logits[kept], labels[kept], indices[kept], names[kept]
         log_probabilities = logits - logits.max(axis=-1, keepdims=True)
         log_probabilities -= np.log(np.exp(log_probabilities).sum(axis=-1, keepdims=True))
+        losses = -log_probabilities[np.arange(len(labels)), labels]
+        if loss == "sigmoid":
+            log_probabilities = -np.logaddexp(0, -logits)
+            losses = binary_crossentropy(logits, labels[:, None] == np.arange(len(class_names)))
         best = np.argsort(-logits, axis=-1, kind="stable")[:, :TOP]
         hits, judged = best == labels[:, None], np.ones(len(labels), bool)
         if real_labels is not None:
@@ -75,7 +95,6 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
             hits = hits.reshape(best.shape)  # also of no image
         for row, counted in zip(of_classes, (judged, judged & hits[:, 0]), strict=True):
             row += np.bincount(labels[counted], minlength=len(class_names))
-        losses = -log_probabilities[np.arange(len(labels)), labels]
         totals += [x[judged].sum() for x in (hits.any(axis=1), losses)]
         if predictions is not None:
             for i, first in enumerate(best[:, 0]):
@@ -89,7 +108,7 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
                         " ".join(class_names[k] for k in best[i]),
                     )
                 )
-    *sums, among, loss = engine.sum(np.append(of_classes, totals))
+    *sums, among, total = engine.sum(np.append(of_classes, totals))
     images, right = np.reshape(sums, of_classes.shape)
     count, first = images.sum(), right.sum()
     rows = engine.gather(rows)
@@ -98,19 +117,37 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
     if predictions is not None and engine.is_main:
         write_predictions(predictions, sorted(rows))
     balanced = 100 * np.mean(right[images > 0] / images[images > 0])
-    return Score(int(count), 100 * first / count, 100 * among / count, loss / count, balanced)
+    return Score(int(count), 100 * first / count, 100 * among / count, total / count, balanced)
 
 
 def write_predictions(path, rows):
     """One row per image, in the order of the data set."""
+    with replacing_text(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(("index", "name", "label", "predicted", "probability", "top5"))
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def replacing_text(path):
+    """Context manager: an open CSV file that takes the place of `path` if all goes well."""
     # names of files and classes need not be UTF-8
     with (
         replacing(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
-        writer = csv.writer(file)
-        writer.writerow(("index", "name", "label", "predicted", "probability", "top5"))
-        writer.writerows(rows)
+        yield file
+
+
+def sigmoid(logits):
+    """The probability of each class by itself, in float64."""
+    return np.exp(-np.logaddexp(0, -np.asarray(logits, "float64")))
+
+
+def binary_crossentropy(logits, truth):
+    """The mean over the classes of the binary cross entropy, for each image, in float64."""
+    logits = np.asarray(logits, "float64")
+    return np.mean(np.logaddexp(0, logits) - logits * truth, axis=-1)
 
 
 def read_real(path, classes):

@@ -1,8 +1,27 @@
-"""The loss of a training whose classes have different numbers of images."""
+"""The loss of a training."""
 
 import keras
 import numpy as np
 from keras import ops
+
+
+def loss_of(config, labels, classes):
+    """The loss of a configuration, for logits.
+
+    Args:
+        config: A `config.Config`.
+        labels: The labels of the training images; only `data.balance: weights` needs them.
+        classes: Positive integer.
+
+    Returns:
+        A `keras.losses.Loss`. That of `train.loss: sigmoid` is the mean over the classes, as timm's
+        `BinaryCrossEntropy`, and not the sum.
+    """
+    if config.train.loss == "sigmoid":
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+    if config.data.balance == "weights":
+        return WeightedCrossentropy(class_weights(labels, classes))
+    return keras.losses.CategoricalCrossentropy(from_logits=True)
 
 
 def class_weights(labels, classes):

@@ -80,7 +80,18 @@ def freeze(network, stages):
             layer.trainable = False
 
 
-def with_probabilities(network):
-    """The model that is saved: the network's own layers, and probabilities instead of logits."""
-    softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
-    return PortableModel(network.input, softmax(network.output), name=network.name)
+def with_probabilities(network, loss="softmax"):
+    """The model that is saved: the network's own layers, and probabilities instead of logits.
+
+    Args:
+        network: The network.
+        loss: The `train.loss` of the configuration: `"softmax"`, the default, or `"sigmoid"`.
+
+    Returns:
+        A `keras_smlp.PortableModel`.
+    """
+    if loss == "sigmoid":
+        last = keras.layers.Activation("sigmoid", name="probabilities", dtype="float32")
+    else:
+        last = keras.layers.Softmax(name="probabilities", dtype="float32")
+    return PortableModel(network.input, last(network.output), name=network.name)

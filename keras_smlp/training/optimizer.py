@@ -4,18 +4,20 @@ import keras
 import numpy as np
 
 from keras_smlp.training.config import REFERENCE_BATCH
+from keras_smlp.training.layer_decay import layer_factors, with_factors
 from keras_smlp.training.schedule import Tabulated, learning_rate
 
 # biases, and the scales and shifts of norms
 NOT_DECAYED = ("bias", "gamma", "beta")
 
 
-def adamw(config, steps):
+def adamw(config, steps, network=None):
     """The optimizer of a configuration: decay on all weights but biases and norms.
 
     Args:
         config: A `config.Config`.
         steps: Positive integer. Batches of an epoch.
+        network: The network, for `optimizer.layer_decay`. Defaults to `None`: no such decay.
 
     Returns:
         A `keras.optimizers.AdamW`.
@@ -27,7 +29,11 @@ def adamw(config, steps):
     else:
         parts = np.arange(config.train.epochs * steps) / steps
         schedule = Tabulated(learning_rates(config, parts))
-    optimizer = keras.optimizers.AdamW(
+    kind = keras.optimizers.AdamW
+    if network is not None and options.layer_decay != 1:
+        # on PyTorch Keras makes an optimizer of another class, which updates all variables at once
+        kind = with_factors(type(kind()), layer_factors(network, options.layer_decay))
+    optimizer = kind(
         schedule,
         weight_decay=options.weight_decay,
         epsilon=1e-8,

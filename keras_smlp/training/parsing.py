@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 
 from keras_smlp import checks
-from keras_smlp.training import presets
+from keras_smlp.training import known, presets
 from keras_smlp.training.config import Config
 
 MAX_FILE = 1 << 16  # bytes of a YAML file
@@ -40,7 +40,8 @@ def parse(argv, prog="keras-smlp train"):
     Args:
         argv: Arguments of the command line: `--config NAME`, the path of a YAML file or a name of
             `presets.names` (default: `digits`), `--section.key value`, which goes over the file's
-            wherever it stands, and `--eval`.
+            wherever it stands, and `--eval`. What neither says of the network is taken from the
+            file `model.weights`.
         prog: String. What the user typed, for `--help`. Defaults to the installed command.
 
     Returns:
@@ -69,7 +70,9 @@ def parse(argv, prog="keras-smlp train"):
         for name in getattr(found, "config", [presets.DEFAULT]):
             file = presets.path_of(name) if name in presets.names() else name
             values |= by_key(read_yaml(file, "config"))
-        add_options(parser, values)
+        # then what the weights know, where neither says it
+        of_weights = known.architecture(values | by_key(said_of("model", argv)))
+        add_options(parser, values | of_weights)
         found, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
@@ -80,11 +83,21 @@ def parse(argv, prog="keras-smlp train"):
     prints = line.pop("print_config", False)
     if line.pop("eval", False):
         line["eval.only"] = True
-    config = build(values | by_key(line))
+    config = build(values | by_key(line) | of_weights)
     if prints:
         print(config.to_yaml(), end="")
         raise SystemExit
     return config
+
+
+def said_of(section, argv):
+    """What the command line says of a section and its keys, before `--help` ends the program."""
+    parser = argparse.ArgumentParser(
+        argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    for key in (section, *(key for key in KEYS if key.startswith(f"{section}."))):
+        parser.add_argument(f"--{key}")
+    return vars(parser.parse_known_args(argv)[0])
 
 
 def read_yaml(file, key):

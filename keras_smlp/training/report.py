@@ -30,6 +30,7 @@ NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 PICTURED = 32  # images of batch.png, at most
 # of the name of a class in a picture
 CHARACTERS = 18
+SCALARS = ("loss", "accuracy", "top5", "map", "f1", "learning_rate")
 TENSORBOARD = {"": "train", "val_": "validation", "ema_": "validation_ema"}
 
 
@@ -90,14 +91,13 @@ class Results:
 
         Args:
             name: String. `"val"` for the trained weights, `"ema"` for their average.
-            score: The `evaluation.Score`.
+            score: The `evaluation.Score` or `several_labels.Score`.
             row: Dict, the epoch's row of the history, which is added to.
         """
-        found = {"loss": score.loss, "accuracy": score.top1 / 100, "top5": score.top5 / 100}
-        row.update({f"{name}_{key}": value for key, value in found.items()})
-        best = self.run.best_score
-        # of two equally accurate ones, that of the lower loss
-        is_best = not best or (score.top1, -score.loss) > (best["top1"], -best["loss"])
+        row.update({f"{name}_{key}": value for key, value in score.columns().items()})
+        best, by = self.run.best_score, score.best_by
+        # of two equally good ones, that of the lower loss
+        is_best = not best or (getattr(score, by), -score.loss) > (best[by], -best["loss"])
         path = self.folder / ("ema.keras" if name == "ema" else "last.keras")
         if self.run.engine.is_main:
             with self.run.engine.saving():
@@ -109,7 +109,7 @@ class Results:
             self.run.best_score = {
                 "epoch": row["epoch"],
                 "weights": name,
-                "top1": score.top1,
+                by: getattr(score, by),
                 "loss": score.loss,
             }
 
@@ -128,7 +128,7 @@ class Results:
         average = " (averaged weights)" if best["weights"] == "ema" else ""
         facts = {
             "result": f"`{score}` on {score.images} images",
-            "balanced accuracy": f"{score.balanced:.3f}, the mean over the classes",
+            **score.facts(),
             "best epoch": f"{best['epoch']} of {len(rows)}{average}",
             "parameters": f"{self.saved_model.count_params():,}",
             "backend": f"{keras.backend.backend()}, Keras {keras.__version__}, "
@@ -181,20 +181,19 @@ def write_history(path, rows):
 
 
 def plot_curves(path, rows):
-    """Loss, accuracy and learning rate over the epochs, as a picture."""
+    """Loss, accuracy (or mAP) and learning rate over the epochs, as a picture."""
+    quality = "map" if "val_map" in rows[0] else "accuracy"
     figure = Figure(figsize=(14, 4))
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.13, top=0.97, wspace=0.3)
     epochs = [row["epoch"] for row in rows]
-    for axes, name in zip(
-        figure.subplots(1, 3), ("loss", "accuracy", "learning_rate"), strict=True
-    ):
+    for axes, name in zip(figure.subplots(1, 3), ("loss", quality, "learning_rate"), strict=True):
         for prefix, label in NAMES.items():
             if prefix + name in rows[0]:
                 values = [row[prefix + name] for row in rows]
                 axes.plot(epochs, values, marker="." if len(rows) < 50 else "", label=label)
         # half an epoch beside: of a single one the axis would show parts
         axes.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5), xlabel="epoch")
-        axes.set_ylabel(name.replace("_", " "))
+        axes.set_ylabel("mAP" if name == "map" else name.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(axes.lines) > 1:
             axes.legend()
@@ -207,7 +206,7 @@ def write_tensorboard(folder, row):
     from tensorboardX import SummaryWriter
 
     for prefix, name in TENSORBOARD.items():
-        keys = [key for key in ("loss", "accuracy", "top5", "learning_rate") if prefix + key in row]
+        keys = [key for key in SCALARS if prefix + key in row]
         if keys:
             with SummaryWriter(str(Path(folder) / name)) as writer:
                 for key in keys:

@@ -87,8 +87,8 @@ class Run:
         step: Steps of it that are done.
         means: Means of the training metrics over these steps.
         rows: The history, a dict per epoch.
-        best_score: The best evaluation: `epoch`, `weights` (`val` or `ema`), `top1`, `loss`; `None`
-            before the first.
+        best_score: The best evaluation: `epoch`, `weights` (`val` or `ema`), `top1` or `map`,
+            `loss`; `None` before the first.
 
     Args:
         config: The `config.Config`.

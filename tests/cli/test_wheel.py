@@ -53,9 +53,12 @@ def test_the_wheel_holds_the_two_packages_and_the_configurations(built):
 @pytest.mark.once
 def test_the_sdist_holds_what_its_tests_need(built):
     (sdist,) = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
     for folder in ("tests", "reference", "benchmarks", "configs", "docs", "tools", "keras_smlp"):
-        files = {x for x in (ROOT / folder).rglob("*") if x.is_file() and "__pycache__" not in x.parts}
+        files = {
+            x for x in (ROOT / folder).rglob("*") if x.is_file() and "__pycache__" not in x.parts
+        }
         assert {f"{x.relative_to(ROOT)}" for x in files} <= names
     assert {"README.md", "noxfile.py", "constraints.txt", "train.py", ".ci/run"} <= names
 
@@ -63,7 +66,17 @@ def test_the_sdist_holds_what_its_tests_need(built):
 def test_from_a_wheel_to_a_report(built, tmp_path):
     site = tmp_path / "site"
     (wheel,) = built.glob("*.whl")
-    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
+    install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        site,
+        wheel,
+    ]
     subprocess.run([sys.executable, *map(str, install)], check=True)
     here = tmp_path / "here"
     photos.folder(here / "photos", train=10, validation=3)
@@ -98,8 +111,14 @@ def test_from_a_wheel_to_a_report(built, tmp_path):
     assert "k-NN" in keras_smlp(f"{evaluate} --probe")
 
     # 7 to 9: photos named, for programs and for people, and a picture of where it looked
-    rows = [json.loads(x) for x in keras_smlp(f"predict photos/val --weights {best} --json").splitlines()]
-    assert len(rows) == 6 and {x["name"] for row in rows for x in row["predictions"]} == {"n01", "n02"}
+    rows = [
+        json.loads(x)
+        for x in keras_smlp(f"predict photos/val --weights {best} --json").splitlines()
+    ]
+    assert len(rows) == 6 and {x["name"] for row in rows for x in row["predictions"]} == {
+        "n01",
+        "n02",
+    }
     keras_smlp(f"predict photos/val --weights {best} --plot seen.png --explain")
     keras_smlp(f"kernels kernels.png --weights {best}")
 

@@ -74,10 +74,11 @@ model:
   drop_path_rate: 0.5, weights: own.keras, new_head: false, freeze: 2}
 optimizer:
   {base_lr: 1.0e-4, warmup_lr: 1.0e-7, min_lr: 1.0e-8, warmup_epochs: 2, schedule: step,
-  weight_decay: 0.0, accumulation: 2, clip_norm: 1.0, ema_decay: null}
+  weight_decay: 0.0, layer_decay: 0.7, accumulation: 2, clip_norm: 1.0, ema_decay: null}
 train:
-  {epochs: 3, batch_size: 9, seed: 4, precision: mixed_bfloat16, remat: block, resume: false,
-  allow_changed_data: true, checkpoint_minutes: 1.5, checkpoint_steps: 10, keep_checkpoints: 5}
+  {epochs: 3, batch_size: 9, loss: softmax, seed: 4, precision: mixed_bfloat16, remat: block,
+  resume: false, allow_changed_data: true, checkpoint_minutes: 1.5, checkpoint_steps: 10,
+  keep_checkpoints: 5}
 eval: {only: true, batch_size: 5, predictions: p.csv, real_labels: r.json}
 distribution:
   {kind: multi_host, coordinator: 127.0.0.1:9, processes: 2, rank: 1, batch_norm: global}
@@ -210,7 +211,7 @@ REFUSED = {
     ),
     "--train.epoch 3": (
         "train.epoch",
-        "unknown key, allowed: the keys epochs, batch_size, seed, precision, remat",
+        "unknown key, allowed: the keys epochs, batch_size, loss, seed, precision, remat",
     ),
     "--trian.epochs 3": ("trian.epochs", "allowed: the keys output_dir, data, model, optimizer"),
     "--epochs=3": ("epochs", "allowed: the keys output_dir, data, model, optimizer, train"),

@@ -10,7 +10,7 @@ matplotlib = pytest.importorskip("matplotlib", reason="draws the pictures")
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402 - asked for first
 
-from keras_smlp.training import report  # noqa: E402
+from keras_smlp.training import evaluation, report  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -23,7 +23,7 @@ def test_the_summary_has_a_row_for_the_best_and_the_last_epoch(best, rows, tmp_p
         best_score={"epoch": best, "weights": "val"},
     )
     model = SimpleNamespace(count_params=lambda: 1000)
-    score = SimpleNamespace(images=9, balanced=87.5)
+    score = evaluation.Score(9, 80.0, 90.0, 0.5, 87.5)
     report.Results(tmp_path, model, ["a"], run).end(score, 1.0)
     lines = (tmp_path / "summary.md").read_text().splitlines()
     assert "- balanced accuracy: 87.500, the mean over the classes" in lines

@@ -1,0 +1,148 @@
+"""What weights know: architecture and size, for the configuration, and classes, for evaluations."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from keras_smlp import checks
+from keras_smlp.data.splits import Arrays
+from keras_smlp.inference.classes import imagenet_classes
+from keras_smlp.weights import identify, loading
+
+NULL = (None, "null", "~")  # on the command line and in YAML
+CLASSES = "classes.json"
+MAX_CLASSES = 1 << 24  # bytes of it
+
+
+def is_file(weights):
+    """Whether it is the path of a weights file."""
+    return (
+        isinstance(weights, str) and weights.endswith(loading.ENDINGS) and Path(weights).is_file()
+    )
+
+
+def architecture(values):
+    """The keys of the network that a configuration leaves to the file of its weights.
+
+    Args:
+        values: Dict of the values that the configuration says, by their whole keys.
+
+    Returns:
+        Dict of further values: `model.variant`, or else those of the architecture, and
+        `model.input_size`; none that is said already.
+
+    Raises:
+        ValueError: If the file must be read and cannot be.
+    """
+
+    def said(*names):
+        return any(values.get(f"model.{name}") not in NULL for name in names)
+
+    weights = values.get("model.weights")
+    complete = said("variant") or (said("dim") and said("depths"))
+    asked = ("input_size",) if said("variant") else ("expansion", "patch_size", "input_size")
+    if not is_file(weights) or (complete and all(map(said, asked))):
+        return {}
+    try:
+        found = identify.infer(weights)
+    except (ValueError, OSError) as error:
+        if complete:  # it will be read, and refused, once more
+            return {}
+        raise ValueError(f"model.weights: {error}") from error
+    known: dict = {"depths": list(found.depths)}
+    known |= {name: getattr(found, name) for name in ("dim", "expansion", "patch_size")}
+    if said("variant"):
+        known = {}
+    elif found.variant() and not said("dim", "depths"):
+        known = {"variant": found.variant()}
+    height, width, _ = found.input_shape
+    if height == width:
+        known["input_size"] = height
+    return {f"model.{name}": value for name, value in known.items() if not said(name)}
+
+
+def in_words(path):
+    """One line on a weights file: `smlp_s.pth is small (dim 96, ..., 224 px, 1000 classes)`."""
+    found = identify.infer(path)
+    height, width, _ = found.input_shape
+    size = f"{height}" if height == width else f"{height} x {width}"
+    depths = ", ".join(map(str, found.depths))
+    head = f"{found.classes} classes" if found.classes else "no head"
+    name = found.variant() or "an sMLPNet"
+    return f"{path} is {name} (dim {found.dim}, depths {depths}, {size} px, {head})"
+
+
+# ---- classes ------------------------------------------------------------------------------------
+def with_classes(source, weights):
+    """A data set with the classes of weights, where these are its own and perhaps more.
+
+    So a network is evaluated on images of some of its classes, or in another order of them. The
+    classes of a `.keras` file are those of the `classes.json` beside it; 1000 classes that no file
+    names are ImageNet's, by WordNet's numbers.
+
+    Args:
+        source: A `splits.Source`.
+        weights: `"imagenet"` or the path of a file.
+
+    Returns:
+        A `splits.Source`, and a sentence on what was done, `""` for nothing.
+    """
+    names, origin = class_names(weights)
+    own = source.class_names
+    others = [name for name in own if name not in set(names)]
+    if others and origin == CLASSES and len(names) == len(own):
+        first = checks.shown(others[0])
+        return source, f"{origin} does not name {first}; the classes go by their numbers"
+    if others or tuple(names) == own or len(set(names)) < len(names):
+        return source, ""
+    numbers = np.array([names.index(name) for name in own], "int32")
+    train, validation = (
+        renumbered(x, numbers, len(names)) for x in (source.train, source.validation)
+    )
+    changed = dataclasses.replace(
+        source, class_names=tuple(names), train=train, validation=validation
+    )
+    return changed, f"the {len(names)} classes are those of {origin}, the data have {len(own)}"
+
+
+def class_names(weights):
+    """The names of the classes of weights, none if they are not known, and where they stand."""
+    beside = Path(weights).with_name(CLASSES)
+    if weights.endswith(".keras") and beside.is_file():
+        try:
+            names = json.loads(checks.read_text(beside, MAX_CLASSES))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"model.weights: {beside} ({error}), allowed: a JSON list") from error
+        if not (isinstance(names, list) and all(isinstance(x, str) for x in names)):
+            raise ValueError(f"model.weights: {beside} is no list of names, allowed: a JSON list")
+        return names, CLASSES
+    official = [wnid for wnid, _ in imagenet_classes()]
+    classes = len(official) if weights == "imagenet" else None
+    with contextlib.suppress(ValueError, OSError):  # it will be read, and refused, once more
+        classes = classes or identify.infer(weights).classes
+    return (official, "ImageNet") if classes == len(official) else ([], "")
+
+
+def renumbered(split, numbers, classes):
+    """A split whose labels have other numbers."""
+
+    def new(labels):
+        labels = np.asarray(labels)
+        if labels.ndim < 2:
+            return numbers[labels]
+        wide = np.zeros((len(labels), classes), labels.dtype)
+        wide[:, numbers] = labels
+        return wide
+
+    if isinstance(split, Arrays):
+        return Arrays(split.images, new(split.labels))
+
+    def read(indices):
+        contents, labels, names = split.read(indices)
+        return contents, new(labels), names
+
+    labels = None if split.labels is None else new(split.labels)
+    return dataclasses.replace(split, read=read, labels=labels)

@@ -1,0 +1,146 @@
+"""What weights know: architecture and size for the configuration, classes for an evaluation."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import yaml
+from helpers.training import Run
+
+import keras_smlp
+from keras_smlp.data.splits import Arrays, Files, Source
+from keras_smlp.inference.classes import imagenet_classes
+from keras_smlp.training import known
+from keras_smlp.training.parsing import parse
+from keras_smlp.variants import VARIANTS
+from keras_smlp.weights import identify
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The path of a small network of ten classes, the digits, in a folder like that of a run."""
+    path = tmp_path_factory.mktemp("weights") / "w.keras"
+    shape = {"input_shape": (16, 16, 3), "patch_size": 2, "expansion": 2}
+    keras.utils.set_random_seed(0)
+    keras_smlp.SMLPNet(8, (1, 1), classes=10, **shape).save(path)
+    (path.parent / "classes.json").write_text(json.dumps(list("0123456789")))
+    return path
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The option of a configuration that says nothing of the network."""
+    (tmp_path / "bare.yaml").write_text("data: {name: digits, resize_size: 32}\n")
+    return f"--config={tmp_path / 'bare.yaml'}"
+
+
+# ---- architecture -------------------------------------------------------------------------------
+
+
+def test_what_is_not_said_is_taken_from_the_file(weights, bare, tmp_path, capsys):
+    argv = [bare, f"--model.weights={weights}"]
+    config = parse(argv)
+    model = config.model
+    assert (model.variant, model.dim, model.depths) == (None, 8, (1, 1))
+    assert (model.expansion, model.patch_size, model.input_size) == (2, 2, 16)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert yaml.safe_load(config.to_yaml())["model"]["dim"] == 8
+    assert parse([f"--config={tmp_path / 'config.yaml'}"]) == config
+    with pytest.raises(SystemExit):
+        parse([*argv, "--help"])
+    assert "default: 8)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_said_stays(weights, bare):
+    argv = [bare, f"--model.weights={weights}"]
+    assert parse([*argv, "--model.input_size=32"]).model.input_size == 32
+    assert parse([*argv, "--model.dim=16"]).model.dim == 16
+    assert parse([*argv, "--model.dim=null"]).model.dim == 8
+    with_variant = parse([*argv, "--model.variant=tiny", "--model.input_size=32"]).model
+    assert (with_variant.variant, with_variant.dim, with_variant.expansion) == ("tiny", None, 3)
+
+
+def test_a_published_architecture_is_called_by_its_name(weights, bare, monkeypatch):
+    small = identify.published(VARIANTS["small"])
+    monkeypatch.setattr(identify, "infer", lambda path: small)
+    argv = [bare, f"--model.weights={weights}", "--data.resize_size=null"]
+    model = parse(argv).model
+    assert (model.variant, model.dim, model.input_size) == ("small", None, 224)
+    assert model.architecture()["drop_path_rate"] == 0.2
+    assert known.in_words("smlp_s.pth") == (
+        "smlp_s.pth is small (dim 96, depths 2, 10, 24, 2, 224 px, 1000 classes)"
+    )
+
+
+def test_a_file_that_cannot_be_read(bare, tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_text("no weights")
+    with pytest.raises(ValueError, match=f"^model.weights: {re.escape(str(path))} is not a PyTo"):
+        parse([bare, f"--model.weights={path}"])
+    # the network that reads it says so, once data are there
+    shape = ["--model.dim=8", "--model.depths=[1,1]", "--model.input_size=32"]
+    assert parse([bare, f"--model.weights={path}", *shape]).model.dim == 8
+
+
+# ---- classes ------------------------------------------------------------------------------------
+
+
+def source_of(names, labels):
+    labels = np.asarray(labels)
+    images = np.zeros((len(labels), 2, 2, 3), "uint8")
+    names_of = [f"{i}.jpg" for i in range(len(labels))]
+    files = Files(len(labels), lambda i: ([b""] * len(i), labels[i], [names_of[k] for k in i]))
+    return Source(tuple(names), Arrays(images, labels), files)
+
+
+def test_data_of_some_classes_in_another_order(weights):
+    source = source_of(["7", "0"], np.array([0, 1, 1], "int32"))
+    found, note = known.with_classes(source, str(weights))
+    assert found.class_names == tuple("0123456789")
+    assert found.train.labels.tolist() == [7, 0, 0]
+    assert found.validation.read(np.array([2, 0]))[1].tolist() == [0, 7]
+    assert found.validation.labels is None
+    assert note == "the 10 classes are those of classes.json, the data have 2"
+    several, _ = known.with_classes(source_of(["7", "0"], [[1, 0], [1, 1]]), str(weights))
+    assert several.train.labels.tolist() == [[0] * 7 + [1, 0, 0], [1] + [0] * 6 + [1, 0, 0]]
+    assert several.validation.read(np.array([0]))[1].tolist() == [[0] * 7 + [1, 0, 0]]
+
+
+def test_other_names_are_left_alone(weights):
+    same = source_of("0123456789", np.array([3]))
+    assert known.with_classes(same, str(weights)) == (same, "")
+    others = source_of(["cat", "dog"], np.array([0]))
+    assert known.with_classes(others, str(weights)) == (others, "")
+    ten = source_of("012345678x", np.array([3]))
+    note = "classes.json does not name x; the classes go by their numbers"
+    assert known.with_classes(ten, str(weights)) == (ten, note)
+
+
+def test_official_weights_have_the_classes_of_imagenet():
+    source = source_of(["n01440764", "n15075141"], np.array([0, 1]))
+    found, note = known.with_classes(source, "imagenet")
+    assert found.class_names == tuple(wnid for wnid, _ in imagenet_classes())
+    assert found.train.labels.tolist() == [0, 999]
+    assert note == "the 1000 classes are those of ImageNet, the data have 2"
+
+
+def test_an_evaluation_on_some_of_the_classes(weights, tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 16, 16, 3), "uint8"), rng.integers(0, 2, 40)
+    content = {"train_images": images[:1], "train_labels": labels[:1]}
+    content |= {"validation_images": images, "validation_labels": labels}
+    probabilities = keras.models.load_model(weights).predict(images, verbose=0)
+    names = [str(k) for k in np.argsort(-probabilities.sum(axis=0))[:2]]  # likely ones
+    np.savez(tmp_path / "a.npz", **content, class_names=names)
+    data = ["--data.name=npz", f"--data.dir={tmp_path / 'a.npz'}", "--model.expansion=2"]
+    run = Run(tmp_path, *data, "--eval", f"--model.weights={weights}")
+    right = probabilities.argmax(axis=1) == np.array(names, int)[labels]
+    assert 0 < right.mean() < 1
+    assert f"* Acc@1 {100 * right.mean():.3f} " in run.out
+    assert "model.weights: the 10 classes are those of classes.json, the data have 2\n" in run.out
+    words = "w.keras is an sMLPNet (dim 8, depths 1, 1, 16 px, 10 classes)\n"
+    assert f"model.weights: {weights.parent}/{words}" in run.out
