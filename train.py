@@ -95,7 +95,12 @@ def train_with(engine, config, began):
     with exit_on_errors(keys=KEYS):
         fraction, seed = config.data.validation_fraction, config.data.split_seed
         source = sources.load(
-            config.data.name, config.data.dir, config.data.manual_dir, fraction, seed
+            config.data.name,
+            config.data.dir,
+            config.data.manual_dir,
+            fraction,
+            seed,
+            config.data.channels,
         )
         real_labels = config.eval.real_labels and evaluation.read_real(
             config.eval.real_labels, len(source.class_names)
@@ -133,13 +138,15 @@ def train_with(engine, config, began):
 
     # ---- model ----------------------------------------------------------------------------------
     with engine.scope(), exit_on_errors(prefix="model: "):
-        net, left_out, trained_at = network.build(config.model, classes, config.train.precision)
+        net, left_out, trained_at = network.build(
+            config.model, classes, config.train.precision, config.data.channels
+        )
     if left_out and config.eval.only:
         fail(f"model.weights: a head for {left_out} classes, allowed: for {classes}, as the data")
     if left_out:
         say(f"model.weights: a new head for {classes} classes instead of that for {left_out}")
     if trained_at:
-        say(f"model.weights: axial kernels resampled from {trained_at} to {net.input_shape[1:]}")
+        say(f"model.weights: {network.fitted_in_words(trained_at, net)}")
 
     def evaluate(signals, **options):
         forward = engine.forward(net)

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from keras_smlp.data import folders, parquet, records
 from keras_smlp.data.splits import FRACTION, Arrays, Source
+from keras_smlp.inference.photos import OF_PHOTOS
 
 
-def digits():
+def digits(channels=3):
     """scikit-learn's bundled handwritten digits: 1,797 real 8x8 images, a fifth for validation.
 
-    The split is stratified and always the same. Part of the
+    They are gray, or RGB for 3 channels. The split is stratified and always the same. Part of the
     [UCI data set](https://archive.ics.uci.edu/dataset/80), read from the installed package.
     """
     from sklearn.datasets import load_digits
@@ -21,7 +23,7 @@ def digits():
     # the pixels count the inked dots of a 4x4 cell: 0 to 16
     gray = np.round(data.images * (255 / 16)).astype("uint8")
     train_x, validation_x, train_y, validation_y = train_test_split(
-        np.repeat(gray[..., None], 3, axis=-1),
+        np.repeat(gray[..., None], channels, axis=-1),
         data.target.astype("int32"),
         test_size=360,
         stratify=data.target,
@@ -31,10 +33,11 @@ def digits():
     return Source(names, Arrays(train_x, train_y), Arrays(validation_x, validation_y))
 
 
-def npz(path):
+def npz(path, channels=3):
     """Arrays in a `.npz` file: `train_images`, `train_labels`, `validation_images`, ...
 
-    Images are uint8 `(n, height, width)` or `(n, height, width, 1 or 3)`, labels integers from 0;
+    Images are uint8 `(n, height, width)` or `(n, height, width, 1 or 3)`, of which each becomes the
+    other if `channels` says so, or `(n, height, width, channels)`; labels are integers from 0;
     `class_names` is optional.
     """
     if not Path(path).is_file():
@@ -51,17 +54,22 @@ def npz(path):
             )
         if images.ndim == 3:
             images = images[..., None]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        allowed = OF_PHOTOS if channels in OF_PHOTOS else (channels,)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in allowed:
             raise ValueError(
                 f"`path`: {split}_images of {path} are {images.dtype} {images.shape}, allowed: "
-                "uint8 (n, height, width, 1 or 3)"
+                f"uint8 (n, height, width, {' or '.join(map(str, allowed))})"
             )
         if not (labels.shape == images.shape[:1] and labels.dtype.kind in "iu" and len(labels)):
             raise ValueError(
                 f"`path`: {split}_labels of {path} are {labels.dtype} {labels.shape}, allowed: "
                 f"integers ({len(images)},), at least one"
             )
-        images = np.broadcast_to(images, (*images.shape[:3], 3))
+        if channels < images.shape[-1]:
+            images = np.stack([np.asarray(Image.fromarray(x).convert("L")) for x in images])[
+                ..., None
+            ]
+        images = np.broadcast_to(images, (*images.shape[:3], channels))
         splits.append(Arrays(np.ascontiguousarray(images), labels.astype("int32")))
     names = arrays.get("class_names")
     if names is None:
@@ -76,7 +84,7 @@ def npz(path):
     return Source(tuple(map(str, names)), train, validation)
 
 
-def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0):
+def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0, channels=3):
     """Loads a data set.
 
     Args:
@@ -92,6 +100,8 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0):
         fraction: Float in `(0, 1)`. Part of each class that is for validation, where files do not
             say it. Defaults to `0.2`.
         seed: Integer. Another one chooses other images for that. Defaults to `0`.
+        channels: Positive integer. Channels of images in memory; those of files count when they are
+            decoded. Defaults to `3`.
 
     Returns:
         A `Source`.
@@ -101,9 +111,9 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0):
             that begins with the argument.
     """
     if name == "digits":
-        return digits()
+        return digits(channels)
     if name == "npz":
-        return npz(path)
+        return npz(path, channels)
     if name in ("folder", "parquet"):
         return {"folder": folders.folder, "parquet": parquet.parquet}[name](path, fraction, seed)
     return records.tfds(name, path, manual_dir)
