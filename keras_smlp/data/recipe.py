@@ -35,8 +35,8 @@ class DataConfig:
         max_bad_fraction: Part of the files that may be damaged; more of them end the run. Unless it
             is 0, a tenth of a small folder is allowed, at least 1 file and at most 5.
         channels: Of the images: 3 reads any photo as RGB, 1 any as gray; another number takes only
-            files that have as many (2: gray with alpha, 4: RGBA or RGBX, or a TIFF of so many gray
-            pages) or an .npz file's arrays, and data.augment none.
+            files that have as many (2: gray with alpha, 4: RGBA, or a TIFF of so many gray pages)
+            or an .npz file's arrays, and data.augment none.
         exif_orientation: Turn photos upright as their EXIF data say (those of phones need it);
             the recipe does not.
         resize_size: Shorter side before the central crop of an evaluation; null for 256 / 224 of

@@ -46,7 +46,7 @@ KINDS_SHOWN = 8
 # the numbers of channels that any photo is read in: gray and RGB
 OF_PHOTOS = (1, 3)
 # PIL's modes of others
-MODES = {2: ("LA",), 4: ("RGBA", "RGBX")}
+MODES = {2: "LA", 4: "RGBA"}
 
 
 # ---- pixels -------------------------------------------------------------------------------------
@@ -108,8 +108,8 @@ def bands(picture, channels=3, exif_orientation=False):
         picture: What `opened` returns.
         channels: Positive integer. `3` is RGB and `1` gray, `convert("L")` of RGB: any photo is
             read so. Any other number is that of the file: `2` gray with alpha, `4` RGBA (also
-            of a palette or one color that is transparent) or RGBX, or a TIFF of so many gray
-            pages. Defaults to `3`.
+            of a palette or one color that is transparent), or a TIFF of so many gray pages.
+            Defaults to `3`.
         exif_orientation: See `rgb`.
 
     Returns:
@@ -133,10 +133,13 @@ def bands(picture, channels=3, exif_orientation=False):
     turn = TURNS.get(orientation(picture)) if exif_orientation else None
     mode, picture = picture.mode, without_factor(in_8_bits(picture))
     if channels in MODES and picture.has_transparency_data and (channels == 4 or mode == "L"):
-        picture = picture.convert(MODES[channels][0])
-    if picture.mode not in MODES.get(channels, ()):
-        kinds = " or ".join((*MODES.get(channels, ()), f"a TIFF of {channels} gray pages"))
-        raise ValueError(f"its pixels are {mode}, allowed for {channels} channels: {kinds}")
+        picture = picture.convert(MODES[channels])
+    if picture.mode != MODES.get(channels):
+        kind = f"{MODES[channels]} or " if channels in MODES else ""
+        raise ValueError(
+            f"its pixels are {mode}, allowed for {channels} channels: {kind}a TIFF of {channels} "
+            "gray pages"
+        )
     return list((picture.transpose(Image.Transpose[turn]) if turn else picture).split())
 
 
