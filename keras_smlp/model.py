@@ -15,7 +15,7 @@ from keras_smlp.layers.mixing import ChannelMixing, TokenMixing, dense
 from keras_smlp.layers.normalization import BatchNormalization
 from keras_smlp.layers.patches import PatchConv
 from keras_smlp.layers.sparse_mlp import SparseMLP
-from keras_smlp.preprocessing import normalization
+from keras_smlp.preprocessing import gray_to_rgb, normalization
 from keras_smlp.saving import PortableModel
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights import loading
@@ -57,18 +57,23 @@ def SMLPNet(
             checkpoint, downloaded once and cached) or the path of a `.weights.h5`, `.keras`,
             `.safetensors` or `.pth` file (also `.pt`, `.pth.tar`, `.ckpt`, `.bin`), all but the
             first two with the official keys. Made at another input size, its axial kernels are
-            resampled as `resize_weights` does it. Defaults to `None`.
+            resampled as `resize_weights` does it. Made for RGB, its stem fits any number of
+            channels (see `input_shape`). Defaults to `None`.
         input_tensor: Symbolic Keras tensor to build on, an intermediate one too; the model then
             starts at its inputs. Defaults to a new input.
         input_shape: `(height, width, channels)`, height and width multiples of 32 (in general of
-            `patch_size * 2 ** (len(depths) - 1)`). The axial kernels depend on it. Defaults to
-            `(224, 224, 3)`.
+            `patch_size * 2 ** (len(depths) - 1)`). The axial kernels depend on it. With 1 channel
+            and the weights of RGB, a gray image has the logits of its RGB copy; with `n` other
+            channels the stem repeats the kernels of red, green and blue in turn, times `3 / n`,
+            as timm does. Defaults to `(224, 224, 3)`.
         pooling: `None` (the last feature map), `"avg"` or `"max"`; only where `include_top=False`.
         classes: Positive integer. Outputs of the classifier. Defaults to `1000`.
         classifier_activation: Activation of the classifier; `None` gives logits. Defaults to
             `"softmax"`.
         include_preprocessing: Boolean. If true (default), the images are RGB in [0, 255], uint8 or
-            float, and the model normalizes them in float32; else it takes them normalized.
+            float, and the model normalizes them in float32; else it takes them normalized. It makes
+            RGB of gray images first (1 channel), so that the stem is that of RGB; of `n` other
+            channels it normalizes each in turn as red, green or blue.
         drop_path_rate: Float in `[0, 1)`. Stochastic depth of the last block; block `k` of `N` has
             `rate * k / (N - 1)`. Defaults to the variant's own, `0.0` where there is none.
         name: String. Name of the model.
@@ -105,18 +110,20 @@ def SMLPNet(
     if include_top:
         classes = checks.check_positive_integer("classes", classes)
         checks.check_activation("classifier_activation", classifier_activation)
-    rgb = checks.check_boolean("include_preprocessing", include_preprocessing)
+    pixels = checks.check_boolean("include_preprocessing", include_preprocessing)
     drop_path_rate = checks.check_rate("drop_path_rate", drop_path_rate, none=True) or 0.0
     name = checks.check_text("name", name, none=True)
     policy = checks.check_policy(dtype)
     stride = patch_size * 2 ** (len(depths) - 1)
-    images = shapes.check_input(input_tensor, input_shape, stride, rgb)
-    source = loading.check(
-        weights, dim, depths, expansion, patch_size, include_top, classes, images.shape[-1]
-    )
+    images = shapes.check_input(input_tensor, input_shape, stride)
+    source = loading.check(weights, dim, depths, expansion, patch_size, include_top, classes)
 
     # ---- stem -----------------------------------------------------------------------------------
-    x = normalization(naming.PREPROCESSING)(images) if rgb else images
+    x = images
+    if pixels:
+        if x.shape[-1] == 1:
+            x = gray_to_rgb(x, naming.GRAY)
+        x = normalization(naming.PREPROCESSING, x.shape[-1])(x)
     x = patch_conv(x, dim, patch_size, naming.STEM, policy)
 
     # ---- stages ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from keras_smlp.layers.mixing import ChannelMixing, TokenMixing
 FOLDED = (FoldedTokenMixing, FoldedChannelMixing)
 
 # ---- names --------------------------------------------------------------------------------------
-PREPROCESSING, STEM, NORM = "preprocessing", "stem", "norm"
+GRAY, PREPROCESSING, STEM, NORM = "gray_to_rgb", "preprocessing", "stem", "norm"
 AVG_POOL, MAX_POOL, HEAD = "avg_pool", "max_pool", "predictions"
 STAGE = re.compile(r"stage(\d+)_(?:downsample|block\d+_(?:token|channel)_mixing)")
 
@@ -100,6 +100,11 @@ def network_of(model):
         if isinstance(layer, keras.Model) and is_network(layer):
             return network_of(layer)
     return model
+
+
+def is_gray_to_rgb(layer):
+    """Whether it is the layer that makes RGB of a network's gray images."""
+    return layer.name == GRAY and type(layer) is keras.layers.Concatenate
 
 
 def body(model):

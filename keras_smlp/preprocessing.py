@@ -10,19 +10,35 @@ SCALE = [1 / (255 * std) for std in STD]
 OFFSET = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
 
 
-def normalization(name):
-    """The layer that normalizes RGB in [0, 255] (uint8 or float) to the network's input.
+def of_channels(rgb, channels):
+    """A value of each channel, from those of red, green and blue, which are repeated in turn."""
+    return [rgb[i % len(rgb)] for i in range(channels)]
 
-    `(x / 255 - MEAN) / STD`, computed in float32 whatever the model's dtype policy.
+
+def normalization(name, channels=3):
+    """The layer that normalizes pixels in [0, 255] (uint8 or float) to the network's input.
+
+    `(x / 255 - MEAN) / STD`, computed in float32 whatever the model's dtype policy. The mean and
+    the deviation of a fourth channel are those of red, of a fifth those of green, and so on.
 
     Args:
         name: String. Name of the layer.
+        channels: Integer, at least 2. Defaults to `3`, RGB.
 
     Returns:
         A `keras.layers.Rescaling` over the last axis.
     """
+    scale, offset = of_channels(SCALE, channels), of_channels(OFFSET, channels)
     # of the shape (1, 1, 3): one of (3,) Keras would read by the global image_data_format
-    return keras.layers.Rescaling([[SCALE]], [[OFFSET]], name=name, dtype="float32")
+    return keras.layers.Rescaling([[scale]], [[offset]], name=name, dtype="float32")
+
+
+def gray_to_rgb(images, name):
+    """Gray images `(batch, height, width, 1)` as RGB: three times the same, by a layer of Keras'.
+
+    Red, green and blue are normalized differently, so that one channel could not stand for all.
+    """
+    return keras.layers.Concatenate(name=name, dtype="float32")([images] * 3)
 
 
 def fix_axes(layer):
@@ -34,8 +50,10 @@ def fix_axes(layer):
 
 def is_normalization(layer):
     """Whether it normalizes as the layer of `normalization` does."""
-    own = normalization(None)
-    return isinstance(layer, keras.layers.Rescaling) and all(
+    if not isinstance(layer, keras.layers.Rescaling) or np.size(layer.scale) < 2:
+        return False
+    own = normalization(None, np.size(layer.scale))
+    return all(
         np.shape(np.ravel(x)) == np.shape(np.ravel(y)) and np.allclose(np.ravel(x), np.ravel(y))
         for x, y in ((layer.scale, own.scale), (layer.offset, own.offset))
     )

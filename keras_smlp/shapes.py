@@ -19,14 +19,13 @@ def check_depths(depths):
     return checked
 
 
-def check_input(input_tensor, input_shape, stride, rgb):
+def check_input(input_tensor, input_shape, stride):
     """The symbolic input of a network: the given tensor, or a new `keras.Input`.
 
     Args:
         input_tensor: Symbolic tensor or `None`.
         input_shape: `(height, width, channels)` or `None` for the published one.
         stride: What height and width must be multiples of.
-        rgb: Boolean. Whether there must be three channels.
 
     Returns:
         A `keras.KerasTensor`, `(batch, height, width, channels)`.
@@ -48,16 +47,10 @@ def check_input(input_tensor, input_shape, stride, rgb):
                 f"input_tensor.shape={input_tensor.shape}"
             )
     sides = integers(shape, 3)
-    if (
-        sides is None
-        or len(sides) != 3
-        or any(side % stride for side in sides[:2])
-        or (rgb and sides[2] != 3)
-    ):
-        channels = "3 channels (`include_preprocessing=True` takes RGB)" if rgb else "channels"
+    if sides is None or len(sides) != 3 or any(side % stride for side in sides[:2]):
         allowed = (
             "(height, width, channels) with a height and a width that are known multiples of "
-            f"{stride}, and {channels}"
+            f"{stride}, and channels"
         )
         raise refusal(name, shape, allowed)
     if input_tensor is not None:

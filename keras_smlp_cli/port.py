@@ -86,7 +86,8 @@ def port(parser, argv):
     def logits(model):
         if network.classes:
             model.get_layer(naming.HEAD).activation = keras.activations.linear
-        return model.predict_on_batch(image)
+        # the weights of a gray network that takes pixels are those of an RGB one
+        return model.predict_on_batch(np.broadcast_to(image, (1, *model.input_shape[1:])))
 
     before, after = logits(model), logits(keras_smlp.load_model(target, compile=False))
     difference = np.linalg.norm(after - before) / np.linalg.norm(before)

@@ -79,7 +79,7 @@ def predict(parser, argv):
     names = read_names(arguments.weights, arguments.classes)
     with contextlib.redirect_stdout(sys.stderr):  # Keras says there that it downloads
         model = classifier(arguments)
-    height, width, _ = model.input_shape[1:]
+    height, width, channels = model.input_shape[1:]
     classes = labels(names, model.output_shape[-1])
     if classes is None:
         raise ValueError(
@@ -100,13 +100,18 @@ def predict(parser, argv):
     size = min(arguments.batch_size, len(files)) or 1
     batches, write = progress([files[i : i + size] for i in range(0, len(files), size)])
     damaged, drawn = 0, []
-    batch = np.zeros((size, height, width, 3), "uint8")  # always whole: JAX compiles per shape
+    batch = np.zeros(
+        (size, height, width, channels), "uint8"
+    )  # always whole: JAX compiles per shape
     for chunk in batches:
         good: list[str] = []
         for file in chunk:
             try:
                 batch[len(good)] = images.load_image(
-                    file, (height, width), exif_orientation=arguments.exif_orientation
+                    file,
+                    (height, width),
+                    exif_orientation=arguments.exif_orientation,
+                    channels=channels,
                 )
             except (ValueError, OSError) as error:
                 write(f"{parser.prog}: skipped {shown(file)}: {error}", file=sys.stderr)
@@ -156,7 +161,7 @@ def find(photos):
 
 
 def classifier(arguments):
-    """The model, which takes RGB in [0, 255] and answers with probabilities."""
+    """The model, which takes pixels in [0, 255] and answers with probabilities."""
     from keras_smlp.deploy.export.api import ends, is_classifier
     from keras_smlp.deploy.export.meaning import meaning
 
@@ -165,8 +170,7 @@ def classifier(arguments):
     inputs, outputs = ends(model)
     if not is_classifier(model):
         raise ValueError(
-            f"--weights must be a classifier of RGB images; {weights} goes from {inputs} to "
-            f"{outputs}"
+            f"--weights must be a classifier of images; {weights} goes from {inputs} to {outputs}"
         )
     means = meaning(model, arguments.inputs, arguments.outputs)
     if means.outputs not in ("probabilities", "sigmoid"):
@@ -181,7 +185,7 @@ def classifier(arguments):
             "unknown": "what it takes is unknown",
         }[means.inputs]
         raise ValueError(
-            f"--weights must take RGB in [0, 255], or --inputs say so; {weights}: {takes}"
+            f"--weights must take pixels in [0, 255], or --inputs say so; {weights}: {takes}"
         )
     return model
 

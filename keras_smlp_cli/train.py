@@ -103,6 +103,7 @@ def train_with(engine, config, began):
             fraction,
             seed,
             several=config.train.loss == "sigmoid",
+            channels=config.data.channels,
         )
         if config.eval.only:
             source, note = known.with_classes(source, config.model.weights)
@@ -153,7 +154,9 @@ def train_with(engine, config, began):
 
     # ---- model ----------------------------------------------------------------------------------
     with engine.scope(), exit_on_errors(prefix="model: "):
-        net, left_out, trained_at = network.build(config.model, classes, config.train.precision)
+        net, left_out, trained_at = network.build(
+            config.model, classes, config.train.precision, config.data.channels
+        )
     if known.is_file(config.model.weights):
         say(f"model.weights: {known.in_words(config.model.weights)}")
     if left_out and config.eval.only:
@@ -163,7 +166,7 @@ def train_with(engine, config, began):
     if left_out:
         say(f"model.weights: a new head for {classes} classes instead of that for {left_out}")
     if trained_at:
-        say(f"model.weights: axial kernels resampled from {trained_at} to {net.input_shape[1:]}")
+        say(f"model.weights: {network.fitted_in_words(trained_at, net)}")
 
     if source.several:
         judge = several_labels.evaluate

@@ -323,7 +323,7 @@ INPUT = {"input_tensor": keras.Input((16, 32, 3))}
 BAD = [({name: value}, name) for name, values in BAD_VALUES.items() for value in values]
 BAD += [
     ({"input_shape": (36, 64, 3)}, "input_shape.*multiples of 8"),
-    ({"input_shape": (64, 64, 1)}, "input_shape.*RGB"),
+    ({"input_shape": (64, 64, 0)}, "input_shape.*multiples of 8"),
     ({**INPUT, "input_shape": np.array([16, 32, 5])}, "input_shape"),
     ({**INPUT, "input_shape": (32, 32, 3)}, "input_shape"),
     ({"include_top": False, "pooling": "mean"}, "pooling"),

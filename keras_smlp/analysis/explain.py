@@ -27,7 +27,8 @@ def grad_cam(
     Args:
         model: An `SMLPNet` with its classifier, or a model that ends in its layers `norm`,
             `avg_pool` and `predictions`.
-        images: Array `(n, height, width, 3)` of the model's input size, as the model takes it.
+        images: Array `(n, height, width, channels)` of the model's input size, as the model takes
+            it.
         class_index: Integer, or a sequence of `n` integers: the class to explain. `None` (default)
             is each image's likeliest.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_smlp.checks import shown
+from keras_smlp.inference.images import as_rgb
 from keras_smlp.saving import replacing
 
 CHARACTERS = 40  # of a name
@@ -63,7 +64,8 @@ def plot_predictions(path, titles, images, predictions, maps=None):
     Args:
         path: Path of the picture. Its folder must exist.
         titles: Sequence of `n` strings, one over each image.
-        images: uint8 array `(n, height, width, 3)`, RGB, at least one.
+        images: uint8 array `(n, height, width, channels)`, at least one; of other channels than RGB
+            the first three are drawn, or one as gray.
         predictions: Sequence of `n` lists of `(name, probability)`, the likeliest first.
         maps: Array `(n, height, width)` in [0, 1], drawn over each image in a column of its own,
             such as `keras_smlp.explain.grad_cam` returns. Defaults to `None`.
@@ -77,7 +79,7 @@ def plot_predictions(path, titles, images, predictions, maps=None):
     figure = Figure(figsize=(3.2 * columns + 1, 2.6 * len(images)), layout="constrained")
     for i, axes in enumerate(figure.subplots(len(images), columns, squeeze=False)):
         for panel in axes[:-1]:
-            panel.imshow(images[i])
+            panel.imshow(as_rgb(images[i]))
             panel.axis("off")
         # a name may have dollars, line breaks and what is no Unicode
         axes[0].set_title(shown(titles[i], CHARACTERS), fontsize=8, parse_math=False)

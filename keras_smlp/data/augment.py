@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-# ImageNet's mean color, shown where a moved image leaves its place empty
-FILL = (124, 116, 104)
+# ImageNet's mean color, shown where a moved image leaves its place empty; by number of channels
+FILL = {3: (124, 116, 104), 1: (117,)}
 
 # PIL's weights of red, green and blue in gray: float32 holds their sums exactly
 GRAY = [19595 / 65536, 38470 / 65536, 7471 / 65536]
@@ -27,7 +27,8 @@ def rand_augment(image, seed, magnitude=9.0, magnitude_std=0.5, operations=2, pr
     The defaults are those of timm's `rand-m9-mstd0.5-inc1`.
 
     Args:
-        image: uint8 tensor `(height, width, 3)`, RGB, both sizes known and at least 3.
+        image: uint8 tensor `(height, width, 3)`, RGB, or `(height, width, 1)`, gray, both sizes
+            known and at least 3. Of gray images, what is changed is what is of their RGB copies.
         seed: Integer tensor `(2,)`, not negative. The result depends on `image` and `seed` alone.
         magnitude: Float in `[0, 10]`. Mean of the magnitudes: the larger, the stronger the change.
             Defaults to `9.0`.
@@ -80,6 +81,16 @@ def scaled(magnitude, most, sign=1):
     return tf.where(sign < 0, -amount, amount)
 
 
+def luminance(image):
+    """PIL's gray of uint8 RGB or gray, float32 `(height, width, 1)` of whole numbers."""
+    x = tf.cast(image, "float32")
+    if image.shape[-1] == 1:
+        return x
+    gray = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] for weight in GRAY])
+    shape = (tf.shape(image)[0], tf.shape(image)[1], 1)
+    return tf.reshape(tf.cast(tf.cast(gray + 0.5, "int32"), "float32"), shape)
+
+
 def to_uint8(x):
     return tf.cast(tf.clip_by_value(x, 0, 255), "uint8")
 
@@ -89,8 +100,9 @@ def to_uint8(x):
 
 def auto_contrast(image, magnitude, sign):
     rows = tf.cast(tf.reshape(image, (image.shape[0], -1)), "float32")
-    low = tf.reduce_min(tf.reshape(tf.reduce_min(rows, axis=0), (-1, 3)), axis=0)
-    high = tf.reduce_max(tf.reshape(tf.reduce_max(rows, axis=0), (-1, 3)), axis=0)
+    channels = image.shape[-1]
+    low = tf.reduce_min(tf.reshape(tf.reduce_min(rows, axis=0), (-1, channels)), axis=0)
+    high = tf.reduce_max(tf.reshape(tf.reduce_max(rows, axis=0), (-1, channels)), axis=0)
     span = tf.cast(high - low, "float64")
     scale = tf.where(span > 0, 255 / tf.maximum(span, 1), 1)
     offset = tf.where(span > 0, -tf.cast(low, "float64") * scale, 0)
@@ -102,9 +114,10 @@ def auto_contrast(image, magnitude, sign):
 
 def equalize(image, magnitude, sign):
     rows = tf.cast(tf.reshape(image, (image.shape[0], -1)), "int32")
-    indices = rows + tf.tile(tf.range(0, 768, 256), [image.shape[1]])
-    counts = tf.raw_ops.Bincount(arr=indices, size=768, weights=tf.constant([], "int32"))
-    counts = tf.reshape(counts, (3, 256))
+    size = 256 * image.shape[-1]
+    indices = rows + tf.tile(tf.range(0, size, 256), [image.shape[1]])
+    counts = tf.raw_ops.Bincount(arr=indices, size=size, weights=tf.constant([], "int32"))
+    counts = tf.reshape(counts, (image.shape[-1], 256))
     below = tf.cumsum(counts, axis=1, exclusive=True)
     # the brightest value's pixels do not count
     step = tf.reduce_max(tf.where(counts > 0, below, 0), axis=1, keepdims=True) // 255
@@ -145,6 +158,8 @@ def blend(other, x, magnitude, sign):
 
 def color(image, magnitude, sign):
     x = tf.cast(image, "float32")
+    if image.shape[-1] == 1:  # it has no color
+        return image
     gray = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] * 3 for weight in GRAY])
     gray = tf.cast(tf.cast(gray + 0.5, "int32"), "float32")
     return blend(tf.reshape(gray, image.shape), x, magnitude, sign)
@@ -152,8 +167,7 @@ def color(image, magnitude, sign):
 
 def contrast(image, magnitude, sign):
     x = tf.cast(image, "float32")
-    gray = tf.matmul(tf.reshape(x, (-1, 3)), [[weight] for weight in GRAY])
-    total = tf.reduce_sum(tf.cast(gray + 0.5, "int32"))
+    total = tf.reduce_sum(tf.cast(luminance(image), "int32"))
     mean = tf.floor(total / (image.shape[0] * image.shape[1]) + 0.5)
     return blend(tf.cast(mean, "float32"), x, magnitude, sign)
 
@@ -187,23 +201,27 @@ def cubic(d):
 def rotate(image, magnitude, sign):
     """By PIL itself: 1.7 times as fast as look-ups of 16 pixels for each pixel."""
 
+    channels = image.shape[-1]
+
     def turned(pixels, degrees):
-        picture = Image.fromarray(pixels)
-        return np.asarray(picture.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=FILL))
+        picture = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+        fill = FILL[channels] if channels == 3 else FILL[channels][0]
+        turned = np.asarray(picture.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=fill))
+        return turned.reshape(pixels.shape)
 
     degrees = scaled(magnitude, 30.0, sign)
     pixels = tf.numpy_function(turned, [image, degrees], "uint8", stateful=False)
     return tf.ensure_shape(pixels, image.shape)
 
 
-def spread(values, axis):
+def spread(values, axis, channels):
     """A vector along one axis of an image."""
-    return values[:, None, None] if axis == 0 else tf.tile(values[None, :, None], [1, 1, 3])
+    return values[:, None, None] if axis == 0 else tf.tile(values[None, :, None], [1, 1, channels])
 
 
 def slide(image, offsets, axis):
     """Moves each line of pixels along `axis` by its own offset, interpolating as PIL does."""
-    height, width, _ = image.shape
+    height, width, channels = image.shape
     size = image.shape[axis]
     offsets = tf.broadcast_to(tf.cast(offsets, "float64"), [image.shape[1 - axis]])
     first = tf.floor(offsets)
@@ -214,15 +232,16 @@ def slide(image, offsets, axis):
     else:
         source = tf.clip_by_value(near + tf.cast(first, "int32")[:, None], 0, size - 1)
         index = source + tf.range(0, height * width, width)[:, None]
-    lines = tf.cast(tf.gather_nd(tf.reshape(image, (-1, 3)), index[..., None]), "float32")
+    lines = tf.cast(tf.gather_nd(tf.reshape(image, (-1, channels)), index[..., None]), "float32")
     taps = [lines[i : i + size] if axis == 0 else lines[:, i : i + size] for i in range(4)]
-    weights = [spread(w, 1 - axis) for w in cubic(tf.cast(offsets - first, "float32"))]
+    weights = [spread(w, 1 - axis, channels) for w in cubic(tf.cast(offsets - first, "float32"))]
     total = tf.add_n([tap * weight for tap, weight in zip(taps, weights, strict=True)])
     # 1 for a pixel that comes from inside, else 0
     moved = tf.cast(tf.floor(offsets + 0.5), "float32")
-    place = spread(tf.range(size, dtype="float32") - (size - 1) / 2, axis) + spread(moved, 1 - axis)
+    place = spread(tf.range(size, dtype="float32") - (size - 1) / 2, axis, channels)
+    place += spread(moved, 1 - axis, channels)
     inside = tf.clip_by_value((size + 1) / 2 - tf.abs(place), 0, 1)
-    fill = tf.constant([[FILL] * width], "float32")
+    fill = tf.constant([[FILL[channels]] * width], "float32")
     return to_uint8((total - fill) * inside + (fill + TRUNCATION_EPSILON))
 
 

@@ -1,4 +1,4 @@
-"""A file's bytes or an array -> a uint8 RGB image of one size, as PIL and torchvision make it.
+"""A file's bytes or an array -> a uint8 image of one size, as PIL and torchvision make it.
 
 A crop (`CenterCrop`, `RandomCrop`) says which window of an image is needed, and how that window is
 resized. JPEG and common PNG are decoded by TensorFlow, of a JPEG only the window. What TensorFlow
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_smlp.checks import shown
+from keras_smlp.data.augment import luminance
 from keras_smlp.data.draws import integers, sides
 from keras_smlp.inference import photos
 
@@ -83,13 +84,14 @@ class BadFiles:
 
 
 # ---- files --------------------------------------------------------------------------------------
-def by_pil(content, exif_orientation=False):
-    """Decodes a file by PIL to uint8 RGB `(height, width, 3)`; raises what PIL raises."""
+def by_pil(content, exif_orientation=False, channels=3):
+    """Decodes a file by PIL to uint8 `(height, width, channels)`; raises what PIL raises."""
     with photos.opened(io.BytesIO(content)) as picture:
-        return np.asarray(photos.rgb(picture, exif_orientation))
+        found = [np.asarray(x) for x in photos.bands(picture, channels, exif_orientation)]
+    return found[0] if channels == 3 else np.stack(found, axis=-1)
 
 
-def fast_decode(content, crop, draws=None, exif_orientation=False):
+def fast_decode(content, crop, draws=None, exif_orientation=False, channels=3):
     """The crop of a file that TensorFlow decodes itself; an error for any other file.
 
     Args:
@@ -98,36 +100,54 @@ def fast_decode(content, crop, draws=None, exif_orientation=False):
         draws: What a `RandomCrop` is drawn by, float32 `(TRIES, 4)`, uniform in `[0, 1)`.
         exif_orientation: Boolean. Whether EXIF data count: a file that they turn is an error then,
             for TensorFlow does not look at them. Defaults to `False`.
+        channels: Positive integer, see `photos.bands`. Defaults to `3`.
 
     Returns:
-        A uint8 tensor `(height, width, 3)` of the crop's size.
+        A uint8 tensor `(height, width, channels)` of the crop's size.
     """
     if exif_orientation:
         upright = tf.numpy_function(photos.is_upright, [content], tf.bool, stateful=False)
         with tf.control_dependencies([tf.debugging.Assert(upright, ["turned by EXIF"])]):
             content = tf.identity(content)
+    if channels not in photos.OF_PHOTOS:
+        # of others, the 8-bit RGBA alone
+        is_known = is_png(content, b"\x06") if channels == 4 else False
+        with tf.control_dependencies([tf.debugging.Assert(is_known, ["no PNG of RGBA"])]):
+            content = tf.identity(content)
+        if channels != 4:
+            return tf.zeros((*crop.size, channels), "uint8")
+        return crop_pixels(tf.io.decode_png(content, channels=4), crop, draws)
     with tf.control_dependencies(
         [tf.debugging.Assert(is_common(content), ["neither JPEG nor PNG"])]
     ):
         is_jpeg = tf.strings.substr(content, 0, 1) == b"\xff"
     return tf.cond(
         is_jpeg,
-        lambda: decode_jpeg(content, crop, draws),
-        lambda: crop_pixels(tf.io.decode_png(content, channels=3), crop, draws),
+        lambda: decode_jpeg(content, crop, draws, channels=channels),
+        lambda: crop_pixels(of_rgb(tf.io.decode_png(content, channels=3), channels), crop, draws),
     )
 
 
 def is_common(content):
     """Whether a file looks like a whole JPEG or an 8-bit gray or RGB PNG."""
     ends = tf.strings.substr(content, 0, 3) + tf.strings.substr(content, -2, 2)
+    return (ends == b"\xff\xd8\xff\xff\xd9") | is_png(content, b"\x00", b"\x02")
+
+
+def is_png(content, *colors):
+    """Whether a file looks like an 8-bit PNG of one of these color types."""
     header = tf.strings.substr(content, 0, 8) + tf.strings.substr(content, 24, 2)
     signature = b"\x89PNG\r\n\x1a\n\x08"
-    is_png = (header == signature + b"\x00") | (header == signature + b"\x02")
-    return (ends == b"\xff\xd8\xff\xff\xd9") | is_png
+    return tf.reduce_any([header == signature + color for color in colors])
 
 
-def decode_jpeg(content, crop, draws=None, takes_cmyk=False):
-    """The crop of a JPEG file, of which only the window is decoded."""
+def of_rgb(pixels, channels):
+    """uint8 RGB `(height, width, 3)`, or gray `(height, width, 1)` made of it."""
+    return tf.cast(luminance(pixels), "uint8") if channels == 1 else pixels
+
+
+def decode_jpeg(content, crop, draws=None, takes_cmyk=False, channels=3):
+    """The crop of a JPEG file, of which only the window is decoded; RGB or gray."""
     shape = tf.io.extract_jpeg_shape(content)
     # PIL has its own way with CMYK
     is_known = tf.debugging.Assert(takes_cmyk or shape[2] != 4, [shape])
@@ -136,9 +156,10 @@ def decode_jpeg(content, crop, draws=None, takes_cmyk=False):
 
     def read(ratio):
         box = tf.stack([window.top, window.left, window.height, window.width])
-        return tf.io.decode_and_crop_jpeg(
+        pixels = tf.io.decode_and_crop_jpeg(
             content, box, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
         )
+        return of_rgb(pixels, channels)
 
     if window.is_half is None:
         return resize(read(1), window, crop.size)
@@ -146,7 +167,7 @@ def decode_jpeg(content, crop, draws=None, takes_cmyk=False):
     return resize(pixels, window, crop.size)
 
 
-def decode_with_fallback(content, name, bad, crop, draws=None, exif_orientation=False):
+def decode_with_fallback(content, name, bad, crop, draws=None, exif_orientation=False, channels=3):
     """The crop of any file, by PIL where TensorFlow cannot decode it.
 
     Args:
@@ -157,6 +178,8 @@ def decode_with_fallback(content, name, bad, crop, draws=None, exif_orientation=
         draws: As for `fast_decode`.
         exif_orientation: Boolean. Whether photos are turned upright as their EXIF data say.
             Defaults to `False`.
+        channels: Positive integer, see `photos.bands`. A file that has others cannot be decoded.
+            Defaults to `3`.
 
     Returns:
         The image, and a boolean tensor: if it is false, the file cannot be decoded, and the image
@@ -165,23 +188,25 @@ def decode_with_fallback(content, name, bad, crop, draws=None, exif_orientation=
 
     def pixels_or_gray(content, name):
         try:
-            return by_pil(content, exif_orientation), True
+            return by_pil(content, exif_orientation, channels), True
         except Exception as error:  # whatever it is, PIL cannot read this file
             nothing = "empty, too large or not readable"
             bad.add(os.fsdecode(name), photos.reason(error) if content else nothing)
-        return np.full((8, 8, 3), 128, "uint8"), False
+        return np.full((8, 8, channels), 128, "uint8"), False
 
     def slow(content):
         pixels, is_good = tf.numpy_function(
             pixels_or_gray, [content, name], (tf.uint8, tf.bool), stateful=False
         )
-        pixels.set_shape((None, None, 3))
+        pixels.set_shape((None, None, channels))
         is_good.set_shape(())
         return crop_pixels(pixels, crop, draws), is_good
 
     file = tf.data.Dataset.from_tensors(content)
     return first_of(
-        file.map(lambda content: (fast_decode(content, crop, draws, exif_orientation), True)),
+        file.map(
+            lambda content: (fast_decode(content, crop, draws, exif_orientation, channels), True)
+        ),
         file.map(slow),
     )
 
@@ -192,7 +217,7 @@ def first_of(attempt, fallback):
 
 
 def crop_pixels(pixels, crop, draws=None):
-    """The crop of a decoded image, uint8 `(height, width, 3)`."""
+    """The crop of a decoded image, uint8 `(height, width, channels)`, the channels known."""
     window = crop.window(*tf.unstack(tf.shape(pixels)[:2]), draws)
     rows = pixels[window.top : window.top + window.height]
     return resize(rows[:, window.left : window.left + window.width], window, crop.size)
@@ -323,13 +348,13 @@ def random_window(height, width, draws, scale, ratio):
 
 def resize(pixels, window, size):
     """The pixels of a window as the result, uint8: bicubic (a = -0.5, as PIL) and antialiased."""
-    across = tf.shape(pixels)[1]
+    across, channels = tf.shape(pixels)[1], pixels.shape[-1]
     lines = resize_lines(pixels, 0, window, size)
     # each channel of a column in one piece: turning a matrix is faster than turning an image
     columns = tf.reshape(tf.transpose(lines), (across, -1))
     columns = resize_lines(columns, 1, window, size)
-    pixels = tf.transpose(tf.reshape(columns, (3 * size[1], size[0])))
-    return tf.reshape(tf.saturate_cast(tf.round(pixels), "uint8"), (*size, 3))
+    pixels = tf.transpose(tf.reshape(columns, (channels * size[1], size[0])))
+    return tf.reshape(tf.saturate_cast(tf.round(pixels), "uint8"), (*size, channels))
 
 
 def resize_lines(lines, axis, window, size):

@@ -24,7 +24,7 @@ def shift(image, draws, max_shift):
     size = image.shape[0]
     margin = round(size * max_shift)
     wide = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]], "SYMMETRIC")
-    return tf.slice(wide, [*tf.unstack(integers(draws, 2 * margin + 1)), 0], (size, size, 3))
+    return tf.slice(wide, [*tf.unstack(integers(draws, 2 * margin + 1)), 0], image.shape)
 
 
 def draw_erasing(size, seed, probability, area=(0.02, 1 / 3), aspect=(0.3, 3.3)):

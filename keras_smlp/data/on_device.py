@@ -13,7 +13,7 @@ import math
 
 from keras import ops
 
-from keras_smlp.preprocessing import MEAN, STD
+from keras_smlp.preprocessing import MEAN, STD, of_channels
 
 IMAGES, ERASE, MIX = "images", "erase", "mix"  # the keys of a batch
 KEPT_BITS = 24  # of the part that mixup keeps: float32 holds it exactly
@@ -25,7 +25,7 @@ def finished(batch, group_size):
 
     Args:
         batch: A tensor of images, which is returned as it is, or a dict of tensors: uint8 `images`
-            `(batch, height, width, 3)`, RGB in [0, 255]; int32 `erase` `(batch, 5)`, if images
+            `(batch, height, width, channels)` in [0, 255]; int32 `erase` `(batch, 5)`, if images
             are erased, the top, left, height and width of the box, and a seed; int32 `mix`
             `(batch, 5)`, if they are mixed, the top, left, height and width of CutMix' box, and
             the part that the image keeps outside of it in units of `2**-24`. An empty box is none.
@@ -33,7 +33,7 @@ def finished(batch, group_size):
             order; divides the batch.
 
     Returns:
-        A tensor `(batch, height, width, 3)`, float32 if `batch` is a dict.
+        A tensor `(batch, height, width, channels)`, float32 if `batch` is a dict.
 
     Reference:
         [Random Erasing](https://arxiv.org/abs/1708.04896), [mixup](https://arxiv.org/abs/1710.09412),
@@ -85,8 +85,14 @@ def noise(seeds, images):
     first, second = shifted(bits, WORD), ops.bitwise_and(bits, 2**WORD - 1)
     radius = ops.sqrt(-2 * ops.log((ops.cast(first, "float32") + 1) * 2.0**-WORD))
     normal = radius * ops.cos(ops.cast(second, "float32") * (2 * math.pi * 2.0**-WORD))
-    std, mean = (ops.convert_to_tensor([255 * x for x in v], "float32") for v in (STD, MEAN))
+    std, mean = (statistics(v, images.shape[-1]) for v in (STD, MEAN))
     return normal * std + mean
+
+
+def statistics(rgb, channels):
+    """Of each channel in [0, 255]: those of RGB in turn, their mean for gray."""
+    values = [sum(rgb) / len(rgb)] if channels == 1 else of_channels(rgb, channels)
+    return ops.convert_to_tensor([255 * x for x in values], "float32")
 
 
 def hashed(x):

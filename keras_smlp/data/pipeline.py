@@ -86,7 +86,7 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
         A function of the epoch (from 0) and a range of its steps, within `range(len(split) //
         batch_size)`, that returns a `tf.data.Dataset` of a pair for each step: a batch that
         `on_device.finished` takes, of uint8 images (with `recipe.augment` `"keras_cv"` float32)
-        `(batch_size // processes, size, size, 3)`, RGB in [0, 255]; and float32 targets
+        `(batch_size // processes, size, size, recipe.channels)` in [0, 255]; and float32 targets
         `(batch_size // processes, classes)`.
     """
     share = batch_size // processes
@@ -110,7 +110,7 @@ def train_batches(split, recipe, size, classes, batch_size, seed, bad, rank=0, p
         batch = map_rows(lambda image, draws: augmented(image, draws, recipe), images, draws)
         return batch.get_single_element(), labels, places
 
-    images = {on_device.IMAGES: tf.TensorSpec((group, size, size, 3), "uint8")}
+    images = {on_device.IMAGES: tf.TensorSpec((group, size, size, recipe.channels), "uint8")}
     if recipe.erase:
         images[on_device.ERASE] = tf.TensorSpec((group, 5), "int32")
     labels = tf.TensorSpec((group, *label_shape(split)), "int32")
@@ -160,22 +160,24 @@ def training_crop(recipe, size):
 def decoded(split, read, recipe, crop, indices, draws, bad):
     """The cropped images and the labels of a chunk; a damaged image is replaced by a later one."""
     contents, labels, _ = read(indices)
+    how = how_to_decode(recipe)
     if isinstance(split, Arrays):
         crops = map_rows(lambda x, draws: decode.crop_pixels(x, crop, draws.crop), contents, draws)
         return crops.get_single_element(), labels
 
     def fast(content, label, draws):
-        return decode.fast_decode(content, crop, draws.crop, recipe.exif_orientation), label
+        return decode.fast_decode(content, crop, draws.crop, **how), label
 
     def with_replacement(index, draws):
         def attempt(tried, image, label, is_good):
             content, label, name = (x[0] for x in read(((index + tried) % len(split))[None]))
             image, is_good = decode.decode_with_fallback(
-                content, name, bad, crop, draws.crop, recipe.exif_orientation
+                content, name, bad, crop, draws.crop, **how
             )
             return tried + 1, image, label, is_good
 
-        image, label = tf.zeros((*crop.size, 3), "uint8"), tf.zeros(label_shape(split), "int32")
+        image = tf.zeros((*crop.size, recipe.channels), "uint8")
+        label = tf.zeros(label_shape(split), "int32")
         _, image, label, _ = tf.while_loop(
             lambda tried, image, label, is_good: ~is_good & (tried < ATTEMPTS),
             attempt,
@@ -211,7 +213,8 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
 
     Args:
         split: `splits.Arrays` or `splits.Files`.
-        recipe: A `recipe.DataConfig`, of which only `resize_size` and `exif_orientation` count.
+        recipe: A `recipe.DataConfig`, of which only `resize_size`, `exif_orientation` and
+            `channels` count.
         size: Positive integer. Side in pixels of the images given out.
         batch_size: Positive integer. Images in a batch of this process.
         bad: `decode.BadFiles`. Where damaged files are noted.
@@ -220,14 +223,14 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
         processes: Positive integer. Defaults to `1`.
 
     Returns:
-        A `tf.data.Dataset` of uint8 images `(batch_size, size, size, 3)`, and for each image its
-        int32 label (or row of zeros and ones), its int64 index in the split and its name. The index
-        is `-1` where a batch is filled up or an image cannot be decoded.
+        A `tf.data.Dataset` of uint8 images `(batch_size, size, size, channels)`, and for
+        each image its int32 label (or row of zeros and ones), its int64 index in the split and its
+        name. The index is `-1` where a batch is filled up or an image cannot be decoded.
     """
     indices = np.arange(rank, len(split), processes)
     padded = np.full(-len(indices) // batch_size * -batch_size, -1)
     padded[: len(indices)] = indices
-    read, crop, turns = reader(split), evaluation_crop(recipe, size), recipe.exif_orientation
+    read, crop, how = reader(split), evaluation_crop(recipe, size), how_to_decode(recipe)
 
     @tf.autograph.experimental.do_not_convert
     def load(indices):
@@ -237,10 +240,10 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
             return images.get_single_element(), labels, indices, names
 
         def fast(content):
-            return decode.fast_decode(content, crop, exif_orientation=turns), True
+            return decode.fast_decode(content, crop, **how), True
 
         def with_fallback(content, name):
-            return decode.decode_with_fallback(content, name, bad, crop, exif_orientation=turns)
+            return decode.decode_with_fallback(content, name, bad, crop, **how)
 
         images, is_good = decode.first_of(
             map_rows(fast, contents), map_rows(with_fallback, contents, names)
@@ -251,7 +254,7 @@ def validation_batches(split, recipe, size, batch_size, bad, rank=0, processes=1
     dataset = dataset.batch(chunk_size(batch_size), drop_remainder=True)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.rebatch(batch_size, drop_remainder=True)
-    if len(padded) * size * size * 3 <= CACHE_BYTES:
+    if len(padded) * size * size * recipe.channels <= CACHE_BYTES:
         dataset = dataset.cache()
     return dataset.prefetch(2)
 
@@ -263,6 +266,11 @@ def evaluation_crop(recipe, size):
 
 
 # ---- both ---------------------------------------------------------------------------------------
+def how_to_decode(recipe):
+    """What of a recipe says how a file is decoded, as keyword arguments."""
+    return {"exif_orientation": recipe.exif_orientation, "channels": recipe.channels}
+
+
 def chunk_size(count):
     """How many images one thread makes at a time: the largest divisor of `count` up to `CHUNK`."""
     return max(n for n in range(1, CHUNK + 1) if count % n == 0)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from keras_smlp.data import ranges
 from keras_smlp.data.splits import FRACTION
+from keras_smlp.inference.photos import OF_PHOTOS
 from keras_smlp.preprocessing import shorter_side
 
 BUNDLED = ("digits",)
@@ -33,6 +34,9 @@ class DataConfig:
         threads: Images prepared at a time; null leaves it to tf.data.
         max_bad_fraction: Part of the files that may be damaged; more of them end the run. Unless it
             is 0, a tenth of a small folder is allowed, at least 1 file and at most 5.
+        channels: Of the images: 3 reads any photo as RGB, 1 any as gray; another number takes only
+            files that have as many (2: gray with alpha, 4: RGBA, or a TIFF of so many gray pages)
+            or an .npz file's arrays, and data.augment none.
         exif_orientation: Turn photos upright as their EXIF data say (those of phones need it);
             the recipe does not.
         resize_size: Shorter side before the central crop of an evaluation; null for 256 / 224 of
@@ -68,6 +72,7 @@ class DataConfig:
     manual_dir: ranges.FileName | None = None
     threads: ranges.PositiveInt | None = None
     max_bad_fraction: ranges.Rate = 0.001
+    channels: ranges.PositiveInt = 3
     exif_orientation: bool = False
     resize_size: ranges.PositiveInt | None = None
     crop: Literal["resized", "center"] = "resized"
@@ -98,6 +103,17 @@ class DataConfig:
         if self.augment == "keras_cv" and self.erase:
             raise ValueError(
                 f"data.erase: {self.erase:g} with data.augment keras_cv, which has none, allowed: 0"
+            )
+        if self.name in BUNDLED and self.channels not in OF_PHOTOS:
+            raise ValueError(
+                f"data.channels: {self.channels} with data.name {self.name}, allowed: 1 or 3"
+            )
+        augments = {"none": [self.channels], "rand_augment": OF_PHOTOS, "keras_cv": (3,)}
+        if self.channels not in augments[self.augment]:
+            allowed = [name for name, channels in augments.items() if self.channels in channels]
+            raise ValueError(
+                f"data.augment: {self.augment} with data.channels {self.channels}, allowed: "
+                f"{' or '.join(allowed)}"
             )
         for key in ("crop_scale", "crop_ratio"):
             low, high = getattr(self, key)

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from keras_smlp.data import folders, parquet, records
 from keras_smlp.data.splits import FRACTION, Arrays, Source
+from keras_smlp.inference.photos import OF_PHOTOS
 
 
-def digits():
+def digits(channels=3):
     """scikit-learn's bundled handwritten digits: 1,797 real 8x8 images, a fifth for validation.
 
-    The split is stratified and always the same. Part of the
+    They are gray, or RGB for 3 channels. The split is stratified and always the same. Part of the
     [UCI data set](https://archive.ics.uci.edu/dataset/80), read from the installed package.
     """
     from sklearn.datasets import load_digits
@@ -21,7 +23,7 @@ def digits():
     # the pixels count the inked dots of a 4x4 cell: 0 to 16
     gray = np.round(data.images * (255 / 16)).astype("uint8")
     train_x, validation_x, train_y, validation_y = train_test_split(
-        np.repeat(gray[..., None], 3, axis=-1),
+        np.repeat(gray[..., None], channels, axis=-1),
         data.target.astype("int32"),
         test_size=360,
         stratify=data.target,
@@ -31,11 +33,12 @@ def digits():
     return Source(names, Arrays(train_x, train_y), Arrays(validation_x, validation_y))
 
 
-def npz(path, several=False):
+def npz(path, several=False, channels=3):
     """Arrays in a `.npz` file: `train_images`, `train_labels`, `validation_images`, ...
 
-    Images are uint8 `(n, height, width)` or `(n, height, width, 1 or 3)`, labels integers from 0,
-    with `several` also zeros and ones `(n, classes)`; `class_names` is optional.
+    Images are uint8 `(n, height, width)` or `(n, height, width, 1 or 3)`, of which each becomes the
+    other if `channels` says so, or `(n, height, width, channels)`. Labels are integers from 0, with
+    `several` also zeros and ones `(n, classes)`; `class_names` is optional.
     """
     if not Path(path).is_file():
         raise ValueError(f"`path`: {path} is no file, allowed: the path of an .npz file")
@@ -51,12 +54,12 @@ def npz(path, several=False):
             )
         if images.ndim == 3:
             images = images[..., None]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        allowed = OF_PHOTOS if channels in OF_PHOTOS else (channels,)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in allowed:
             raise ValueError(
                 f"`path`: {split}_images of {path} are {images.dtype} {images.shape}, allowed: "
-                "uint8 (n, height, width, 1 or 3)"
+                f"uint8 (n, height, width, {' or '.join(map(str, allowed))})"
             )
-        images = np.broadcast_to(images, (*images.shape[:3], 3))
         if several and labels.ndim == 2:
             kind = "uint8"
             fits = labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all()
@@ -68,6 +71,11 @@ def npz(path, several=False):
                 f"`path`: {split}_labels of {path} are {labels.dtype} {labels.shape}, allowed: "
                 f"integers ({len(images)},){rows}, at least one"
             )
+        if channels < images.shape[-1]:
+            images = np.stack([np.asarray(Image.fromarray(x).convert("L")) for x in images])[
+                ..., None
+            ]
+        images = np.broadcast_to(images, (*images.shape[:3], channels))
         splits.append(Arrays(np.ascontiguousarray(images), labels.astype(kind)))
     names = arrays.get("class_names")
     train, validation = splits
@@ -91,7 +99,7 @@ def npz(path, several=False):
     return Source(tuple(map(str, names)), train, validation)
 
 
-def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0, several=False):
+def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0, several=False, channels=3):
     """Loads a data set.
 
     Args:
@@ -110,6 +118,8 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0, several=Fa
         several: Boolean. Whether an image of an `.npz` or a CSV file may have several labels or
             none: there rows of zeros and ones, here `label` cells of names separated by `;`.
             Defaults to `False`.
+        channels: Positive integer. Channels of images in memory; those of files count when they are
+            decoded. Defaults to `3`.
 
     Returns:
         A `Source`.
@@ -119,9 +129,9 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0, several=Fa
             that begins with the argument.
     """
     if name == "digits":
-        return digits()
+        return digits(channels)
     if name == "npz":
-        return npz(path, several)
+        return npz(path, several, channels)
     if name == "folder":
         return folders.folder(path, fraction, seed, several)
     if name == "parquet":

@@ -20,7 +20,7 @@ class Arrays:
     """Images in memory.
 
     Attributes:
-        images: uint8 array `(n, height, width, 3)`, RGB in [0, 255].
+        images: uint8 array `(n, height, width, channels)` in [0, 255].
         labels: int32 array `(n,)`, indices into the source's `class_names`; or uint8
             `(n, classes)` of several labels an image, 1 where it is of a class.
     """

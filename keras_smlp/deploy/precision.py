@@ -70,6 +70,7 @@ def set_dtype(config, model, changed, precision):
 def sees_pixels(layer):
     """Whether it takes raw pixels, which 16 bits would round: up to the normalization of them."""
     before = isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
+    before = before or naming.is_gray_to_rgb(layer)
     return before or (layer.name == naming.STEM and layer.use_bias)
 
 

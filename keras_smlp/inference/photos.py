@@ -1,4 +1,4 @@
-"""Photos as files: which entries of a folder are some, and their RGB pixels in 8 bits, by PIL.
+"""Photos as files: which entries of a folder are some, and their pixels in 8 bits, by PIL.
 
 PIL is imported where it is used, so that `import keras_smlp` does not import it.
 """
@@ -42,6 +42,11 @@ TURNS = {
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 
 KINDS_SHOWN = 8
+
+# the numbers of channels that any photo is read in: gray and RGB
+OF_PHOTOS = (1, 3)
+# PIL's modes of others
+MODES = {2: "LA", 4: "RGBA"}
 
 
 # ---- pixels -------------------------------------------------------------------------------------
@@ -92,11 +97,70 @@ def rgb(picture, exif_orientation=False):
     picture.load()
     turn = TURNS.get(orientation(picture)) if exif_orientation else None
     picture.info.pop("transparency", None)  # of which PIL would warn
-    picture = in_8_bits(picture)
-    if picture.mode in ("La", "RGBa"):  # the factor of alpha that is in the colors is taken out
-        picture = picture.convert(picture.mode.upper())
-    picture = picture.convert("RGB")
+    picture = without_factor(in_8_bits(picture)).convert("RGB")
     return picture.transpose(Image.Transpose[turn]) if turn else picture
+
+
+def bands(picture, channels=3, exif_orientation=False):
+    """The picture in 8 bits a channel, with so many channels.
+
+    Args:
+        picture: What `opened` returns.
+        channels: Positive integer. `3` is RGB and `1` gray, `convert("L")` of RGB: any photo is
+            read so. Any other number is that of the file: `2` gray with alpha, `4` RGBA (also
+            of a palette or one color that is transparent), or a TIFF of so many gray pages.
+            Defaults to `3`.
+        exif_orientation: See `rgb`.
+
+    Returns:
+        A list of `PIL.Image.Image`: one in RGB or gray, else one in gray for each channel, for PIL
+        would multiply colors by alpha before it resizes them.
+
+    Raises:
+        ValueError: If the file has another number of channels; also what `rgb` raises.
+    """
+    from PIL import Image
+
+    if channels in OF_PHOTOS:
+        found = rgb(picture, exif_orientation)
+        return [found.convert("L") if channels == 1 else found]
+    if picture.format == "TIFF" and picture.n_frames == channels:
+        pages = [page(picture, number, exif_orientation) for number in range(channels)]
+        if len({x.size for x in pages}) > 1:
+            raise ValueError("its pages differ in size, allowed: one size")
+        return pages
+    picture.load()
+    turn = TURNS.get(orientation(picture)) if exif_orientation else None
+    mode, picture = picture.mode, without_factor(in_8_bits(picture))
+    if channels in MODES and picture.has_transparency_data and (channels == 4 or mode == "L"):
+        picture = picture.convert(MODES[channels])
+    if picture.mode != MODES.get(channels):
+        kind = f"{MODES[channels]} or " if channels in MODES else ""
+        raise ValueError(
+            f"its pixels are {mode}, allowed for {channels} channels: {kind}a TIFF of {channels} "
+            "gray pages"
+        )
+    return list((picture.transpose(Image.Transpose[turn]) if turn else picture).split())
+
+
+def page(picture, number, exif_orientation):
+    """A page of a TIFF that has one for each channel, as a gray picture."""
+    from PIL import Image
+
+    picture.seek(number)
+    picture.load()
+    turn = TURNS.get(orientation(picture)) if exif_orientation else None
+    gray = in_8_bits(picture)
+    if gray.mode not in ("L", "1"):
+        raise ValueError(f"the pixels of its page {number + 1} are {gray.mode}, allowed: gray")
+    gray = gray.convert("L")  # a copy, for the next page takes the place of this one
+    return gray.transpose(Image.Transpose[turn]) if turn else gray
+
+
+def without_factor(picture):
+    """The picture with colors that are not multiplied by alpha."""
+    premultiplied = picture.mode in ("La", "RGBa")
+    return picture.convert(picture.mode.upper()) if premultiplied else picture
 
 
 def in_8_bits(picture):

@@ -9,7 +9,7 @@ from keras_smlp.saving import PortableModel
 from keras_smlp.weights import identify, loading
 
 
-def build(config, classes, dtype):
+def build(config, classes, dtype, channels=3):
     """The network of a configuration, with logits for `classes`.
 
     A file with a head for another number of classes, the published ones included, fills the body
@@ -19,21 +19,21 @@ def build(config, classes, dtype):
         config: A `config.ModelConfig`.
         classes: Positive integer.
         dtype: Dtype policy.
+        channels: Positive integer. Channels of the images. Defaults to `3`.
 
     Returns:
         The network; the number of classes of the head that was left out, `None` if none was; and
-        `(height, width, channels)` that the weights were trained at, `None` if at this size.
+        `(height, width, channels)` that the weights were trained at, `None` if these fit as they
+        are.
 
     Raises:
         ValueError: If the weights do not fit; `OSError` if they cannot be read.
     """
-    input_shape = (config.input_size, config.input_size, 3)
+    input_shape = (config.input_size, config.input_size, channels)
     architecture = {"expansion": config.expansion, "patch_size": config.patch_size}
     architecture |= config.architecture()
     drop_path_rate = architecture.pop("drop_path_rate")
-    source = loading.check(
-        config.weights, **architecture, include_top=False, classes=classes, channels=3
-    )
+    source = loading.check(config.weights, **architecture, include_top=False, classes=classes)
     with loading.opened(source) as file:
         if file is not None:
             origin = identify.architecture_of(file)
@@ -53,10 +53,23 @@ def build(config, classes, dtype):
                 left_out = origin.classes
                 filled = PortableModel(network.input, network.get_layer(naming.AVG_POOL).output)
             loading.fill(filled, file)
-            if origin.input_shape != input_shape:
+            # of gray images the stem is that of RGB
+            stem = network.get_layer(naming.STEM).kernel.shape[2]
+            if origin.input_shape != (*input_shape[:2], stem):
                 trained_at = origin.input_shape
     freeze(network, config.freeze)
     return network, left_out, trained_at
+
+
+def fitted_in_words(trained_at, network):
+    """What was done to weights trained at `(height, width, channels)`, for a network."""
+    stem, size = network.get_layer(naming.STEM).kernel.shape[2], network.input_shape[1:]
+    words = []
+    if trained_at[:2] != size[:2]:
+        words.append(f"axial kernels resampled from {trained_at} to {size}")
+    if trained_at[2] != stem:
+        words.append(f"a stem for {size[2]} channels made of that for {trained_at[2]}")
+    return ", ".join(words)
 
 
 def check_same(origin, path, **architecture):

@@ -1,6 +1,5 @@
 """What a run leaves in its folder for people: models, history, curves, a summary."""
 
-import contextlib
 import csv
 import json
 import platform
@@ -19,13 +18,15 @@ from keras_smlp.checks import shown
 from keras_smlp.data import on_device
 from keras_smlp.data.decode import by_pil
 from keras_smlp.data.folders import COLUMNS, OPTIONAL
+from keras_smlp.inference.images import as_rgb
+from keras_smlp.inference.photos import reason
 from keras_smlp.preprocessing import MEAN
 from keras_smlp.saving import replacing
 
 SPLIT = "split.csv"
 # what `replacing` writes
 FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
-FILES |= {"example.png", "history.csv", "last.keras", SPLIT, "summary.md"}
+FILES |= {"example.png", "example.tif", "history.csv", "last.keras", SPLIT, "summary.md"}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 PICTURED = 32  # images of batch.png, at most
 # of the name of a class in a picture
@@ -54,7 +55,9 @@ class Results:
         self.class_names = class_names
         self.best_path = self.folder / "best.keras"
         self.classes = self.folder / "classes.json"
-        self.example = self.folder / "example.png"
+        # PNG has no more channels
+        is_png = run.config.data.channels <= 4
+        self.example = self.folder / f"example.{'png' if is_png else 'tif'}"
 
     def start(self, drawn=()):
         """Writes what a process that goes on may have changed.
@@ -82,9 +85,11 @@ class Results:
             batch = keras.tree.map_structure(lambda x: x[:count].numpy(), batch)
             images = ops.convert_to_numpy(on_device.finished(batch, group))
             plot_batch(self.folder / "batch.png", images, targets, self.class_names)
+            data = self.run.config.data
+            first, *more = first_picture(validation, data.exif_orientation, data.channels)
             with replacing(self.example) as temporary:
-                turns = self.run.config.data.exif_orientation
-                first_picture(validation, turns).save(temporary)
+                pages = {"save_all": True, "append_images": more} if more else {}
+                first.save(temporary, **pages)
 
     def record(self, name, score, row):
         """Adds a score to an epoch's row and saves the model, as `best.keras` too if it is best.
@@ -152,15 +157,23 @@ class Results:
             temporary.write_text(text, "utf-8", errors="backslashreplace")
 
 
-def first_picture(split, exif_orientation):
-    """The first image of a split that can be decoded, as a PIL image."""
+def first_picture(split, exif_orientation, channels=3):
+    """The first image of a split that can be decoded: a PIL image, or one for each channel."""
+    why = ""
     for index in range(len(split)):
         [content], _, _ = split.read(np.array([index]))
-        with contextlib.suppress(Exception):  # the evaluation names what is damaged
+        try:
             if isinstance(content, bytes):
-                content = by_pil(content, exif_orientation)
-            return Image.fromarray(content)
-    raise ValueError("data: no validation image can be decoded, allowed: at least one")
+                content = by_pil(content, exif_orientation, channels)
+        except Exception as error:  # the evaluation names what is damaged
+            why = why or f" ({reason(error, not content)})"
+        else:
+            if channels > 4:
+                return [Image.fromarray(x) for x in np.moveaxis(content, -1, 0).copy()]
+            mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+            size = content.shape[1::-1]
+            return [Image.frombytes(mode, size, np.ascontiguousarray(content).tobytes())]
+    raise ValueError(f"data: no validation image can be decoded{why}, allowed: at least one")
 
 
 def write_split(path, drawn):
@@ -218,13 +231,13 @@ def plot_batch(path, images, targets, class_names, count=PICTURED):
 
     Args:
         path: Path of the picture.
-        images: Array `(n, height, width, 3)`, RGB in [0, 255]; the noise of random erasing is cut
-            off there.
+        images: Array `(n, height, width, channels)` in [0, 255]; the noise of random erasing is cut
+            off there. Of other channels than RGB the first three are drawn, or one as gray.
         targets: Array `(n, classes)`.
         class_names: The name of each class.
         count: Positive integer. Images at most. Defaults to `32`.
     """
-    images, targets = np.asarray(images)[:count], np.asarray(targets)[:count]
+    images, targets = as_rgb(np.asarray(images)[:count]), np.asarray(targets)[:count]
     columns = min(8, len(images))
     rows = -(-len(images) // columns)
     # one picture of all: an axes for each would take two seconds

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from keras_smlp import checks
 from keras_smlp.variants import list_models, variant_of
-from keras_smlp.weights import download, identify, keras_files, official, resizing
+from keras_smlp.weights import channels, download, identify, keras_files, official, resizing
 from keras_smlp.weights.strict import assign
 
 ENDINGS = (*keras_files.ENDINGS, *official.READABLE)
 
 
-def check(weights, dim, depths, expansion, patch_size, include_top, classes, channels):
+def check(weights, dim, depths, expansion, patch_size, include_top, classes):
     """Refuses invalid weights before the model is built; says what `load` is to fill it from.
 
     Args:
@@ -22,7 +22,6 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, cha
         patch_size: Side of the stem's patches.
         include_top: Whether the model has its classifier.
         classes: Outputs of the classifier.
-        channels: Channels of the images.
 
     Returns:
         The published `Variant` for `"imagenet"`, a `pathlib.Path` for a file, `None` for `None`.
@@ -48,11 +47,6 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes, cha
         raise ValueError(
             f"`classes` must be {variant.classes} with weights='imagenet' and include_top=True. "
             f"Received: classes={classes}; build with include_top=False and add a head."
-        )
-    if channels != 3:
-        raise ValueError(
-            "`input_shape` must have 3 channels with weights='imagenet'. "
-            f"Received: {channels} channels"
         )
     return variant
 
@@ -105,9 +99,10 @@ def opened(source):
 
 
 def fill(model, file):
-    """Fills a model from an open `identify.WeightsFile`, axial kernels resampled to its size."""
+    """Fills a model from an open `identify.WeightsFile`, made to fit its size and channels."""
     expected = file.format.targets(model)
     tensors = resizing.fitted(expected, file.tensors)
+    tensors = channels.fitted(model, expected, tensors)
     try:
         assign(expected, tensors, file.path, file.format.CLASSIFIER)
     except ValueError as error:

@@ -61,7 +61,7 @@ def resize_weights(
             f"keras_smlp.merge_lora first). Received: {model.name!r}"
         )
     _, height, _, channels = model.input_shape
-    images = check_input(None, input_shape, stride=height // min(sizes), rgb=False)
+    images = check_input(None, input_shape, stride=height // min(sizes))
     if images.shape[-1] != channels:
         raise ValueError(
             f"`input_shape` must have the model's {channels} channels. "

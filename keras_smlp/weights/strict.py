@@ -113,6 +113,11 @@ def hint(differences, head):
     others = [text.split(" ", 1)[0] for text in differences["of another shape"]]
     if others and all(name.startswith(head) for name in others):
         return " For another number of classes, build with `include_top=False` and add a head."
+    if others and all(name in ("to_patch_embedding.0.0.weight", "stem/0") for name in others):
+        return (
+            " The stem belongs to one number of channels: given as `weights`, only a file of RGB "
+            "fits others."
+        )
     axial = ("proj_h", "proh_w", "/width/", "/height/")
     if others and all(any(part in name for part in axial) for name in others):
         return (

@@ -302,7 +302,7 @@ def test_wrong_arguments_are_one_line_and_status_2(here, refused):
     [
         ({"classifier_activation": None}, "answers with logits"),
         ({"include_preprocessing": False}, "include_preprocessing=False"),
-        ({"include_top": False}, "must be a classifier of RGB images"),
+        ({"include_top": False}, "must be a classifier of images"),
     ],
 )
 def test_models_that_answer_with_something_else_are_refused(here, refused, arguments, words):

@@ -97,15 +97,16 @@ def export(
 ) -> Path:
     """Writes a classifier so that neither Keras nor this package is needed to run it.
 
-    All formats take float32 images `(batch, height, width, 3)`, any number of them, as the model
-    takes them, and return what it answers at inference, `(batch, classes)`, under the name
+    All formats take float32 images `(batch, height, width, channels)`, any number of them, as the
+    model takes them, and return what it answers at inference, `(batch, classes)`, under the name
     `probabilities`, or `outputs` if it is not known what they are. Logits become probabilities, by
     a softmax, where they are those of the network's own head or `outputs="logits"` says so.
 
-    If the images are RGB in [0, 255], a SavedModel has, beside the endpoint `serve`, `serve_uint8`
-    for uint8 images, and `serve_jpeg`, which takes a string tensor `(batch,)` of JPEG files of any
-    size, and decodes, resizes and crops them as the evaluation does, without turning them as EXIF
-    says; a LiteRT file has, beside the signature `serving_default`, `serving_uint8`.
+    If the pixels are in [0, 255], a SavedModel has, beside the endpoint `serve`, `serve_uint8`
+    for uint8 images, and `serve_jpeg` (of RGB or gray images), which takes a string tensor
+    `(batch,)` of JPEG files of any size, and decodes, resizes and crops them as the evaluation
+    does, without turning them as EXIF says; a LiteRT file has, beside the signature
+    `serving_default`, `serving_uint8`.
 
     | format | path | written by | precisions | metadata |
     |---|---|---|---|---|
@@ -137,7 +138,7 @@ def export(
         class_names: List of strings, one for each class, or `None`.
         origin: String, where the weights come from, or `None`.
         license: String, the license of the weights, or `None`.
-        inputs: What the model takes: `"pixels"` (RGB in [0, 255]), `"normalized"` (by ImageNet's
+        inputs: What the model takes: `"pixels"` (in [0, 255]), `"normalized"` (by ImageNet's
             mean and deviation) or `"unknown"`. Defaults to `"auto"`, which reads it off the graph:
             pixels where the package's own normalization is all that reads the images, normalized
             where the network's stem is.
@@ -217,8 +218,8 @@ def check(model, path, format, features, precision, class_names):
     images, classes = ends(model)
     if not is_classifier(model):
         raise ValueError(
-            "`model` must be a classifier that takes (batch, height, width, 3) and returns (batch, "
-            f"classes). Received: {received('model', getattr(model, 'name', model))}, "
+            "`model` must be a classifier that takes (batch, height, width, channels) and returns "
+            f"(batch, classes). Received: {received('model', getattr(model, 'name', model))}, "
             f"from {images} to {classes}"
         )
     if features and not (
@@ -241,9 +242,9 @@ def check(model, path, format, features, precision, class_names):
 
 
 def is_classifier(model):
-    """Whether a model has the shapes of a classifier of RGB images of one size."""
+    """Whether a model has the shapes of a classifier of images of one size."""
     images, classes = ends(model)
-    return len(images) == 4 and None not in images[1:] and images[3] == 3 and len(classes) == 2
+    return len(images) == 4 and None not in images[1:] and len(classes) == 2
 
 
 def ends(model):
@@ -259,7 +260,8 @@ def describe(model, means, class_names, origin, license):
     """The metadata that every exported file carries (docs/export.md says where), for JSON."""
     import keras_smlp
 
-    _, height, width, _ = model.inputs[0].shape
+    _, height, width, channels = model.inputs[0].shape
+    colors = {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels")
     preprocessing = (
         f"resize, bicubic and antialiased, so that {shorter_side(height)} x "
         f"{shorter_side(width)} pixels (height x width) are just covered; crop the middle "
@@ -269,9 +271,10 @@ def describe(model, means, class_names, origin, license):
         "class_names": class_names,
         "height": height,
         "width": width,
+        "channels": channels,
         "input": {
-            PIXELS: "RGB in [0, 255]",
-            NORMALIZED: "RGB, normalized by ImageNet's mean and deviation",
+            PIXELS: f"{colors} in [0, 255]",
+            NORMALIZED: f"{colors}, normalized by ImageNet's mean and deviation",
             UNKNOWN: UNKNOWN,
         }[means.inputs],
         "preprocessing": {

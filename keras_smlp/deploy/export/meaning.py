@@ -30,8 +30,8 @@ class Meaning(NamedTuple):
     """What a model takes and what it answers with.
 
     Attributes:
-        inputs: `"pixels"` (RGB in [0, 255]), `"normalized"` (by ImageNet's mean and deviation) or
-            `"unknown"`.
+        inputs: `"pixels"` (in [0, 255], RGB if there are three channels), `"normalized"` (by
+            ImageNet's mean and deviation) or `"unknown"`.
         outputs: `"probabilities"` (a softmax over the classes), `"sigmoid"` (a probability of each
             class by itself), `"logits"` or `"unknown"`.
     """
@@ -223,6 +223,8 @@ def readers(graph, tensor):
 def first(call):
     """What a call takes its input for; `SAME` is among it where the output is the input."""
     layer = call.operation
+    if naming.is_gray_to_rgb(layer) and len({id(x) for x in call.sources}) == 1:
+        return {SAME}  # the same image, three times
     if len(call.sources) != 1:
         return {UNKNOWN}
     if inner := read(layer):

@@ -9,13 +9,14 @@ import keras
 import tensorflow as tf
 
 from keras_smlp.data import decode
+from keras_smlp.inference.photos import OF_PHOTOS
 from keras_smlp.preprocessing import shorter_side
 
 
 def tf_saved_model(model, path, precision, metadata, takes_pixels):
     """Writes a SavedModel: images as float32, and where they are pixels, uint8 and JPEG."""
     archive, uint8 = served(model, takes_pixels, ("serve", "serve_uint8"))
-    if takes_pixels:
+    if takes_pixels and model.input_shape[-1] in OF_PHOTOS:
         archive.add_endpoint("serve_jpeg", jpeg_endpoint(uint8, model))
     archive.write_out(path, verbose=False)
     (path / "assets.extra").mkdir()
@@ -40,7 +41,8 @@ def served(model, takes_pixels, names):
 
 def jpeg_endpoint(serve, model):
     """The function of JPEG files, a string tensor `(batch,)`, that sees the evaluation's view."""
-    size = model.input_shape[1:3]
+    *size, channels = model.input_shape[1:]
+    size = tuple(size)
     crop = decode.CenterCrop(size, tuple(map(shorter_side, size)))
 
     def picture(content):
@@ -58,11 +60,11 @@ def jpeg_endpoint(serve, model):
         check = tf.debugging.Assert(~is_cmyk | is_adobe, [message])
         with tf.control_dependencies([check]):
             content = tf.identity(content)
-        return decode.decode_jpeg(content, crop, takes_cmyk=True)
+        return decode.decode_jpeg(content, crop, takes_cmyk=True, channels=channels)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpeg")], autograph=False)
     def serve_jpeg(jpeg):
-        pictures = tf.TensorSpec((*size, 3), tf.uint8)
+        pictures = tf.TensorSpec((*size, channels), tf.uint8)
         return tf.cond(
             tf.size(jpeg) > 0,
             lambda: serve(tf.map_fn(picture, jpeg, fn_output_signature=pictures)),
