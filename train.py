@@ -79,8 +79,9 @@ def train_with(engine, config, began):
     import keras
 
     from keras_smlp.data import decode, fingerprint, pipeline, sources
-    from keras_smlp.training import evaluation, losses, network, optimizer, report
+    from keras_smlp.training import evaluation, losses, network, optimizer, preface, report
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
+    from keras_smlp.training.pace import Pace
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
 
@@ -100,8 +101,9 @@ def train_with(engine, config, began):
         real_labels = config.eval.real_labels and evaluation.read_real(
             config.eval.real_labels, len(source.class_names)
         )
-    for note in source.notes:
-        say(f"data.dir: {note}")
+    if config.eval.only:  # a run says them with all the rest
+        for note in source.notes:
+            say(f"data.dir: {note}")
     if source.drawn and not config.eval.only:
         say(f"data.dir: {report.SPLIT} has the split, and can be data.dir")
     classes, images = len(source.class_names), len(source.train)
@@ -141,8 +143,10 @@ def train_with(engine, config, began):
     if trained_at:
         say(f"model.weights: axial kernels resampled from {trained_at} to {net.input_shape[1:]}")
 
+    pace = Pace(steps, epochs)
+
     def evaluate(signals, **options):
-        forward = engine.forward(net)
+        forward = pace.timed(engine.forward(net))
         if engine.processes == 1:  # of several none may leave the others waiting
             forward = signals.guard(forward)
         with exit_on_errors(keys=KEYS):
@@ -197,12 +201,17 @@ def train_with(engine, config, began):
     with exit_on_errors():
         run.resume(model, say)
     engine.check_same(model)
+    parameters = sum(math.prod(x.shape) for x in net.trainable_weights), net.count_params()
+    runs_on, compiles = preface.hardware(engine, net), preface.compiles(model)
+    place = run.epoch, run.step
+    for line in preface.lines(config, source, steps, place, parameters, runs_on, compiles):
+        say(line)
     results = report.Results(folder, classifier, source.class_names, run)
     with exit_on_errors():
         results.start(source.drawn)
         if run.path is None:
             results.begin(training(0, range(1)), source.validation)
-    progress = Progress(rates, steps, batch_size, run, engine.is_main)
+    progress = Progress(rates, pace, batch_size, run, compiles, engine.is_main)
 
     # ---- train ----------------------------------------------------------------------------------
     lost = (FloatingPointError, OSError)  # a loss that is not finite, a full disk
