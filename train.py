@@ -23,6 +23,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # the extras that install a module
 EXTRAS = {backend: f"{backend},train" for backend in BACKENDS}
 EXTRAS |= {"keras_cv": "train,keras-cv", "pyarrow": "train,parquet"}
+EXTRAS |= {name: f"train,{name}" for name in ("mlflow", "wandb")}
 EXTRAS |= dict.fromkeys(
     (
         "tensorflow",
@@ -51,7 +52,7 @@ KEYS |= {"batch_norm": "distribution.batch_norm"}
 
 def train(config):
     """One run in a folder of its own, or one evaluation."""
-    from keras_smlp.training import engines, report
+    from keras_smlp.training import engines, loggers, report
     from keras_smlp.training.callbacks import Interrupted
     from keras_smlp.training.run import locked
 
@@ -63,18 +64,21 @@ def train(config):
         if config.data.mixes_on_device and not config.eval.only:
             config.check_groups(*engine.apart)
     with contextlib.ExitStack() as stack:
+        logger = None
         if not config.eval.only:  # which leaves what a run has written as it is
+            files = report.FILES | {loggers.FILE}
             with exit_on_errors():
-                stack.enter_context(locked(Path(config.output_dir), engine, report.FILES))
+                stack.enter_context(locked(Path(config.output_dir), engine, files))
+            logger = stack.enter_context(loggers.Logger(config, engine.is_main))
         try:
-            train_with(engine, config, began)
+            train_with(engine, config, began, logger)
         except Interrupted:
             # where one process ends, torchrun ends the others: not while the main one saves
             engine.barrier()
             raise
 
 
-def train_with(engine, config, began):
+def train_with(engine, config, began, logger):
     """One run, or one evaluation, from top to bottom."""
     import keras
 
@@ -200,6 +204,7 @@ def train_with(engine, config, began):
     run = Run(config, folder / "checkpoints", engine, listing)
     with exit_on_errors():
         run.resume(model, say)
+        engine.on_main(lambda: logger.start(run.path is not None))
     engine.check_same(model)
     parameters = sum(math.prod(x.shape) for x in net.trainable_weights), net.count_params()
     runs_on, compiles = preface.hardware(engine, net), preface.compiles(model)
@@ -240,6 +245,7 @@ def train_with(engine, config, began):
             run.finish_epoch(row)
             results.write()
             run.checkpoint(model)
+            logger.log(run.rows)
             progress.report(row)
             run.raise_if_interrupted(signals)
 
@@ -249,6 +255,7 @@ def train_with(engine, config, began):
         classifier.load_weights(results.best_path)
     score = evaluate(Signals())
     results.end(score, time.monotonic() - began)
+    logger.end(run.rows, results.readable())
     say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
     say(score)
     predict = shlex.join(["python", os.path.relpath(ROOT / "tools" / "predict.py")])

@@ -138,6 +138,8 @@ class TrainConfig:
         checkpoint_minutes: Minutes between checkpoints within an epoch; each epoch ends with one.
         checkpoint_steps: Steps between them, instead; null for minutes.
         keep_checkpoints: How many of the newest checkpoints stay.
+        logger: Where the history is sent beside the files in output_dir: mlflow, wandb (Weights &
+            Biases), or none.
     """
 
     epochs: ranges.PositiveInt = 300
@@ -150,6 +152,7 @@ class TrainConfig:
     checkpoint_minutes: ranges.PositiveFloat = 15.0
     checkpoint_steps: ranges.PositiveInt | None = None
     keep_checkpoints: ranges.PositiveInt = 2
+    logger: Literal["none", "mlflow", "wandb"] = "none"
 
 
 @dataclass(frozen=True)
