@@ -140,6 +140,8 @@ def train_with(engine, config, began, logger):
     # ---- model ----------------------------------------------------------------------------------
     with engine.scope(), exit_on_errors(prefix="model: "):
         net, left_out, trained_at = network.build(config.model, classes, config.train.precision)
+    if config.eval.probe:
+        left_out = None  # the head is not used
     if left_out and config.eval.only:
         fail(f"model.weights: a head for {left_out} classes, allowed: for {classes}, as the data")
     if left_out:
@@ -159,6 +161,29 @@ def train_with(engine, config, began, logger):
         if news := bad.news():
             say(news)
         return score
+
+    if config.eval.probe:
+        from keras_smlp.training import probe
+
+        if engine.processes > 1:
+            fail(f"eval.probe: true in one of {engine.processes} processes, allowed: in one alone")
+        start = time.perf_counter()
+        reading = {"batch_size": per_device * local_devices, **common}
+        with engine.scope(), Signals() as signals, exit_on_errors(keys=KEYS):
+            forward = signals.guard(engine.forward(probe.body_of(net)))
+            batches = pipeline.validation_batches(source.train, config.data, size, **reading)
+            parts = [probe.features(forward, x) for x in (batches, validation)]
+        check_files()
+        if news := bad.news():
+            say(news)
+        (fitted, labels), (judged, truth) = parts
+        say(
+            f"{config.model.weights}: {fitted.shape[1]} features of {len(labels):,} training and "
+            f"{len(truth):,} validation images, {time.perf_counter() - start:.1f} s"
+        )
+        for found in probe.looks(fitted, labels, judged, truth, classes, config.train.seed):
+            say(found)
+        return
 
     if config.eval.only:
         with Signals() as signals:

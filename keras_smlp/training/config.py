@@ -164,12 +164,15 @@ class EvalConfig:
         batch_size: Images in a step; null for train.batch_size, at most 256.
         predictions: CSV file for one row per image; null for none.
         real_labels: JSON file of several labels per validation image, as ReaL's; null for none.
+        probe: Instead of the network's own answers, judge its features, by k-NN and a linear probe
+            fitted on the training images. The weights may have any head.
     """
 
     only: bool = False
     batch_size: ranges.PositiveInt | None = None
     predictions: ranges.FileName | None = None
     real_labels: ranges.FileName | None = None
+    probe: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,10 @@ class Config:
             path = getattr(self.eval, key)
             if path and not self.eval.only:
                 raise ValueError(f"eval.{key}: {path} without --eval, allowed: null")
+            if path and self.eval.probe:
+                raise ValueError(f"eval.{key}: {path} with eval.probe, allowed: null")
+        if self.eval.probe and not self.eval.only:
+            raise ValueError("eval.probe: true without --eval, allowed: false")
         folder = Path(self.eval.predictions or "").parent
         if not folder.is_dir():
             raise ValueError(
