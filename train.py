@@ -61,6 +61,8 @@ def train(config):
         engine = engines.start(**dataclasses.asdict(config.distribution))
         engine.check_batch(config.train.batch_size)
         config.check_groups(engine.processes)
+        if config.eval.probe and engine.processes > 1:
+            fail(f"eval.probe: true in {engine.processes} processes, allowed: in one alone")
         if config.data.mixes_on_device and not config.eval.only:
             config.check_groups(*engine.apart)
     with contextlib.ExitStack() as stack:
@@ -165,14 +167,15 @@ def train_with(engine, config, began, logger):
     if config.eval.probe:
         from keras_smlp.training import probe
 
-        if engine.processes > 1:
-            fail(f"eval.probe: true in one of {engine.processes} processes, allowed: in one alone")
         start = time.perf_counter()
-        reading = {"batch_size": per_device * local_devices, **common}
-        with engine.scope(), Signals() as signals, exit_on_errors(keys=KEYS):
-            forward = signals.guard(engine.forward(probe.body_of(net)))
-            batches = pipeline.validation_batches(source.train, config.data, size, **reading)
-            parts = [probe.features(forward, x) for x in (batches, validation)]
+        with engine.scope():
+            body = probe.body_of(net)
+        shown_alike = pipeline.validation_batches(
+            source.train, config.data, size, per_device * local_devices, **common
+        )
+        with Signals() as signals, exit_on_errors(keys=KEYS):
+            forward = signals.guard(engine.forward(body))
+            parts = [probe.features(forward, batches) for batches in (shown_alike, validation)]
         check_files()
         if news := bad.news():
             say(news)
