@@ -6,6 +6,8 @@ from keras_smlp_cli import train
 SHORT = {
     "--weights": ("--model.weights", None),
     "--predictions": ("--eval.predictions", None),
+    "--probe": ("--eval.probe", "true"),
+    "--report": ("--eval.report", None),
 }
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str], prog: str = "keras-smlp train") -> int:
 
 def train(config):
     """One run in a folder of its own, or one evaluation."""
-    from keras_smlp.training import engines, report
+    from keras_smlp.training import engines, loggers, report
     from keras_smlp.training.callbacks import Interrupted
     from keras_smlp.training.run import locked
 
@@ -54,21 +54,28 @@ def train(config):
         engine = engines.start(**dataclasses.asdict(config.distribution))
         engine.check_batch(config.train.batch_size)
         config.check_groups(engine.processes)
+        if config.eval.probe and engine.processes > 1:
+            raise Failure(
+                f"eval.probe: true in {engine.processes} processes, allowed: in one alone"
+            )
         if config.data.mixes_on_device and not config.eval.only:
             config.check_groups(*engine.apart)
     with contextlib.ExitStack() as stack:
+        logger = None
         if not config.eval.only:  # which leaves what a run has written as it is
+            files = report.FILES | {loggers.FILE}
             with exit_on_errors():
-                stack.enter_context(locked(Path(config.output_dir), engine, report.FILES))
+                stack.enter_context(locked(Path(config.output_dir), engine, files))
+            logger = stack.enter_context(loggers.Logger(config, engine.is_main))
         try:
-            train_with(engine, config, began)
+            train_with(engine, config, began, logger)
         except Interrupted:
             # where one process ends, torchrun ends the others: not while the main one saves
             engine.barrier()
             raise
 
 
-def train_with(engine, config, began):
+def train_with(engine, config, began, logger):
     """One run, or one evaluation, from top to bottom."""
     import keras
 
@@ -79,10 +86,12 @@ def train_with(engine, config, began):
         losses,
         network,
         optimizer,
+        preface,
         report,
         several_labels,
     )
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
+    from keras_smlp.training.pace import Pace
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
 
@@ -105,15 +114,16 @@ def train_with(engine, config, began):
             several=config.train.loss == "sigmoid",
             channels=config.data.channels,
         )
-        if config.eval.only:
+        if config.eval.only and not config.eval.probe:
             source, note = known.with_classes(source, config.model.weights)
             if note:
                 say(f"model.weights: {note}")
         real_labels = config.eval.real_labels and evaluation.read_real(
             config.eval.real_labels, len(source.class_names)
         )
-    for note in source.notes:
-        say(f"data.dir: {note}")
+    if config.eval.only:  # a run says them with all the rest
+        for note in source.notes:
+            say(f"data.dir: {note}")
     if source.drawn and not config.eval.only:
         say(f"data.dir: {report.SPLIT} has the split, and can be data.dir")
     classes, images = len(source.class_names), len(source.train)
@@ -127,6 +137,8 @@ def train_with(engine, config, began):
         raise Failure(
             f"data.balance: {config.data.balance} with several labels an image, allowed: none"
         )
+    if source.several and config.eval.probe:
+        raise Failure("eval.probe: true with several labels an image, allowed: false")
     if source.several and real_labels is not None:
         path = config.eval.real_labels
         raise Failure(f"eval.real_labels: {path} with several labels an image, allowed: null")
@@ -159,6 +171,8 @@ def train_with(engine, config, began):
         )
     if known.is_file(config.model.weights):
         say(f"model.weights: {known.in_words(config.model.weights)}")
+    if config.eval.probe:
+        left_out = None  # the head is not used
     if left_out and config.eval.only:
         raise Failure(
             f"model.weights: a head for {left_out} classes, allowed: for {classes}, as the data"
@@ -175,8 +189,10 @@ def train_with(engine, config, began):
             evaluation.evaluate, real_labels=real_labels, loss=config.train.loss
         )
 
+    pace = Pace(steps, epochs)
+
     def evaluate(signals, **options):
-        forward = engine.forward(net)
+        forward = pace.timed(engine.forward(net))
         if engine.processes == 1:  # of several none may leave the others waiting
             forward = signals.guard(forward)
         with exit_on_errors(keys=KEYS):
@@ -185,6 +201,30 @@ def train_with(engine, config, began):
         if news := bad.news():
             say(news)
         return score
+
+    if config.eval.probe:
+        from keras_smlp.training import probe
+
+        start = time.perf_counter()
+        with engine.scope():
+            body = probe.body_of(net)
+        shown_alike = pipeline.validation_batches(
+            source.train, config.data, size, per_device * local_devices, **common
+        )
+        with Signals() as signals, exit_on_errors(keys=KEYS):
+            forward = signals.guard(engine.forward(body))
+            parts = [probe.features(forward, batches) for batches in (shown_alike, validation)]
+        check_files()
+        if news := bad.news():
+            say(news)
+        (fitted, labels), (judged, truth) = parts
+        say(
+            f"{config.model.weights}: {fitted.shape[1]} features of {len(labels):,} training and "
+            f"{len(truth):,} validation images, {time.perf_counter() - start:.1f} s"
+        )
+        for found in probe.looks(fitted, labels, judged, truth, classes, config.train.seed):
+            say(found)
+        return
 
     if config.eval.only:
         with Signals() as signals:
@@ -227,13 +267,19 @@ def train_with(engine, config, began):
     run = Run(config, folder / "checkpoints", engine, listing)
     with exit_on_errors():
         run.resume(model, say)
+        engine.on_main(lambda: logger.start(run.path is not None))
     engine.check_same(model)
+    parameters = sum(math.prod(x.shape) for x in net.trainable_weights), net.count_params()
+    runs_on, compiles = preface.hardware(engine, net), preface.compiles(model)
+    place = run.epoch, run.step
+    for line in preface.lines(config, source, steps, place, parameters, runs_on, compiles):
+        say(line)
     results = report.Results(folder, classifier, source.class_names, run)
     with exit_on_errors():
         results.start(source.drawn)
         if run.path is None:
             results.begin(training(0, range(1)), source.validation)
-    progress = Progress(rates, steps, batch_size, run, engine.is_main)
+    progress = Progress(rates, pace, batch_size, run, compiles, engine.is_main)
 
     # ---- train ----------------------------------------------------------------------------------
     lost = (FloatingPointError, OSError)  # a loss that is not finite, a full disk
@@ -262,6 +308,7 @@ def train_with(engine, config, began):
             run.finish_epoch(row)
             results.write()
             run.checkpoint(model)
+            logger.log(run.rows)
             progress.report(row)
             run.raise_if_interrupted(signals)
 
@@ -271,6 +318,7 @@ def train_with(engine, config, began):
         classifier.load_weights(results.best_path)
     score = evaluate(Signals())
     results.end(score, time.monotonic() - began)
+    logger.end(run.rows, results.readable())
     say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
     say(score)
     files = shlex.join([str(results.example), "--weights", str(results.best_path)])

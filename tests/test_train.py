@@ -119,8 +119,16 @@ def test_without_a_terminal_an_epoch_is_one_line(run):
         rf"ema_accuracy {number}, lr 1.00e-06, \d+ images/s, \d+ s left",
         epochs[0],
     )
+    assert re.search(r"lr \S+, \d+ images/s$", epochs[1])
     assert "\r" not in run.out + run.err and "\x1b" not in run.out + run.err
-    assert len(run.out.splitlines()) == 5
+
+
+@pytest.mark.once
+def test_it_begins_with_what_it_will_do(run):
+    first, *_, last = run.out.split("epoch 1/2")[0].splitlines()
+    assert first == "data        digits: 10 classes" and last == f"output      {run.folder}"
+    assert "\nvalidation  360 images, 35 (2, 8) to 37 (3, 5) of a class\n" in run.out
+    assert " 4,458 parameters, 4,330 of them trained\n" in run.out
 
 
 @pytest.mark.once
@@ -243,7 +251,8 @@ def test_too_many_damaged_files_end_the_run(capsys, tmp_path):
     for name in ("n01_0", "n01_1"):
         (path / "train" / "n01" / f"{name}.JPEG").write_text("no image")
     arguments = ["--data.name=folder", f"--data.dir={path}", "--train.batch_size=8"]
-    error = refused(capsys, *SMALL, f"--output_dir={tmp_path / 'out'}", *arguments)
+    arguments += [f"--output_dir={tmp_path / 'out'}"]
+    error = refused(capsys, *SMALL, *arguments, began=True)
     assert error.startswith("train.py: error: data.max_bad_fraction: 2 of 14 files cannot be dec")
     named = (tmp_path / "out" / "bad_files.txt").read_text().splitlines()
     assert sorted(named) == [f"{path}/train/n01/n01_{i}.JPEG: {NO_IMAGE}" for i in (0, 1)]

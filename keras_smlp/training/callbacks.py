@@ -1,4 +1,4 @@
-"""Keras callbacks of a run: checkpoints, signals and the loss after each step; the progress bar."""
+"""Keras callbacks of a run: checkpoints, signals and the loss after each step; the progress."""
 
 import math
 import signal
@@ -8,8 +8,12 @@ import time
 import keras
 from tqdm import tqdm
 
+from keras_smlp.training.pace import in_words
+
 # steps after which several processes tell each other whether to end or to save, at least
 SYNC_STEPS = 10
+# seconds without a line, where there is no terminal: at first, and doubled up to
+FIRST_WAIT, LAST_WAIT = 15, 600
 
 
 class Interrupted(Exception):
@@ -113,53 +117,76 @@ class StepMonitor(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """One bar for the run: loss, accuracy, learning rate, images per second, time left.
+    """How far the run is, how fast, and how long it still takes.
 
-    Where stderr is no terminal, lines alone. `close` it whether or not the run succeeds.
+    On a terminal (stderr) one bar for the run, a line that is rewritten; elsewhere a line now and
+    then, in a long run every ten minutes; on both a line for each epoch. `close` it whether or not
+    the run succeeds.
 
     Args:
         rates: Sequence of floats. The learning rate at the beginning of each epoch.
-        steps: Positive integer. Steps of an epoch.
+        pace: The run's `pace.Pace`.
         batch_size: Positive integer. Images in a step.
         run: The `run.Run` that counts the steps.
+        compiles: Boolean. Whether the first step compiles. Defaults to `False`.
         show: Boolean. Whether this process shows anything. Defaults to `True`.
     """
 
-    def __init__(self, rates, steps, batch_size, run, show=True):
+    def __init__(self, rates, pace, batch_size, run, compiles=False, show=True):
         super().__init__()
-        self.rates, self.batch_size, self.run, self.show = rates, batch_size, run, show
-        self.epochs = len(rates)
+        self.rates, self.pace, self.batch_size, self.run = rates, pace, batch_size, run
+        self.compiles, self.show = compiles, show
+        self.epochs, self.steps = len(rates), pace.steps
+        self.wait, self.said_at = FIRST_WAIT, pace.clock()
         self.bar = tqdm(
-            total=self.epochs * steps * batch_size,
-            initial=(run.epoch * steps + run.step) * batch_size,
+            total=self.epochs * self.steps,
+            initial=run.epoch * self.steps + run.step,
             disable=None if show else True,
-            unit=" images",
             leave=False,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {rate_fmt}, {remaining} left{postfix}",
+            # its own speed and time would count the compilation
+            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
         )
-        self.images, self.seconds = 0, 0.0
 
     def on_train_begin(self, logs=None):
-        self.began, self.images = time.perf_counter(), 0
+        self.pace.begin()
         self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.epochs}", refresh=False)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.images += self.batch_size
-        self.seconds = time.perf_counter() - self.began
+        first = self.pace.first_step is None
+        self.pace.step()
+        if not self.show:
+            return
+        if first and self.compiles:
+            self.say(f"compiled: the first step took {in_words(self.pace.first_step)}")
         now = {**logs, "learning_rate": self.rates[self.run.epoch]}
-        self.bar.set_postfix_str(line(now), refresh=False)
-        self.bar.update(self.batch_size)
+        text = ", ".join([line(now), *self.speed_and_left()])
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+        if self.bar.disable and self.pace.clock() - self.said_at >= self.wait:
+            self.wait = min(2 * self.wait, LAST_WAIT)
+            place = f"epoch {self.run.epoch + 1}/{self.epochs}, step {self.run.step}/{self.steps}"
+            self.say(f"{place}: {text}")
 
     def report(self, row):
-        """A line for an epoch that is done."""
+        """A line for an epoch that is done, with its evaluation, files and checkpoint."""
+        self.pace.end_pause()
         if self.show:
-            left = (self.epochs - row["epoch"]) * self.seconds
-            speed = self.images / self.seconds if self.images else 0.0
-            self.bar.write(
-                f"epoch {row['epoch']}/{self.epochs}: {line(row)}, {speed:.0f} images/s, "
-                f"{left:.0f} s left"
-            )
-            sys.stdout.flush()  # a pipe shows the line now, not with the next few kilobytes
+            text = ", ".join([line(row), *self.speed_and_left()])
+            self.say(f"epoch {row['epoch']}/{self.epochs}: {text}")
+
+    def speed_and_left(self):
+        """Images per second and the time left, as far as they are known."""
+        left = self.pace.left(self.run.epoch, self.run.step)
+        if left is None:
+            return []
+        speed = f"{self.batch_size / self.pace.step_time:.0f} images/s"
+        return [speed, f"{in_words(left)} left"] if self.run.epoch < self.epochs else [speed]
+
+    def say(self, text):
+        """Prints a line, above the bar if there is one."""
+        self.bar.write(text)
+        sys.stdout.flush()  # a pipe shows the line now, not with the next few kilobytes
+        self.said_at = self.pace.clock()
 
     def close(self):
         """Takes the bar away."""

@@ -144,6 +144,8 @@ class TrainConfig:
         checkpoint_minutes: Minutes between checkpoints within an epoch; each epoch ends with one.
         checkpoint_steps: Steps between them, instead; null for minutes.
         keep_checkpoints: How many of the newest checkpoints stay.
+        logger: Where the history is sent beside the files in output_dir: mlflow, wandb (Weights &
+            Biases), or none.
     """
 
     epochs: ranges.PositiveInt = 300
@@ -157,6 +159,7 @@ class TrainConfig:
     checkpoint_minutes: ranges.PositiveFloat = 15.0
     checkpoint_steps: ranges.PositiveInt | None = None
     keep_checkpoints: ranges.PositiveInt = 2
+    logger: Literal["none", "mlflow", "wandb"] = "none"
 
 
 @dataclass(frozen=True)
@@ -168,12 +171,15 @@ class EvalConfig:
         batch_size: Images in a step; null for train.batch_size, at most 256.
         predictions: CSV file for one row per image; null for none.
         real_labels: JSON file of several labels per validation image, as ReaL's; null for none.
+        probe: Instead of the network's own answers, judge its features, by k-NN and a linear probe
+            fitted on the training images. The weights may have any head.
     """
 
     only: bool = False
     batch_size: ranges.PositiveInt | None = None
     predictions: ranges.FileName | None = None
     real_labels: ranges.FileName | None = None
+    probe: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,6 +249,10 @@ class Config:
             path = getattr(self.eval, key)
             if path and not self.eval.only:
                 raise ValueError(f"eval.{key}: {path} without --eval, allowed: null")
+            if path and self.eval.probe:
+                raise ValueError(f"eval.{key}: {path} with eval.probe, allowed: null")
+        if self.eval.probe and not self.eval.only:
+            raise ValueError("eval.probe: true without --eval, allowed: false")
         folder = Path(self.eval.predictions or "").parent
         if not folder.is_dir():
             raise ValueError(

@@ -116,8 +116,21 @@ def evaluate(
         raise ValueError("data: no validation image could be judged by, allowed: at least one")
     if predictions is not None and engine.is_main:
         write_predictions(predictions, sorted(rows))
-    balanced = 100 * np.mean(right[images > 0] / images[images > 0])
-    return Score(int(count), 100 * first / count, 100 * among / count, total / count, balanced)
+    percent = 100 * first / count, 100 * among / count
+    return Score(int(count), *percent, total / count, balanced(right, images))
+
+
+def balanced(right, images):
+    """The mean of the accuracies of the classes in percent, of those with an image.
+
+    Args:
+        right: Array `(classes,)`. Images of each class that were judged rightly.
+        images: Array `(classes,)`. Images of each class.
+
+    Returns:
+        Float.
+    """
+    return 100 * np.mean(right[images > 0] / images[images > 0])
 
 
 def write_predictions(path, rows):

@@ -32,19 +32,20 @@ def architecture(values):
 
     Returns:
         Dict of further values: `model.variant`, or else those of the architecture, and
-        `model.input_size`; none that is said already.
+        `model.input_size`; `data.channels` where they are not RGB. None that is said already.
 
     Raises:
         ValueError: If the file must be read and cannot be.
     """
 
-    def said(*names):
-        return any(values.get(f"model.{name}") not in NULL for name in names)
+    def said(*names, section="model"):
+        return any(values.get(f"{section}.{name}") not in NULL for name in names)
 
     weights = values.get("model.weights")
     complete = said("variant") or (said("dim") and said("depths"))
     asked = ("input_size",) if said("variant") else ("expansion", "patch_size", "input_size")
-    if not is_file(weights) or (complete and all(map(said, asked))):
+    of_images = said("channels", section="data")
+    if not is_file(weights) or (complete and all(map(said, asked)) and of_images):
         return {}
     try:
         found = identify.infer(weights)
@@ -58,21 +59,23 @@ def architecture(values):
         known = {}
     elif found.variant() and not said("dim", "depths"):
         known = {"variant": found.variant()}
-    height, width, _ = found.input_shape
+    height, width, channels = found.input_shape
     if height == width:
         known["input_size"] = height
-    return {f"model.{name}": value for name, value in known.items() if not said(name)}
+    taken = {f"model.{name}": value for name, value in known.items() if not said(name)}
+    return taken | ({} if of_images or channels == 3 else {"data.channels": channels})
 
 
 def in_words(path):
     """One line on a weights file: `smlp_s.pth is small (dim 96, ..., 224 px, 1000 classes)`."""
     found = identify.infer(path)
-    height, width, _ = found.input_shape
+    height, width, channels = found.input_shape
     size = f"{height}" if height == width else f"{height} x {width}"
     depths = ", ".join(map(str, found.depths))
     head = f"{found.classes} classes" if found.classes else "no head"
+    other = "" if channels == 3 else f", {channels} channels"
     name = found.variant() or "an sMLPNet"
-    return f"{path} is {name} (dim {found.dim}, depths {depths}, {size} px, {head})"
+    return f"{path} is {name} (dim {found.dim}, depths {depths}, {size} px{other}, {head})"
 
 
 # ---- classes ------------------------------------------------------------------------------------

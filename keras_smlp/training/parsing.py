@@ -71,7 +71,8 @@ def parse(argv, prog="keras-smlp train"):
             file = presets.path_of(name) if name in presets.names() else name
             values |= by_key(read_yaml(file, "config"))
         # then what the weights know, where neither says it
-        of_weights = known.architecture(values | by_key(said_of("model", argv)))
+        said = by_key(said_of("model", argv)) | by_key(said_of("data", argv))
+        of_weights = known.architecture(values | said)
         add_options(parser, values | of_weights)
         found, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:

@@ -150,6 +150,10 @@ class Results:
             lines.append("| " + " | ".join(f"{row[key]:.5g}" for key in ("epoch", *keys)) + " |")
         self.write_text("summary.md", "\n".join(lines) + "\n")
 
+    def readable(self):
+        """The paths of the files that people read: all but the models."""
+        return [self.folder / name for name in sorted(FILES) if not name.endswith(".keras")]
+
     def write_text(self, name, text):
         """Writes a file of the folder."""
         with replacing(self.folder / name) as temporary:

@@ -32,6 +32,7 @@ MAY_CHANGE_ON_RESUME = (
     "train.remat",
     "train.checkpoint_",
     "train.keep_",
+    "train.logger",
 )
 # in the folder of a run that is not over
 LOCK = ".train.lock"

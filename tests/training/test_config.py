@@ -78,8 +78,8 @@ optimizer:
 train:
   {epochs: 3, batch_size: 9, loss: softmax, seed: 4, precision: mixed_bfloat16, remat: block,
   resume: false, allow_changed_data: true, checkpoint_minutes: 1.5, checkpoint_steps: 10,
-  keep_checkpoints: 5}
-eval: {only: true, batch_size: 5, predictions: p.csv, real_labels: r.json}
+  keep_checkpoints: 5, logger: mlflow}
+eval: {only: true, batch_size: 5, predictions: p.csv, real_labels: r.json, probe: false}
 distribution:
   {kind: multi_host, coordinator: 127.0.0.1:9, processes: 2, rank: 1, batch_norm: global}
 """)

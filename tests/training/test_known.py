@@ -55,6 +55,16 @@ def test_what_is_not_said_is_taken_from_the_file(weights, bare, tmp_path, capsys
     assert "default: 8)" in " ".join(capsys.readouterr().out.split())
 
 
+def test_other_channels_are_taken_too(bare, tmp_path):
+    for channels in (3, 5):
+        path = tmp_path / f"{channels}.keras"
+        keras_smlp.SMLPNet(8, (1, 1), classes=3, input_shape=(32, 32, channels)).save(path)
+        argv = ["--data.name=folder", "--data.dir=x", f"--model.weights={path}", bare]
+        assert parse(argv).data.channels == channels
+        assert parse([*argv, "--data.channels=1"]).data.channels == 1
+    assert known.in_words(path).endswith("(dim 8, depths 1, 1, 32 px, 5 channels, 3 classes)")
+
+
 def test_what_is_said_stays(weights, bare):
     argv = [bare, f"--model.weights={weights}"]
     assert parse([*argv, "--model.input_size=32"]).model.input_size == 32
