@@ -20,6 +20,11 @@ from huge_pages import restart_with_huge_pages
 
 ROOT = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
+# the commands that are printed
+TOOLS = {
+    name: ["python", os.path.relpath(ROOT / "tools" / file)]
+    for name, file in (("predict", "predict.py"), ("export", "export_model.py"))
+}
 # the extras that install a module
 EXTRAS = {backend: f"{backend},train" for backend in BACKENDS}
 EXTRAS |= {"keras_cv": "train,keras-cv", "pyarrow": "train,parquet"}
@@ -81,6 +86,7 @@ def train_with(engine, config, began):
     from keras_smlp.data import decode, fingerprint, pipeline, sources
     from keras_smlp.training import evaluation, losses, network, optimizer, report
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
+    from keras_smlp.training.review import Review
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
 
@@ -152,15 +158,29 @@ def train_with(engine, config, began):
             say(news)
         return score
 
+    review = Review(config, engine, source.class_names)
     if config.eval.only:
         with Signals() as signals:
             start = time.perf_counter()
             options = {"real_labels": real_labels, "predictions": config.eval.predictions}
+            if config.eval.report or config.eval.calibrate:
+                options["observers"] = review.observers
             score = evaluate(signals, **options)
         speed = score.images / (time.perf_counter() - start)
         say(f"{config.model.weights}: {score.images} images, {speed:.0f} images/s")
         say(f"balanced accuracy, the mean over the classes: {score.balanced:.3f}")
+        with exit_on_errors(keys=KEYS):
+            calibrated = ""
+            if config.eval.calibrate:
+                calibrated = review.calibrate(net, network.with_probabilities(net))
+            if config.eval.report:
+                found = score, net, config.model.weights, TOOLS, bad
+                review.report(config.eval.report, *found)
         say(score)
+        if calibrated and not review.fitted:
+            fail(calibrated)
+        if calibrated:
+            say(calibrated)
         return
 
     # ---- optimization ---------------------------------------------------------------------------
@@ -238,11 +258,17 @@ def train_with(engine, config, began):
     engine.barrier()
     with exit_on_errors():
         classifier.load_weights(results.best_path)
-    score = evaluate(Signals())
-    results.end(score, time.monotonic() - began)
+    score = evaluate(Signals(), observers=review.observers)
+    with exit_on_errors(code=1):
+        results.end(score, time.monotonic() - began)
+        if config.eval.calibrate:
+            say(review.calibrate(net, classifier))
+        found = score, net, results.best_path, TOOLS, bad, run
+        review.report(folder / "report.html", *found)
     say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
     say(score)
-    predict = shlex.join(["python", os.path.relpath(ROOT / "tools" / "predict.py")])
+    say(f"{folder / 'report.html'} says more")
+    predict = shlex.join(TOOLS["predict"])
     files = shlex.join([str(results.example), "--weights", str(results.best_path)])
     # the example is a picture that was read so already
     upright = " (photos of your own with --exif-orientation)" * config.data.exif_orientation

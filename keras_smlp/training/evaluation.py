@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_smlp.analysis import findings
 from keras_smlp.checks import read_text, shown
 from keras_smlp.saving import replacing
 
@@ -39,7 +40,9 @@ class Score:
         return f"* Acc@1 {self.top1:.3f} Acc@5 {self.top5:.3f} loss {self.loss:.3f}"
 
 
-def evaluate(forward, batches, engine, class_names, real_labels=None, predictions=None):
+def evaluate(
+    forward, batches, engine, class_names, real_labels=None, predictions=None, observers=()
+):
     """Evaluates a network on the validation images.
 
     Args:
@@ -51,6 +54,8 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
         real_labels: Several labels per image, see `read_real`; images without any are left
             out. Then the loss is that of the original label. Defaults to `None`: the label.
         predictions: Path of a CSV file for one row per image. Defaults to `None`: none.
+        observers: Objects whose `add` is called with a `findings.Batch` of the images that were
+            judged. Defaults to none.
 
     Returns:
         A `Score`.
@@ -77,6 +82,9 @@ def evaluate(forward, batches, engine, class_names, real_labels=None, prediction
             row += np.bincount(labels[counted], minlength=len(class_names))
         losses = -log_probabilities[np.arange(len(labels)), labels]
         totals += [x[judged].sum() for x in (hits.any(axis=1), losses)]
+        for observer in observers:
+            values = indices, names, pixels[kept], logits, log_probabilities, labels, best[:, 0]
+            observer.add(findings.Batch(*(x[judged] for x in (*values, hits[:, 0]))))
         if predictions is not None:
             for i, first in enumerate(best[:, 0]):
                 rows.append(

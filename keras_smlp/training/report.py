@@ -26,6 +26,7 @@ SPLIT = "split.csv"
 # what `replacing` writes
 FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
 FILES |= {"example.png", "history.csv", "last.keras", SPLIT, "summary.md"}
+FILES |= {"calibrated.keras", "report.html"}  # which `review` writes
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 PICTURED = 32  # images of batch.png, at most
 # of the name of a class in a picture
