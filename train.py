@@ -20,11 +20,8 @@ from huge_pages import restart_with_huge_pages
 
 ROOT = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
-# the commands that are printed
-TOOLS = {
-    name: ["python", os.path.relpath(ROOT / "tools" / file)]
-    for name, file in (("predict", "predict.py"), ("export", "export_model.py"))
-}
+# what a command that is printed or reported is called -> its file
+TOOLS = {"predict": "predict.py", "export": "export_model.py"}
 # the extras that install a module
 EXTRAS = {backend: f"{backend},train" for backend in BACKENDS}
 EXTRAS |= {"keras_cv": "train,keras-cv", "pyarrow": "train,parquet"}
@@ -158,6 +155,9 @@ def train_with(engine, config, began):
             say(news)
         return score
 
+    commands = {
+        name: ["python", os.path.relpath(ROOT / "tools" / file)] for name, file in TOOLS.items()
+    }
     review = Review(config, engine, source.class_names)
     if config.eval.only:
         with Signals() as signals:
@@ -174,7 +174,7 @@ def train_with(engine, config, began):
             if config.eval.calibrate:
                 calibrated = review.calibrate(net, network.with_probabilities(net))
             if config.eval.report:
-                found = score, net, config.model.weights, TOOLS, bad
+                found = score, net, config.model.weights, commands, bad
                 review.report(config.eval.report, *found)
         say(score)
         if calibrated and not review.fitted:
@@ -263,12 +263,12 @@ def train_with(engine, config, began):
         results.end(score, time.monotonic() - began)
         if config.eval.calibrate:
             say(review.calibrate(net, classifier))
-        found = score, net, results.best_path, TOOLS, bad, run
+        found = score, net, results.best_path, commands, bad, run
         review.report(folder / "report.html", *found)
     say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
     say(score)
     say(f"{folder / 'report.html'} says more")
-    predict = shlex.join(TOOLS["predict"])
+    predict = shlex.join(commands["predict"])
     files = shlex.join([str(results.example), "--weights", str(results.best_path)])
     # the example is a picture that was read so already
     upright = " (photos of your own with --exif-orientation)" * config.data.exif_orientation

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_smlp.checks import shown
 
-WIDTH, HEIGHT = 420, 250
+WIDTH, HEIGHT = 360, 230
 # of a drawing, beside the axes
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 38
 TICKS = 5
@@ -19,6 +19,7 @@ TICKS = 5
 CHARACTERS = 14
 CELL, SMALL_CELL = 30, 13
 NUMBERED = 20  # classes up to which the cells have numbers
+NEITHER = (False, False)
 LETTER = 6.2  # width of a character, at most, on average
 
 
@@ -34,20 +35,20 @@ class Axes:
         x: Pair of floats, the ends of the horizontal axis.
         y: Pair of floats, those of the vertical one.
         labels: Pair of strings, what the axes say.
-        whole: Boolean. Whether the horizontal axis has whole numbers only. Defaults to `False`.
+        whole: Pair of booleans. Which axes have whole numbers only. Defaults to neither.
         percent: Pair of booleans. Which axes show parts of one as percents. Defaults to neither.
-        height: Positive integer. Defaults to `250`.
+        height: Positive integer. Defaults to `230`.
     """
 
-    def __init__(self, x, y, labels, whole=False, percent=(False, False), height=HEIGHT):
+    def __init__(self, x, y, labels, whole=NEITHER, percent=NEITHER, height=HEIGHT):
         self.ends, self.height = (x, y), height
         bottom, right = height - BOTTOM, WIDTH - RIGHT
         self.parts = []
-        for value in ticks(y):
+        for value in ticks(y, whole[1]):
             at = self.y(value)
             self.parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{right}"/>')
             self.write(LEFT - 6, at + 4, number(value, percent[1]), "end")
-        for value in ticks(x, whole):
+        for value in ticks(x, whole[0]):
             self.write(self.x(value), bottom + 15, number(value, percent[0]), "middle")
         self.parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
         self.write((LEFT + right) / 2, height - 6, labels[0], "middle", "label")
@@ -145,7 +146,7 @@ def curves(series, label, best=None, percent=False):
     values = [y for _, _, ys in series for y in ys]
     x = (min(epochs) - 0.4, max(epochs) + 0.4)
     y = ends(values, low=0, high=1 if percent else None)
-    axes = Axes(x, y, ("epoch", label), whole=True, percent=(False, percent))
+    axes = Axes(x, y, ("epoch", label), whole=(True, False), percent=(False, percent))
     if best:
         axes.segment((best[0], y[0]), (best[0], y[1]), "mark")
     for kind, xs, ys in series:
@@ -168,7 +169,7 @@ def calibration(bins, after=None):
     accuracies = np.divide(right, counts, out=np.zeros(len(counts)), where=counts > 0)
     edges = np.linspace(0, 1, len(counts) + 1)
     labels = ("probability of the prediction", "part that is right")
-    axes = Axes((0, 1), (0, 1), labels, percent=(True, True), height=300)
+    axes = Axes((0, 1), (0, 1), labels, percent=(True, True), height=270)
     for i in np.flatnonzero(counts):
         percents = [f"{100 * x:.0f}%" for x in (edges[i], edges[i + 1], accuracies[i])]
         title = f"{percents[0]} to {percents[1]} sure: {percents[2]} of {counts[i]:.0f} right"
@@ -177,7 +178,8 @@ def calibration(bins, after=None):
     if after is not None:
         some = after[0] > 0
         axes.line(after[1][some] / after[0][some], after[2][some] / after[0][some], "s1")
-    below = Axes((0, 1), (0, counts.max() or 1), ("", "images"), percent=(True, False), height=130)
+    options = {"whole": (False, True), "percent": (True, False)}
+    below = Axes((0, 1), (0, counts.max()), ("", "images"), **options, height=130)
     for i in np.flatnonzero(counts):
         below.bar(edges[i], edges[i + 1], 0, counts[i], "soft-bar", f"{counts[i]:.0f} images")
     description = "part of the predictions that is right, by their probability"
@@ -188,7 +190,8 @@ def histogram(accuracies):
     """How many classes have which accuracy, in tenths."""
     counts, edges = np.histogram(accuracies, np.linspace(0, 1, 11))
     labels = ("accuracy of a class", "classes")
-    axes = Axes((0, 1), (0, counts.max() * 1.06), labels, percent=(True, False), height=200)
+    options = {"whole": (False, True), "percent": (True, False)}
+    axes = Axes((0, 1), (0, counts.max() * 1.06), labels, **options, height=200)
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
         title = f"{count} classes from {100 * left:.0f}% to {100 * right:.0f}%"
         axes.bar(left, right, 0, count, "bar", title)
@@ -237,10 +240,9 @@ def matrix(counts, class_names):
                 f"<title>{title}</title></rect>"
             )
             if has_numbers:
-                parts.append(
-                    f'<text class="cell" x="{x + cell / 2:.0f}" y="{y + cell / 2 + 4:.0f}" '
-                    f'text-anchor="middle">{row[j]}</text>'
-                )
+                kind = "cell strong" if part > 0.35 else "cell"
+                place = f'x="{x + cell / 2:.0f}" y="{y + cell / 2 + 4:.0f}" text-anchor="middle"'
+                parts.append(f'<text class="{kind}" {place}>{row[j]}</text>')
     side = margin + classes * cell
     parts.append(
         f'<rect class="frame" x="{margin:.0f}" y="{margin:.0f}" width="{classes * cell}" '

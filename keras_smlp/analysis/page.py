@@ -121,6 +121,8 @@ def curves(rows, best, names):
     kinds = dict(zip(names, ("s0", "s1", "s2"), strict=True))
     for name in ("accuracy", "loss", "learning_rate"):
         present = [prefix for prefix in names if prefix + name in rows[0]]
+        if not present:
+            continue
         series = [(kinds[x], epochs, [row[x + name] for row in rows]) for x in present]
         key = f"{best['weights']}_{name}"
         value = rows[best["epoch"] - 1].get(key)

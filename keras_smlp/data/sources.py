@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_smlp.checks import shown
 from keras_smlp.data import folders, parquet, records
 from keras_smlp.data.splits import FRACTION, Arrays, Source
 
@@ -105,5 +106,11 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0):
     if name == "npz":
         return npz(path)
     if name in ("folder", "parquet"):
-        return {"folder": folders.folder, "parquet": parquet.parquet}[name](path, fraction, seed)
+        read = {"folder": folders.folder, "parquet": parquet.parquet}[name]
+        try:
+            return read(path, fraction, seed)
+        except OSError as error:  # such as a folder that this user may not read
+            reason = error.strerror or error
+            where = shown(error.filename or path)
+            raise ValueError(f"`path`: {where}: {reason}, allowed: what can be read") from error
     return records.tfds(name, path, manual_dir)

@@ -167,9 +167,12 @@ class Review:
         worst = self.findings.worst
         if not worst:
             return ""
+        errors = int((~self.findings.images["right"]).sum())
+        which = f"{len(worst)} of {errors:,}" if errors > len(worst) else f"All {errors}"
         said = (
-            f"The {len(worst)} images whose own class has the lowest probability, as the network "
-            "saw them; beside each, what speaks for the class that it was taken for (Grad-CAM)."
+            f"{which} errors, those first whose own class has the lowest probability, as the "
+            "network saw them; beside each, what speaks for the class that it was taken for "
+            "(Grad-CAM)."
         )
         return page.notes([said]) + page.mistakes(worst, self.looked_at(network), self.class_names)
 
