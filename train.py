@@ -170,17 +170,15 @@ def train_with(engine, config, began):
         say(f"{config.model.weights}: {score.images} images, {speed:.0f} images/s")
         say(f"balanced accuracy, the mean over the classes: {score.balanced:.3f}")
         with exit_on_errors(keys=KEYS):
-            calibrated = ""
             if config.eval.calibrate:
-                calibrated = review.calibrate(net, network.with_probabilities(net))
+                said = review.calibrate(net, network.with_probabilities(net))
+                say(said)
             if config.eval.report:
                 found = score, net, config.model.weights, commands, bad
                 review.report(config.eval.report, *found)
         say(score)
-        if calibrated and not review.fitted:
-            fail(calibrated)
-        if calibrated:
-            say(calibrated)
+        if config.eval.calibrate and not review.fitted:
+            fail(said)
         return
 
     # ---- optimization ---------------------------------------------------------------------------
@@ -261,12 +259,12 @@ def train_with(engine, config, began):
     score = evaluate(Signals(), observers=review.observers)
     with exit_on_errors(code=1):
         results.end(score, time.monotonic() - began)
+        say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
+        say(score)
         if config.eval.calibrate:
             say(review.calibrate(net, classifier))
         found = score, net, results.best_path, commands, bad, run
         review.report(folder / "report.html", *found)
-    say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
-    say(score)
     say(f"{folder / 'report.html'} says more")
     predict = shlex.join(commands["predict"])
     files = shlex.join([str(results.example), "--weights", str(results.best_path)])

@@ -81,7 +81,7 @@ def class_maps(features, head, class_index, size):
     Returns:
         A float32 array `(n, height, width)` in [0, 1].
     """
-    kernel = ops.convert_to_numpy(ops.cast(head.kernel, "float32"))
+    kernel = ops.convert_to_numpy(head.kernel).astype("float32")
     maps = np.einsum("nhwk,kn->nhw", features.astype("float32"), kernel[:, class_index])
     maps = np.stack([enlarged(np.maximum(x, 0), size) for x in maps])
     largest = maps.max((1, 2), keepdims=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 BINS = 15  # of the confidences, as in the paper that `expected_calibration_error` names
 WORST = 24  # errors that are kept with their pixels
-# what is kept of every image: 29 bytes
+# what is kept of every image: 25 bytes
 IMAGE = np.dtype(
     [
         ("index", "int64"),

@@ -77,7 +77,9 @@ optimizer:
 train:
   {epochs: 3, batch_size: 9, seed: 4, precision: mixed_bfloat16, remat: block, resume: false,
   allow_changed_data: true, checkpoint_minutes: 1.5, checkpoint_steps: 10, keep_checkpoints: 5}
-eval: {only: true, batch_size: 5, predictions: p.csv, real_labels: r.json}
+eval:
+  {only: true, batch_size: 5, predictions: p.csv, real_labels: r.json, report: r.html,
+  calibrate: true}
 distribution:
   {kind: multi_host, coordinator: 127.0.0.1:9, processes: 2, rank: 1, batch_norm: global}
 """)
@@ -118,6 +120,9 @@ def test_the_defaults_are_the_official_recipe():
     [
         ("--model.new_head=true", "model.new_head: true with --eval, allowed: false"),
         ("--eval.predictions=no/p.csv", "eval.predictions: no/p.csv, allowed: a file in an e"),
+        ("--eval.report=no/p.html", "eval.report: no/p.html, allowed: a file in an existing fo"),
+        ("--eval.report=.", "eval.report: ., allowed: a file in an existing folder that can be wr"),
+        ("--eval.report=r.txt", "eval.report: r.txt, allowed: a file ending in .html"),
     ],
 )
 def test_what_does_not_go_with_an_evaluation_alone(tmp_path, option, message):
@@ -232,6 +237,7 @@ REFUSED = {
     "--data.scaled_decoding maybe": ("data.scaled_decoding", "maybe, allowed: true or false"),
     "--eval": ("model.weights", "null with --eval, allowed: imagenet or a file"),
     "--eval.predictions p.csv": ("eval.predictions", "p.csv without --eval, allowed: null"),
+    "--eval.report r.html": ("eval.report", "r.html without --eval, allowed: null"),
     "--eval.real_labels r.json": ("eval.real_labels", "r.json without --eval, allowed: null"),
     "--eval.only.x 3": ("eval.only.x", "unknown key, allowed: the keys only, batch_size"),
     "--model.freeze 3": ("model.freeze", "3, allowed: 0 to 2, the number of stages"),
