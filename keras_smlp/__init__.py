@@ -4,6 +4,8 @@ from keras_smlp import layers as layers
 from keras_smlp.analysis import explain as explain
 from keras_smlp.analysis.features import feature_extractor as feature_extractor
 from keras_smlp.analysis.features import intermediate as intermediate
+from keras_smlp.deploy.calibration import calibrate as calibrate
+from keras_smlp.deploy.calibration import fit_temperature as fit_temperature
 from keras_smlp.deploy.export.api import export as export
 from keras_smlp.deploy.folding import fold as fold
 from keras_smlp.deploy.lora import enable_lora as enable_lora

@@ -92,6 +92,7 @@ def train_with(engine, config, began, logger):
     )
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.pace import Pace
+    from keras_smlp.training.review import Review
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
 
@@ -226,15 +227,28 @@ def train_with(engine, config, began, logger):
             say(found)
         return
 
+    review = Review(config, engine, source.class_names)
+    # it is for one label an image
+    observers = {"observers": review.observers} if config.train.loss == "softmax" else {}
     if config.eval.only:
+        options = observers if config.eval.report or config.eval.calibrate else {}
         with Signals() as signals:
             start = time.perf_counter()
-            score = evaluate(signals, predictions=config.eval.predictions)
+            score = evaluate(signals, predictions=config.eval.predictions, **options)
         speed = score.images / (time.perf_counter() - start)
         say(f"{config.model.weights}: {score.images} images, {speed:.0f} images/s")
         for name, value in score.facts().items():
             say(f"{name}: {value}")
+        said = ""
+        with exit_on_errors(keys=KEYS):
+            if config.eval.calibrate:
+                said = review.calibrate(net, network.with_probabilities(net))
+                say(said)
+            if config.eval.report:
+                review.report(config.eval.report, score, net, config.model.weights, bad)
         say(score)
+        if config.eval.calibrate and not review.fitted:
+            raise Failure(said)
         return
 
     # ---- optimization ---------------------------------------------------------------------------
@@ -316,11 +330,17 @@ def train_with(engine, config, began, logger):
     engine.barrier()
     with exit_on_errors():
         classifier.load_weights(results.best_path)
-    score = evaluate(Signals())
-    results.end(score, time.monotonic() - began)
+    score = evaluate(Signals(), **observers)
+    with exit_on_errors(code=1):
+        results.end(score, time.monotonic() - began)
+        say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
+        say(score)
+        if config.eval.calibrate:
+            say(review.calibrate(net, classifier))
+        if observers:
+            review.report(folder / "report.html", score, net, results.best_path, bad, run)
+            say(f"{folder / 'report.html'} says more")
     logger.end(run.rows, results.readable())
-    say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
-    say(score)
     files = shlex.join([str(results.example), "--weights", str(results.best_path)])
     # the example is a picture that was read so already
     upright = " (photos of your own with --exif-orientation)" * config.data.exif_orientation

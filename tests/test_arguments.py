@@ -227,6 +227,9 @@ MAY_BE = {
     "filters": INTEGER,
     "kernel_size": INTEGER,
     "rank": INTEGER,
+    "temperature": INTEGER | {"huge", "float"},
+    "logits": {"matrix"},
+    "labels": set(),
     "top": INTEGER,
     "size": INTEGER,
     "resize_size": INTEGER | OPTIONAL,
@@ -297,6 +300,8 @@ def calls(folder, model):
         keras_smlp.quantize: net,
         keras_smlp.enable_lora: {**net, "rank": 2},
         keras_smlp.merge_lora: net,
+        keras_smlp.calibrate: {**net, "temperature": 2.0},
+        keras_smlp.fit_temperature: {"logits": [[1.0, 0.0]] * 3, "labels": [0, 0, 1]},
         keras_smlp.export: {**net, "path": folder / "served"},
     }
 

@@ -1,6 +1,7 @@
 """train.py: one short run looked at from all sides, what it refuses, and (deep) the digits."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import photos
+from helpers.html_pages import assert_stands_alone
 from helpers.processes import ROOT, python
 from helpers.training import SMALL, TRAIN, Run, refused, train
 
@@ -65,13 +67,17 @@ def history(folder):
 # ---- what it leaves behind ----------------------------------------------------------------------
 
 FILES = ["batch.png", "best.keras", "checkpoints", "classes.json", "config.yaml", "curves.png"]
-FILES += ["ema.keras", "example.png", "history.csv", "last.keras", "summary.md", "tensorboard"]
+FILES += ["ema.keras", "example.png", "history.csv", "last.keras", "report.html", "summary.md"]
+FILES += ["tensorboard"]
 
 
 @pytest.mark.quick_once
 def test_it_leaves_its_files_and_no_others(run):
     assert sorted(path.name for path in run.folder.iterdir()) == FILES
-    assert {*FILES} - {"checkpoints", "tensorboard"} == report.FILES - {report.SPLIT}
+    assert {*FILES} - {"checkpoints", "tensorboard"} == report.FILES - {
+        report.SPLIT,
+        "calibrated.keras",
+    }
     for name in ("batch.png", "curves.png", "example.png"):
         assert (run.folder / name).read_bytes().startswith(b"\x89PNG\r\n")
     assert json.loads((run.folder / "classes.json").read_text()) == list("0123456789")
@@ -131,6 +137,22 @@ def test_it_begins_with_what_it_will_do(run):
     assert " 4,458 parameters, 4,330 of them trained\n" in run.out
 
 
+@pytest.mark.quick_once
+def test_the_report_is_that_of_the_best_model(run, validation):
+    page = assert_stands_alone((run.folder / "report.html").read_text("utf-8"))
+    top1, _, loss = evaluated(run.folder / "best.keras", validation)
+    rows = history(run.folder)
+    accuracies = [max(row["val_accuracy"], row["ema_accuracy"]) for row in rows]
+    best = 1 + int(np.argmax(accuracies))
+    for words in (f"{top1:.2f}%", f"{loss:.4f}", f"The best epoch is {best} of 2", "image "):
+        assert words in page.text
+    assert f"--weights {run.folder}/best.keras" in page.text and "ema_decay: 0.9" in page.text
+    pictures = [x["src"][:22] for tag, x in page.elements if tag == "img"]
+    assert pictures[-1] == "data:image/jpeg;base64" and len(pictures) == 49  # batch.png
+    assert len([x for tag, x in page.elements if x.get("class") == "best"]) == 3
+    assert f"{run.folder}/report.html says more\n" in run.out
+
+
 @pytest.mark.once
 def test_the_printed_command_predicts(run):
     command = run.out.splitlines()[-1].removeprefix("Use it: ")
@@ -175,6 +197,78 @@ def test_eval_at_another_size_says_that_kernels_were_resampled(run, tmp_path):
     assert "axial kernels resampled from (16, 16, 3) to (20, 20, 3)\n" in at_20.out
     assert "resampled" not in run.out
     assert LINE.search(at_20.out)
+
+
+@pytest.mark.once
+def test_eval_writes_a_report_and_a_calibrated_model(run, validation, tmp_path):
+    weights, path = f"--model.weights={run.folder / 'best.keras'}", tmp_path / 'it"s.html'
+    arguments = ["--eval", weights, f"--eval.report={path}", "--eval.calibrate=true"]
+    again = Run(tmp_path / "out", *arguments)
+    found = re.search(
+        r"^eval.calibrate: temperature (\S+), from 180 validation images; on the other 180 NLL "
+        r"\d\.\d{4} -> \d\.\d{4}( \(worse: too few images\))?, ECE \d+\.\d\d% -> \d+\.\d\d%; "
+        r"saved as .*/out/calibrated.keras$",
+        again.out,
+        re.MULTILINE,
+    )
+    assert found, again.out
+    assert LINE.search(again.out)[0] == LINE.search(run.out)[0]
+    assert sorted(x.name for x in (tmp_path / "out").iterdir()) == [
+        "calibrated.keras",
+        "classes.json",
+    ]
+    page = assert_stands_alone(path.read_text("utf-8"))
+    for heading in ("Curves", "A batch as it was trained on"):
+        assert heading not in page.text
+    plain, calibrated = (
+        keras.models.load_model(x).predict(validation[0], verbose=0)
+        for x in (run.folder / "best.keras", tmp_path / "out" / "calibrated.keras")
+    )
+    expected = plain.astype("float64") ** (1 / float(found[1]))
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(calibrated, expected, rtol=2e-3)  # of a temperature in 4 digits
+
+
+@pytest.mark.once
+def test_a_report_on_a_full_disk_is_one_sentence(run, capsys, tmp_path, monkeypatch):
+    write, path = Path.write_text, tmp_path / "r.html"
+
+    def full(self, content, *rest, **options):
+        write(self, content[:10], *rest, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    weights = f"--model.weights={run.folder / 'best.keras'}"
+    with pytest.raises(SystemExit) as stop:
+        train.main(
+            [*run.argv, f"--output_dir={tmp_path}", "--eval", weights, f"--eval.report={path}"]
+        )
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"train.py: error: {path}: the report cannot be written (No space left on device)\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.deep
+@pytest.mark.once
+def test_a_disk_that_is_full_at_the_report_keeps_the_models(run, small_disk):
+    disk = small_disk("2m")
+    shutil.copytree(run.folder, disk / "run")
+    (disk / "run" / "report.html").unlink()
+    free = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(bytes(free - 8192))
+    code = "import sys, train; train.main(sys.argv[1:])"
+    argv = [*run.argv, f"--output_dir={disk / 'run'}"]
+    done = python("-c", code, *argv, cwd=ROOT, status=1)
+    line = done.stderr.splitlines()[-1]
+    path = disk / "run" / "report.html"
+    assert (
+        line == f"train.py: error: {path}: the report cannot be written (No space left on device)"
+    )
+    assert sorted(x.name for x in (disk / "run").iterdir()) == [
+        name for name in FILES if name != "report.html"
+    ]
 
 
 # ---- fine-tuning --------------------------------------------------------------------------------

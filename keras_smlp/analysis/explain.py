@@ -67,9 +67,24 @@ def grad_cam(
     maps, outputs = (np.concatenate(x) for x in zip(*answers, strict=True))
     if class_index is None:
         class_index = outputs.argmax(-1)
-    kernel = ops.convert_to_numpy(ops.cast(predictions.kernel, "float32"))
-    maps = np.einsum("nhwk,kn->nhw", maps.astype("float32"), kernel[:, class_index])
-    maps = np.stack([enlarged(np.maximum(x, 0), images.shape[1:3]) for x in maps])
+    return class_maps(maps, predictions, class_index, images.shape[1:3])
+
+
+def class_maps(features, head, class_index, size):
+    """Grad-CAM from the feature maps before the head, see `grad_cam`.
+
+    Args:
+        features: Array `(n, rows, columns, channels)`, what the layer `norm` answers.
+        head: The layer `predictions`.
+        class_index: Integer array `(n,)`.
+        size: Pair of positive integers. Height and width of the result.
+
+    Returns:
+        A float32 array `(n, height, width)` in [0, 1].
+    """
+    kernel = ops.convert_to_numpy(head.kernel).astype("float32")
+    maps = np.einsum("nhwk,kn->nhw", features.astype("float32"), kernel[:, class_index])
+    maps = np.stack([enlarged(np.maximum(x, 0), size) for x in maps])
     largest = maps.max((1, 2), keepdims=True)
     return maps / np.where(largest > 0, largest, 1)
 

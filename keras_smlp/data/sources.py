@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from keras_smlp.checks import shown
 from keras_smlp.data import folders, parquet, records
 from keras_smlp.data.splits import FRACTION, Arrays, Source
 from keras_smlp.inference.photos import OF_PHOTOS
@@ -132,8 +133,12 @@ def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0, several=Fa
         return digits(channels)
     if name == "npz":
         return npz(path, several, channels)
-    if name == "folder":
-        return folders.folder(path, fraction, seed, several)
-    if name == "parquet":
-        return parquet.parquet(path, fraction, seed)
+    try:
+        if name == "folder":
+            return folders.folder(path, fraction, seed, several)
+        if name == "parquet":
+            return parquet.parquet(path, fraction, seed)
+    except OSError as error:  # such as a folder that this user may not read
+        where, reason = shown(error.filename or path), error.strerror or error
+        raise ValueError(f"`path`: {where}: {reason}, allowed: what can be read") from error
     return records.tfds(name, path, manual_dir)

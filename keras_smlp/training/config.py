@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -173,6 +174,10 @@ class EvalConfig:
         real_labels: JSON file of several labels per validation image, as ReaL's; null for none.
         probe: Instead of the network's own answers, judge its features, by k-NN and a linear probe
             fitted on the training images. The weights may have any head.
+        report: HTML file on what an evaluation found; null for none. A training with train.loss
+            softmax writes report.html in any case.
+        calibrate: Fit a temperature on half of the validation images, judge it on the others, and
+            save the network with it as calibrated.keras in output_dir.
     """
 
     only: bool = False
@@ -180,6 +185,8 @@ class EvalConfig:
     predictions: ranges.FileName | None = None
     real_labels: ranges.FileName | None = None
     probe: bool = False
+    report: ranges.FileName | None = None
+    calibrate: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,7 +252,7 @@ class Config:
             raise ValueError("model.weights: null with --eval, allowed: imagenet or a file")
         if self.eval.only and self.model.new_head:
             raise ValueError("model.new_head: true with --eval, allowed: false")
-        for key in ("predictions", "real_labels"):
+        for key in ("predictions", "real_labels", "report"):
             path = getattr(self.eval, key)
             if path and not self.eval.only:
                 raise ValueError(f"eval.{key}: {path} without --eval, allowed: null")
@@ -253,11 +260,24 @@ class Config:
                 raise ValueError(f"eval.{key}: {path} with eval.probe, allowed: null")
         if self.eval.probe and not self.eval.only:
             raise ValueError("eval.probe: true without --eval, allowed: false")
-        folder = Path(self.eval.predictions or "").parent
-        if not folder.is_dir():
-            raise ValueError(
-                f"eval.predictions: {self.eval.predictions}, allowed: a file in an existing folder"
-            )
+        if self.eval.probe and self.eval.calibrate:
+            raise ValueError("eval.calibrate: true with eval.probe, allowed: false")
+        for key, value in {"report": self.eval.report, "calibrate": self.eval.calibrate}.items():
+            if value and self.train.loss == "sigmoid":
+                allowed = "null" if key == "report" else "false"
+                raise ValueError(
+                    f"eval.{key}: {value} with train.loss sigmoid, allowed: {allowed}, for its "
+                    "probabilities are those of one label an image"
+                )
+        for key in ("predictions", "report"):
+            path = getattr(self.eval, key)
+            if path and not may_be_written(Path(path)):
+                raise ValueError(
+                    f"eval.{key}: {path}, allowed: a file in an existing folder that can be "
+                    "written to"
+                )
+        if self.eval.report and not self.eval.report.endswith(".html"):
+            raise ValueError(f"eval.report: {self.eval.report}, allowed: a file ending in .html")
 
     def check_groups(self, parts=1, kind="processes"):
         """Raises `ValueError` unless each part of a batch consists of whole groups."""
@@ -282,3 +302,8 @@ class Config:
         """All values as plain dicts, lists, strings and numbers."""
         # by JSON: YAML has no tuples
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def may_be_written(path):
+    """Whether a path is a file, or none yet, in a folder that can be written to."""
+    return not path.is_dir() and path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)

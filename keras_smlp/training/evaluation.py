@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from keras_smlp.analysis import findings
 from keras_smlp.checks import read_text, shown
 from keras_smlp.saving import replacing
 
@@ -53,7 +54,14 @@ class Score:
 
 
 def evaluate(
-    forward, batches, engine, class_names, real_labels=None, predictions=None, loss="softmax"
+    forward,
+    batches,
+    engine,
+    class_names,
+    real_labels=None,
+    predictions=None,
+    loss="softmax",
+    observers=(),
 ):
     """Evaluates a network on the validation images.
 
@@ -67,6 +75,8 @@ def evaluate(
             out. Then the loss is that of the original label. Defaults to `None`: the label.
         predictions: Path of a CSV file for one row per image. Defaults to `None`: none.
         loss: The `train.loss` of the configuration. Defaults to `"softmax"`.
+        observers: Objects whose `add` is called with a `findings.Batch` of the images that were
+            judged. Defaults to none.
 
     Returns:
         A `Score`.
@@ -96,6 +106,9 @@ def evaluate(
         for row, counted in zip(of_classes, (judged, judged & hits[:, 0]), strict=True):
             row += np.bincount(labels[counted], minlength=len(class_names))
         totals += [x[judged].sum() for x in (hits.any(axis=1), losses)]
+        for observer in observers:
+            values = indices, names, pixels[kept], logits, log_probabilities, labels, best[:, 0]
+            observer.add(findings.Batch(*(x[judged] for x in (*values, hits[:, 0]))))
         if predictions is not None:
             for i, first in enumerate(best[:, 0]):
                 rows.append(

@@ -127,6 +127,23 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path):
         sources.load("folder", tmp_path / "empty")
 
 
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    path = folder(tmp_path / "data")
+    scandir = os.scandir
+
+    def forbidden(place):
+        if str(place).endswith("val"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(ValueError) as caught:
+        sources.load("folder", path)
+    assert str(caught.value) == (
+        f"`path`: {path}/val: Permission denied, allowed: what can be read"
+    )
+
+
 def test_a_class_without_images_is_refused(tmp_path):
     path = folder(tmp_path / "data")
     for name in ("cat", "dog"):

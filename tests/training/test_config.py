@@ -64,7 +64,7 @@ output_dir: a/b
 data:
   {name: imagenette/320px-v2, dir: here, validation_fraction: 0.3, split_seed: 4,
   manual_dir: there, threads: 3, max_bad_fraction: 0.2,
-  resize_size: 80, crop: center, crop_scale: [0.2, 0.9], crop_ratio: [0.5, 2.0],
+  channels: 3, resize_size: 80, crop: center, crop_scale: [0.2, 0.9], crop_ratio: [0.5, 2.0],
   scaled_decoding: true, exif_orientation: true, max_shift: 0.25, flip: 0.1, augment: none,
   magnitude: 7.0,
   magnitude_std: 0.0, operations: 1, erase: 0.1, mixup: 0.2, cutmix: 0.0, group_size: 3,
@@ -79,7 +79,8 @@ train:
   {epochs: 3, batch_size: 9, loss: softmax, seed: 4, precision: mixed_bfloat16, remat: block,
   resume: false, allow_changed_data: true, checkpoint_minutes: 1.5, checkpoint_steps: 10,
   keep_checkpoints: 5, logger: mlflow}
-eval: {only: true, batch_size: 5, predictions: p.csv, real_labels: r.json, probe: false}
+eval: {only: true, batch_size: 5, predictions: p.csv, real_labels: r.json, probe: false,
+  report: r.html, calibrate: true}
 distribution:
   {kind: multi_host, coordinator: 127.0.0.1:9, processes: 2, rank: 1, batch_norm: global}
 """)
@@ -124,6 +125,9 @@ def test_the_defaults_are_the_official_recipe():
     [
         ("--model.new_head=true", "model.new_head: true with --eval, allowed: false"),
         ("--eval.predictions=no/p.csv", "eval.predictions: no/p.csv, allowed: a file in an e"),
+        ("--eval.report=no/p.html", "eval.report: no/p.html, allowed: a file in an existing fo"),
+        ("--eval.report=.", "eval.report: ., allowed: a file in an existing folder that can be wr"),
+        ("--eval.report=r.txt", "eval.report: r.txt, allowed: a file ending in .html"),
     ],
 )
 def test_what_does_not_go_with_an_evaluation_alone(tmp_path, option, message):
@@ -238,6 +242,7 @@ REFUSED = {
     "--data.scaled_decoding maybe": ("data.scaled_decoding", "maybe, allowed: true or false"),
     "--eval": ("model.weights", "null with --eval, allowed: imagenet or a file"),
     "--eval.predictions p.csv": ("eval.predictions", "p.csv without --eval, allowed: null"),
+    "--eval.report r.html": ("eval.report", "r.html without --eval, allowed: null"),
     "--eval.real_labels r.json": ("eval.real_labels", "r.json without --eval, allowed: null"),
     "--eval.only.x 3": ("eval.only.x", "unknown key, allowed: the keys only, batch_size"),
     "--model.freeze 3": ("model.freeze", "3, allowed: 0 to 2, the number of stages"),

@@ -59,7 +59,8 @@ def test_other_channels_are_taken_too(bare, tmp_path):
     for channels in (3, 5):
         path = tmp_path / f"{channels}.keras"
         keras_smlp.SMLPNet(8, (1, 1), classes=3, input_shape=(32, 32, channels)).save(path)
-        argv = ["--data.name=folder", "--data.dir=x", f"--model.weights={path}", bare]
+        argv = ["--data.name=folder", "--data.dir=x", "--data.augment=none", bare]
+        argv += [f"--model.weights={path}"]
         assert parse(argv).data.channels == channels
         assert parse([*argv, "--data.channels=1"]).data.channels == 1
     assert known.in_words(path).endswith("(dim 8, depths 1, 1, 32 px, 5 channels, 3 classes)")

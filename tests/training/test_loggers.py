@@ -239,7 +239,7 @@ def test_none_is_the_default(tmp_path):
 def test_a_missing_package_is_a_hint(kind, capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, kind, None)
     error = refused(capsys, *SMALL, f"--output_dir={tmp_path}", f"--train.logger={kind}")
-    line = f'{kind} is not installed: pip install "keras_smlp[train,{kind}]"'
+    line = f'{kind} is not installed: pip install "keras-smlp[{kind}]"'
     assert error == f"train.py: error: {line}\n" and train.EXTRAS[kind]
 
 

@@ -132,7 +132,8 @@ def test_only_images_that_can_be_decoded_have_features():
 @pytest.mark.quick_once
 def test_digits_by_the_features_of_a_network_with_another_head(tmp_path):
     out = Run(tmp_path / "out", *ARGUMENTS, "--eval", "--eval.probe=true").out
-    head, *found = out.splitlines()
+    known, head, *found = out.splitlines()
+    assert known.endswith("trained.keras is an sMLPNet (dim 8, depths 1, 1, 32 px, 4 classes)")
     text = "16 features of 1,437 training and 360 validation images"
     assert re.fullmatch(rf"\S+/trained.keras: {text}, \d+\.\d s", head)
     line = r"(.+): accuracy (\S+), balanced accuracy (\S+), \d+\.\d s"

@@ -1,0 +1,230 @@
+"""What is made of the images of an evaluation beside its score: a report, and a temperature."""
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_smlp.analysis import explain, findings, page
+from keras_smlp.checks import shown
+from keras_smlp.deploy.calibration import calibrate
+from keras_smlp.saving import replacing
+from keras_smlp.training.report import NAMES
+from keras_smlp.training.temperature import Logits
+
+CALIBRATED, CLASSES = "calibrated.keras", "classes.json"
+NAMED = 20  # damaged files
+HINT = "--eval.calibrate true fits a temperature, by which probabilities become as sure as right."
+
+
+class Review:
+    """Looks at the images of an evaluation, for a report and for a temperature.
+
+    All processes call the same methods; the main one writes.
+
+    Args:
+        config: The `config.Config`.
+        engine: The `engines.Engine`.
+        class_names: The name of each class.
+    """
+
+    def __init__(self, config, engine, class_names):
+        self.config, self.engine, self.class_names = config, engine, class_names
+        self.findings = findings.Findings()
+        self.logits = Logits()
+        self.fitted, self.hint = None, HINT
+        # what `evaluation.evaluate` calls
+        self.observers = [self.findings] + [self.logits] * config.eval.calibrate
+
+    def calibrate(self, network, saved_model):
+        """Fits a temperature and saves the network with it as `calibrated.keras`.
+
+        Args:
+            network: The network that was evaluated. The weights of its head are changed.
+            saved_model: The model that is saved; it shares the network's layers.
+
+        Returns:
+            A sentence on it. There may be no temperature: then nothing is saved, and `fitted` stays
+            `None`.
+
+        Raises:
+            ValueError: If the folder's `classes.json` names other classes, or it cannot be written.
+        """
+        folder = Path(self.config.output_dir)
+        self.engine.on_main(lambda: self.name_classes(folder / CLASSES))
+        try:
+            fitted = self.logits.fit(self.engine, self.config.train.seed)
+        except ValueError as error:
+            self.hint = f"eval.calibrate: no temperature is best for these images: {error}"
+            return self.hint
+        calibrate(network, fitted.temperature)
+
+        def save():
+            with self.engine.saving():
+                saved_model.save(folder / CALIBRATED)
+
+        self.engine.on_main(save)
+        self.fitted = fitted
+        return f"eval.calibrate: {fitted}; saved as {shown(folder / CALIBRATED)}"
+
+    def name_classes(self, path):
+        """Writes the names beside the model, as predictions need them, unless they are there."""
+        names = list(self.class_names)
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(names), "utf-8")
+        elif json.loads(path.read_text("utf-8")) != names:
+            raise ValueError(
+                f"output_dir: {shown(path)} names other classes, allowed: another folder for "
+                f"{CALIBRATED}"
+            )
+
+    # ---- the report -----------------------------------------------------------------------------
+    def report(self, path, score, network, weights, bad, run=None):
+        """Writes the report.
+
+        Args:
+            path: Path of the HTML file.
+            score: The `evaluation.Score`.
+            network: The network that was evaluated.
+            weights: The file of its weights, or their name.
+            bad: The `decode.BadFiles`.
+            run: The `run.Run`, if it was a training. Defaults to `None`: an evaluation.
+
+        Raises:
+            ValueError: If it cannot be written.
+        """
+        found = self.findings.gather(self.engine.gather)
+
+        def write():
+            data = self.config.data
+            source = data.name if data.dir is None else os.path.basename(os.path.abspath(data.dir))
+            calibrated = Path(self.config.output_dir) / CALIBRATED
+            best = str(calibrated) if self.fitted else str(weights)
+            sections = [
+                ("Result", self.result(score, network, bad, run)),
+                ("Curves", run and page.curves(run.rows, run.best_score, NAMES)),
+                ("Classes", page.classes(found, self.class_names)),
+                ("Confusions", page.confusions(found, self.class_names)),
+                ("Calibration", page.calibration(found, self.fitted, self.hint)),
+                ("Worst errors", self.worst(network)),
+                ("A batch as it was trained on", run and self.batch()),
+                ("Use it", uses(self.config, best)),
+                ("Configuration", page.folded("All keys", page.code(self.config.to_yaml()))),
+            ]
+            title = f"{source}: {'training' if run else 'evaluation'} of an sMLPNet"
+            page.write(path, title, str(weights), sections)
+
+        self.engine.on_main(write)
+
+    def result(self, score, network, bad, run):
+        """The section of the most important numbers, and what they were measured with."""
+        error = findings.expected_calibration_error(self.findings.reliability())
+        pairs = [
+            ("accuracy", f"{score.top1:.2f}%"),
+            ("balanced accuracy", f"{score.balanced:.2f}%"),
+        ]
+        if len(self.class_names) > 5:
+            pairs.append(("among the first five", f"{score.top5:.2f}%"))
+        pairs += [("loss (NLL)", f"{score.loss:.4f}"), ("calibration error", f"{100 * error:.2f}%")]
+        pairs += [("images", f"{score.images:,}"), ("classes", f"{len(self.class_names):,}")]
+        said = [
+            f"On the validation images of {self.config.data.name}. {self.architecture()}, "
+            f"{network.count_params():,} parameters; Keras {keras.__version__} on "
+            f"{keras.backend.backend()}, Python {platform.python_version()}."
+        ]
+        if run:
+            best = run.best_score
+            average = ", the averaged weights (EMA)" if best["weights"] == "ema" else ""
+            said.append(f"The best epoch is {best['epoch']} of {len(run.rows)}{average}.")
+        if self.config.eval.real_labels:
+            said.append(
+                "An image is judged rightly if the prediction is among its labels in "
+                f"{shown(self.config.eval.real_labels)}; images without any are left out."
+            )
+        content = page.numbers(pairs) + page.notes(said)
+        if bad.names:
+            some = [f"{shown(x)}: {why}" for x, why in list(bad.names.items())[:NAMED]]
+            more = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
+            heading = f"Files that cannot be decoded and are not used: {len(bad):,}"
+            content += page.folded(heading, page.code("\n".join(some + more)))
+        return content
+
+    def architecture(self):
+        """What network it is, in words."""
+        model = self.config.model
+        sizes = f"dim {model.dim}, depths {list(model.depths or ())}"
+        return f"sMLPNet ({model.variant or sizes}) at {model.input_size} pixels"
+
+    def worst(self, network):
+        """The section of the worst errors, if there are some."""
+        worst = self.findings.worst
+        if not worst:
+            return ""
+        errors = int((~self.findings.images["right"]).sum())
+        which = f"{len(worst)} of {errors:,}" if errors > len(worst) else f"All {errors}"
+        said = (
+            f"{which} errors, those first whose own class has the lowest probability, as the "
+            "network saw them; beside each, what speaks for the class that it was taken for "
+            "(Grad-CAM)."
+        )
+        return page.notes([said]) + page.mistakes(worst, self.looked_at(network), self.class_names)
+
+    def looked_at(self, network):
+        """Grad-CAM of the worst errors for the predicted classes, in the size they are shown in."""
+        norm, head = explain.classifier_layers(network)
+        worst = self.findings.worst
+        with self.engine.scope():
+            body = keras.Model(network.input, norm.output)
+        # each device of this process gets as many
+        devices = self.engine.devices // self.engine.processes
+        pixels = np.stack([x.pixels for x in worst])
+        pixels = np.resize(pixels, (-(-len(worst) // devices) * devices, *pixels.shape[1:]))
+        features = np.asarray(self.engine.forward(body)(pixels))[: len(worst)]
+        classes = np.array([x.predicted for x in worst])
+        return explain.class_maps(features, head, classes, page.display_size(pixels[0]))
+
+    def batch(self):
+        """The section of the first training batch, if its picture is still there."""
+        path = Path(self.config.output_dir) / "batch.png"
+        with contextlib.suppress(OSError):
+            return page.picture_file(path, "augmented training images with their targets")
+        return page.notes([f"{path} cannot be read."])
+
+
+def uses(config, weights):
+    """The section on how to use a model: commands and a program.
+
+    Args:
+        config: The `config.Config`.
+        weights: The path of its file, or `imagenet`.
+    """
+    is_file = weights != "imagenet"
+    variant = [] if is_file else ["--variant", config.model.variant]
+    upright = ["--exif-orientation"] * config.data.exif_orientation
+    size = config.model.input_size
+    backend = f"KERAS_BACKEND={keras.backend.backend()} "
+    predict = ["keras-smlp", "predict", "photo.jpg", "--weights", weights, *variant, *upright]
+    export = ["keras-smlp", "export", weights, *variant, "--format", "onnx", "--out", "model.onnx"]
+    load = f"keras_smlp.load_model({weights!r})"
+    if not is_file:
+        load = f'keras_smlp.SMLPNet{config.model.variant.capitalize()}(weights="imagenet")'
+    channels = config.data.channels
+    of_channels = "" if channels == 3 else f", channels={channels}"
+    turned = ", exif_orientation=True" if upright else ""
+    program = (
+        f"import keras_smlp\n\nmodel = {load}\n"
+        f'photo = keras_smlp.load_image("photo.jpg", {size}, {config.data.shorter_side(size)}'
+        f"{turned}{of_channels})\nprobabilities = model.predict(photo[None])"
+    )
+    named = [
+        ("Name what is on a photo:", backend + shlex.join(predict)),
+        ("Export it:", backend + shlex.join(export)),
+        ("In Python:", program),
+    ]
+    return "".join(page.notes([what]) + page.code(how) for what, how in named)
