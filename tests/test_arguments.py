@@ -233,6 +233,7 @@ MAY_BE = {
     "top": INTEGER,
     "size": INTEGER,
     "resize_size": INTEGER | OPTIONAL,
+    "channels": INTEGER,
     "class_index": INTEGER | {"zero or less"} | OPTIONAL,
     "rate": RATE,
     "drop_path_rate": RATE | OPTIONAL,

@@ -77,6 +77,7 @@ def test_it_leaves_its_files_and_no_others(run):
     assert {*FILES} - {"checkpoints", "tensorboard"} == report.FILES - {
         report.SPLIT,
         "calibrated.keras",
+        "example.tif",
     }
     for name in ("batch.png", "curves.png", "example.png"):
         assert (run.folder / name).read_bytes().startswith(b"\x89PNG\r\n")

@@ -120,6 +120,7 @@ def smooth_targets(labels, classes, label_smoothing):
     Labels are integers `(n,)`, or zeros and ones `(n, classes)` of several labels an image.
     """
     off = label_smoothing / classes
+    on = 1 - label_smoothing + off
     if labels.shape.rank == 2:
-        return tf.cast(labels, "float32") * (1 - label_smoothing) + off
-    return tf.one_hot(labels, classes, on_value=1 - label_smoothing + off, off_value=off)
+        return tf.where(labels > 0, tf.constant(on, "float32"), tf.constant(off, "float32"))
+    return tf.one_hot(labels, classes, on_value=on, off_value=off)

@@ -125,10 +125,8 @@ def bands(picture, channels=3, exif_orientation=False):
         found = rgb(picture, exif_orientation)
         return [found.convert("L") if channels == 1 else found]
     if picture.format == "TIFF" and picture.n_frames == channels:
-        pages = [page(picture, number, exif_orientation) for number in range(channels)]
-        if len({x.size for x in pages}) > 1:
-            raise ValueError("its pages differ in size, allowed: one size")
-        return pages
+        size = picture.size
+        return [page(picture, number, size, exif_orientation) for number in range(channels)]
     picture.load()
     turn = TURNS.get(orientation(picture)) if exif_orientation else None
     mode, picture = picture.mode, without_factor(in_8_bits(picture))
@@ -143,11 +141,13 @@ def bands(picture, channels=3, exif_orientation=False):
     return list((picture.transpose(Image.Transpose[turn]) if turn else picture).split())
 
 
-def page(picture, number, exif_orientation):
-    """A page of a TIFF that has one for each channel, as a gray picture."""
+def page(picture, number, size, exif_orientation):
+    """A page of a TIFF that has one for each channel, all of one size, as a gray picture."""
     from PIL import Image
 
     picture.seek(number)
+    if picture.size != size:  # which was checked, of the first page
+        raise ValueError("its pages differ in size, allowed: one size")
     picture.load()
     turn = TURNS.get(orientation(picture)) if exif_orientation else None
     gray = in_8_bits(picture)

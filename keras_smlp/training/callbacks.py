@@ -144,12 +144,12 @@ class Progress(keras.callbacks.Callback):
             disable=None if show else True,
             leave=False,
             # its own speed and time would count the compilation
-            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
+            bar_format="{percentage:3.0f}%|{bar}| {desc}",
         )
 
     def on_train_begin(self, logs=None):
         self.pace.begin()
-        self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.epochs}", refresh=False)
+        self.bar.set_description_str(self.epoch(), refresh=False)
 
     def on_train_batch_end(self, batch, logs=None):
         first = self.pace.first_step is None
@@ -160,12 +160,11 @@ class Progress(keras.callbacks.Callback):
             self.say(f"compiled: the first step took {in_words(self.pace.first_step)}")
         now = {**logs, "learning_rate": self.rates[self.run.epoch]}
         text = ", ".join([line(now), *self.speed_and_left()])
-        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.set_description_str(f"{self.epoch()}: {text}", refresh=False)
         self.bar.update()
         if self.bar.disable and self.pace.clock() - self.said_at >= self.wait:
             self.wait = min(2 * self.wait, LAST_WAIT)
-            place = f"epoch {self.run.epoch + 1}/{self.epochs}, step {self.run.step}/{self.steps}"
-            self.say(f"{place}: {text}")
+            self.say(f"{self.epoch()}, step {self.run.step}/{self.steps}: {text}")
 
     def report(self, row):
         """A line for an epoch that is done, with its evaluation, files and checkpoint."""
@@ -173,6 +172,10 @@ class Progress(keras.callbacks.Callback):
         if self.show:
             text = ", ".join([line(row), *self.speed_and_left()])
             self.say(f"epoch {row['epoch']}/{self.epochs}: {text}")
+
+    def epoch(self):
+        """The epoch that is trained, of how many."""
+        return f"epoch {self.run.epoch + 1}/{self.epochs}"
 
     def speed_and_left(self):
         """Images per second and the time left, as far as they are known."""

@@ -28,6 +28,7 @@ SPLIT = "split.csv"
 FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
 FILES |= {"example.png", "example.tif", "history.csv", "last.keras", SPLIT, "summary.md"}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
+MOST_OF_PNG = 4  # channels
 PICTURED = 32  # images of batch.png, at most
 # of the name of a class in a picture
 CHARACTERS = 18
@@ -55,9 +56,12 @@ class Results:
         self.class_names = class_names
         self.best_path = self.folder / "best.keras"
         self.classes = self.folder / "classes.json"
-        # PNG has no more channels
-        is_png = run.config.data.channels <= 4
-        self.example = self.folder / f"example.{'png' if is_png else 'tif'}"
+
+    @property
+    def example(self):
+        """The path of the first image of the validation, as a file."""
+        is_png = self.run.config.data.channels <= MOST_OF_PNG
+        return self.folder / f"example.{'png' if is_png else 'tif'}"
 
     def start(self, drawn=()):
         """Writes what a process that goes on may have changed.
@@ -86,10 +90,7 @@ class Results:
             images = ops.convert_to_numpy(on_device.finished(batch, group))
             plot_batch(self.folder / "batch.png", images, targets, self.class_names)
             data = self.run.config.data
-            first, *more = first_picture(validation, data.exif_orientation, data.channels)
-            with replacing(self.example) as temporary:
-                pages = {"save_all": True, "append_images": more} if more else {}
-                first.save(temporary, **pages)
+            write_example(self.example, validation, data.exif_orientation, data.channels)
 
     def record(self, name, score, row):
         """Adds a score to an epoch's row and saves the model, as `best.keras` too if it is best.
@@ -161,6 +162,14 @@ class Results:
             temporary.write_text(text, "utf-8", errors="backslashreplace")
 
 
+def write_example(path, split, exif_orientation, channels=3):
+    """Writes the first image of a split that can be decoded, so that it is read as it is."""
+    first, *more = first_picture(split, exif_orientation, channels)
+    with replacing(path) as temporary:
+        pages = {"save_all": True, "append_images": more} if more else {}
+        first.save(temporary, **pages)
+
+
 def first_picture(split, exif_orientation, channels=3):
     """The first image of a split that can be decoded: a PIL image, or one for each channel."""
     why = ""
@@ -172,7 +181,7 @@ def first_picture(split, exif_orientation, channels=3):
         except Exception as error:  # the evaluation names what is damaged
             why = why or f" ({reason(error, not content)})"
         else:
-            if channels > 4:
+            if channels > MOST_OF_PNG:
                 return [Image.fromarray(x) for x in np.moveaxis(content, -1, 0).copy()]
             mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
             size = content.shape[1::-1]

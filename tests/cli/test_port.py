@@ -6,9 +6,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from helpers.nets import answer, build
+from helpers.nets import answer, build, net
 from helpers.processes import python
 
+import keras_smlp
 from keras_smlp_cli import port
 from reference import stand_in
 
@@ -31,6 +32,14 @@ def test_there_and_back(run_command, here, checkpoint, micro):
     np.testing.assert_array_equal(answer(build(weights="back.pth"), x), answer(micro, x))
     loaded = keras.saving.load_model("m.keras")
     np.testing.assert_allclose(answer(loaded, x).sum(-1), 1, atol=1e-5)
+
+
+def test_weights_of_one_channel_become_those_of_gray(run_command, here):
+    keras_smlp.save_official(net(input_shape=(16, 16, 1), include_preprocessing=False), "one.pth")
+    for line in ("one.pth m.keras", "one.pth m.weights.h5", "m.keras m.pth"):
+        status, out, _ = run_command(port, line)
+        assert status == 0 and out.endswith("equal\n"), line
+    assert keras_smlp.load_model("m.keras").input_shape == (None, 16, 16, 1)
 
 
 def test_what_goes_wrong_is_one_line_and_status_2(refused, here, checkpoint):

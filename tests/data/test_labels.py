@@ -141,11 +141,11 @@ def test_a_drawn_split_has_a_part_of_each_class_and_can_be_repeated(tmp_path):
 
 
 def test_every_class_keeps_an_image_to_train_on():
-    """Where rarer classes have chosen both images of a class."""
-    found = [("a",), ("a", "z"), ("b",), ("b", "z")]
+    """Also where rarer classes have chosen all images of a class."""
+    found = [(x, *more) for x in "abc" for more in ((), ("z",))]
     for seed in range(40):
-        chosen, _ = splits.drawn_validation(list("0123"), found, 0.5, seed)
-        of_class = {x: [c for c, y in zip(chosen, found, strict=True) if x in y] for x in "abz"}
+        chosen, _ = splits.drawn_validation(list("012345"), found, 0.5, seed)
+        of_class = {x: [c for c, y in zip(chosen, found, strict=True) if x in y] for x in "abcz"}
         assert not any(all(x) for x in of_class.values())
     one = [("a",), ("a",), ()]
     assert not splits.drawn_validation(list("012"), one, 0.9, 0)[0][2]  # no label, one image

@@ -64,7 +64,7 @@ output_dir: a/b
 data:
   {name: imagenette/320px-v2, dir: here, validation_fraction: 0.3, split_seed: 4,
   manual_dir: there, threads: 3, max_bad_fraction: 0.2,
-  channels: 3, resize_size: 80, crop: center, crop_scale: [0.2, 0.9], crop_ratio: [0.5, 2.0],
+  channels: 4, resize_size: 80, crop: center, crop_scale: [0.2, 0.9], crop_ratio: [0.5, 2.0],
   scaled_decoding: true, exif_orientation: true, max_shift: 0.25, flip: 0.1, augment: none,
   magnitude: 7.0,
   magnitude_std: 0.0, operations: 1, erase: 0.1, mixup: 0.2, cutmix: 0.0, group_size: 3,

@@ -174,7 +174,7 @@ def test_on_a_terminal_a_line_is_rewritten(monkeypatch, capsys, clock):
     ]
     bars = [text for text in terminal.getvalue().split("\r") if text.strip()]
     last = r"loss 2.0000, accuracy 0.5000, lr 2.50e-01, 10 images/s, 0 s left"
-    assert re.fullmatch(rf"epoch 2/2:  100%\|.+\|, {last}", bars[-1]) and len(bars) > 2
+    assert re.fullmatch(rf"100%\|.+\| epoch 2/2: {last}", bars[-1]) and len(bars) > 2
     assert "\n" not in terminal.getvalue()
 
 
