@@ -1,0 +1,57 @@
+"""An evaluation of weights: their score, or what their features are worth."""
+
+import time
+
+from keras_smlp.training import network, probe
+from keras_smlp.training.callbacks import Signals
+from keras_smlp.training.review import Review
+from keras_smlp_cli.failures import Failure, exit_on_errors
+from keras_smlp_cli.prepared import KEYS
+
+
+def evaluate(prepared):
+    """Prints the score of the weights, and writes what else is asked for."""
+    config, say, net = prepared.config, prepared.say, prepared.network
+    for note in prepared.source.notes:
+        say(f"data.dir: {note}")
+    review = Review(config, prepared.engine, prepared.source.class_names)
+    observers = review.observers if config.eval.report or config.eval.calibrate else []
+    options = {"observers": observers} if observers else {}  # with one label an image alone
+    with Signals() as signals:
+        start = time.perf_counter()
+        score = prepared.evaluate(signals, predictions=config.eval.predictions, **options)
+    speed = score.images / (time.perf_counter() - start)
+    say(f"{config.model.weights}: {score.images} images, {speed:.0f} images/s")
+    for name, value in score.facts().items():
+        say(f"{name}: {value}")
+    said = ""
+    with exit_on_errors(keys=KEYS):
+        if config.eval.calibrate:
+            said = review.calibrate(net, network.with_probabilities(net))
+            say(said)
+        if config.eval.report:
+            review.report(config.eval.report, score, net, config.model.weights, prepared.bad)
+    say(score)
+    if config.eval.calibrate and not review.fitted:
+        raise Failure(said)
+
+
+def look_at_features(prepared):
+    """Prints how well k-NN and a linear probe judge by the features of the weights."""
+    config, source = prepared.config, prepared.source
+    start = time.perf_counter()
+    with prepared.engine.scope():
+        body = probe.body_of(prepared.network)
+    with Signals() as signals, exit_on_errors(keys=KEYS):
+        forward = prepared.guarded(prepared.engine.forward(body), signals)
+        # the training images too as an evaluation sees them
+        fitted, labels = probe.features(forward, prepared.batches_of(source.train))
+        judged, truth = probe.features(forward, prepared.validation)
+    prepared.say_damaged()
+    prepared.say(
+        f"{config.model.weights}: {fitted.shape[1]} features of {len(labels):,} training and "
+        f"{len(truth):,} validation images, {time.perf_counter() - start:.1f} s"
+    )
+    seed = config.train.seed
+    for found in probe.looks(fitted, labels, judged, truth, prepared.classes, seed):
+        prepared.say(found)
