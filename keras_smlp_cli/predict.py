@@ -13,6 +13,8 @@ import glob
 import json
 import os
 import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from keras_smlp_cli.arguments import Parser, labels, open_model, png, positive, read_names
@@ -46,6 +48,13 @@ def main(argv: list[str], prog: str = "keras-smlp predict") -> int:
         "--exif-orientation",
         action="store_true",
         help="turn photos upright as their EXIF data say, as data.exif_orientation of a training",
+    )
+    parser.add_argument(
+        "--resize-size",
+        type=positive,
+        metavar="PIXELS",
+        help="shorter side before the central crop, as data.resize_size of a training (default: "
+        "256 / 224 of the model's side)",
     )
     parser.add_argument(
         "--batch-size", type=positive, default=32, help="photos at a time (default: 32)"
@@ -89,6 +98,12 @@ def predict(parser, argv):
     top = min(TOP, len(classes)) if arguments.top is None else arguments.top
     if top > len(classes):
         raise ValueError(f"--top must be at most {len(classes)}, the model's classes, not {top}")
+    resize_size = arguments.resize_size
+    if resize_size is not None and resize_size < max(height, width):
+        raise ValueError(
+            f"--resize-size must be at least {max(height, width)}, the model's side, not "
+            f"{resize_size}"
+        )
     if arguments.explain:
         explain.classifier_layers(model)
     if arguments.kernels:
@@ -97,26 +112,29 @@ def predict(parser, argv):
     # ---- photos ---------------------------------------------------------------------------------
     if others:
         print(f"{parser.prog}: not used: {in_words(others)}", file=sys.stderr)
+
+    def read(file):
+        try:
+            return images.load_image(
+                file, (height, width), resize_size, arguments.exif_orientation, channels
+            )
+        except (ValueError, OSError) as error:
+            return error
+
     size = min(arguments.batch_size, len(files)) or 1
-    batches, write = progress([files[i : i + size] for i in range(0, len(files), size)])
+    chunks = [files[i : i + size] for i in range(0, len(files), size)]
+    batches, write = progress(read_ahead(chunks, read), len(chunks))
     damaged, drawn = 0, []
-    batch = np.zeros(
-        (size, height, width, channels), "uint8"
-    )  # always whole: JAX compiles per shape
-    for chunk in batches:
+    # always whole: JAX compiles per shape
+    batch = np.zeros((size, height, width, channels), "uint8")
+    for chunk, pictures in batches:
         good: list[str] = []
-        for file in chunk:
-            try:
-                batch[len(good)] = images.load_image(
-                    file,
-                    (height, width),
-                    exif_orientation=arguments.exif_orientation,
-                    channels=channels,
-                )
-            except (ValueError, OSError) as error:
-                write(f"{parser.prog}: skipped {shown(file)}: {error}", file=sys.stderr)
+        for file, picture in zip(chunk, pictures, strict=True):
+            if isinstance(picture, Exception):
+                write(f"{parser.prog}: skipped {shown(file)}: {picture}", file=sys.stderr)
                 damaged += 1
             else:
+                batch[len(good)] = picture
                 good.append(file)
         if not good:
             continue
@@ -190,13 +208,24 @@ def classifier(arguments):
     return model
 
 
-def progress(batches):
+def read_ahead(chunks, read):
+    """Each list of files with what was read; the next is read while the network computes."""
+    with ThreadPoolExecutor() as pool:
+        ahead: deque = deque()
+        for chunk in chunks:
+            ahead.append((chunk, pool.map(read, chunk)))
+            if len(ahead) > 1:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def progress(batches, count):
     """The batches, with a bar where a person waits for several, and how to write beside it."""
-    if len(batches) < 2 or not sys.stderr.isatty():
+    if count < 2 or not sys.stderr.isatty():
         return batches, print
     from tqdm import tqdm
 
-    return tqdm(batches, unit="batch"), tqdm.write
+    return tqdm(batches, total=count, unit="batch"), tqdm.write
 
 
 def as_table(file, found):

@@ -77,7 +77,7 @@ def train_with(prepared, began, logger):
     from keras_smlp.training import evaluation, losses, network, optimizer, preface, report
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.pace import Pace
-    from keras_smlp.training.review import Review
+    from keras_smlp.training.review import Review, as_trained
     from keras_smlp.training.run import Run
     from keras_smlp.training.step import TrainingModel
     from keras_smlp_cli.prepared import KEYS
@@ -193,11 +193,9 @@ def train_with(prepared, began, logger):
             review.report(folder / "report.html", score, net, results.best_path, prepared.bad, run)
             say(f"{folder / 'report.html'} says more")
     logger.end(run.rows, results.readable())
-    files = shlex.join([str(results.example), "--weights", str(results.best_path)])
-    # the example is a picture that was read so already
-    upright = " (photos of your own with --exif-orientation)" * config.data.exif_orientation
+    words = [str(results.example), "--weights", str(results.best_path), *as_trained(config)]
     command = f"KERAS_BACKEND={keras.backend.backend()} keras-smlp predict"
-    say(f"Use it: {command} {files} --top 1{upright}")
+    say(f"Use it: {command} {shlex.join(words)} --top 1")
 
 
 def read_config(argv, prog):

@@ -13,6 +13,7 @@ import numpy as np
 from keras_smlp.analysis import explain, findings, page
 from keras_smlp.checks import shown
 from keras_smlp.deploy.calibration import calibrate
+from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import replacing
 from keras_smlp.training.report import NAMES
 from keras_smlp.training.temperature import Logits
@@ -197,6 +198,14 @@ class Review:
         return page.notes([f"{path} cannot be read."])
 
 
+def as_trained(config):
+    """The options by which `keras-smlp predict` reads photos as the training did."""
+    size = config.data.shorter_side(config.model.input_size)
+    is_default = size == shorter_side(config.model.input_size)
+    resized = [] if is_default else ["--resize-size", str(size)]
+    return resized + ["--exif-orientation"] * config.data.exif_orientation
+
+
 def uses(config, weights):
     """The section on how to use a model: commands and a program.
 
@@ -206,17 +215,24 @@ def uses(config, weights):
     """
     is_file = weights != "imagenet"
     variant = [] if is_file else ["--variant", config.model.variant]
-    upright = ["--exif-orientation"] * config.data.exif_orientation
     size = config.model.input_size
     backend = f"KERAS_BACKEND={keras.backend.backend()} "
-    predict = ["keras-smlp", "predict", "photo.jpg", "--weights", weights, *variant, *upright]
+    predict = [
+        "keras-smlp",
+        "predict",
+        "photo.jpg",
+        "--weights",
+        weights,
+        *variant,
+        *as_trained(config),
+    ]
     export = ["keras-smlp", "export", weights, *variant, "--format", "onnx", "--out", "model.onnx"]
     load = f"keras_smlp.load_model({weights!r})"
     if not is_file:
         load = f'keras_smlp.SMLPNet{config.model.variant.capitalize()}(weights="imagenet")'
     channels = config.data.channels
     of_channels = "" if channels == 3 else f", channels={channels}"
-    turned = ", exif_orientation=True" if upright else ""
+    turned = ", exif_orientation=True" if config.data.exif_orientation else ""
     program = (
         f"import keras_smlp\n\nmodel = {load}\n"
         f'photo = keras_smlp.load_image("photo.jpg", {size}, {config.data.shorter_side(size)}'

@@ -171,6 +171,15 @@ def test_names_of_any_bytes_and_with_dollars(here, run):
     assert {line[14:] for line in out.splitlines()[1:]} == {*("$", "$\\frac$", "\\udcff", "a\\nb")}
 
 
+def test_the_size_before_the_crop(here, run, refused, model):
+    photo = keras_smlp.load_image("photos/a.png", (32, 48), 60)
+    _, out, _ = run("photos/a.png --weights m.keras --json --top 1 --resize-size 60")
+    best = model.predict_on_batch(photo[None])[0].max()
+    assert abs(json.loads(out)["predictions"][0]["probability"] - best) < 1e-5
+    error = refused(predict, "photos/a.png --weights m.keras --resize-size 47")
+    assert "--resize-size must be at least 48, the model's side, not 47" in error
+
+
 def test_patterns_name_photos_once(here, run):
     photos = "'photos/**/*.png' photos/more photos/a.png"
     _, out, _ = run(f"{photos} --weights m.keras --json --top 1")
