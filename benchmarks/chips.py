@@ -13,7 +13,7 @@ other. For GPUs the compiler has no estimate of the time: kernels and bytes are 
 
 **These are estimates by a compiler, not measurements.** An operation without an estimate is listed.
 
-TPUs need `pip install "keras_smlp[jax,tpu]"`; GPUs need JAX' plugin for CUDA and its ptxas (see
+TPUs need `pip install "keras-smlp[jax,tpu]"`; GPUs need JAX' plugin for CUDA and its ptxas (see
 docs/accelerators.md). No chip and no driver is needed.
 """
 
@@ -128,7 +128,7 @@ def check(options):
     package = "libtpu" if chip.is_tpu else "jax_cuda13_plugin"
     for name in ("jax", package):
         if importlib.util.find_spec(name) is None:
-            extra = "keras_smlp[jax,tpu]" if chip.is_tpu else "jax[cuda13]"
+            extra = "keras-smlp[jax,tpu]" if chip.is_tpu else "jax[cuda13]"
             raise ValueError(f'{name} is not installed: pip install "{extra}"')
 
 

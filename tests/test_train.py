@@ -240,11 +240,8 @@ def test_a_report_on_a_full_disk_is_one_sentence(run, capsys, tmp_path, monkeypa
 
     monkeypatch.setattr(Path, "write_text", full)
     weights = f"--model.weights={run.folder / 'best.keras'}"
-    with pytest.raises(SystemExit) as stop:
-        train.main(
-            [*run.argv, f"--output_dir={tmp_path}", "--eval", weights, f"--eval.report={path}"]
-        )
-    assert stop.value.code == 2
+    line = [*run.argv, f"--output_dir={tmp_path}", "--eval", weights, f"--eval.report={path}"]
+    assert train.main(line, "train.py") == 2
     assert capsys.readouterr().err == (
         f"train.py: error: {path}: the report cannot be written (No space left on device)\n"
     )
@@ -259,7 +256,7 @@ def test_a_disk_that_is_full_at_the_report_keeps_the_models(run, small_disk):
     (disk / "run" / "report.html").unlink()
     free = shutil.disk_usage(disk).free
     (disk / "filler").write_bytes(bytes(free - 8192))
-    code = "import sys, train; train.main(sys.argv[1:])"
+    code = "import sys, train; sys.exit(train.main(sys.argv[1:], 'train.py'))"
     argv = [*run.argv, f"--output_dir={disk / 'run'}"]
     done = python("-c", code, *argv, cwd=ROOT, status=1)
     line = done.stderr.splitlines()[-1]

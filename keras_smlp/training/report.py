@@ -27,6 +27,7 @@ SPLIT = "split.csv"
 # what `replacing` writes
 FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
 FILES |= {"example.png", "example.tif", "history.csv", "last.keras", SPLIT, "summary.md"}
+FILES |= {"calibrated.keras", "report.html"}  # which `review` writes
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 MOST_OF_PNG = 4  # channels
 PICTURED = 32  # images of batch.png, at most

@@ -11,13 +11,14 @@ from helpers.photos import Image, encoded, photo
 
 tf = pytest.importorskip("tensorflow", reason="the batches are made by tf.data")
 
-from helpers.training import Run, refused  # noqa: E402 - asked for first
+from helpers.training import SMALL, Run, refused  # noqa: E402 - asked for first
 
 import keras_smlp  # noqa: E402
 from keras_smlp.data import augment, decode, on_device, pipeline, sources  # noqa: E402
 from keras_smlp.data.recipe import DataConfig  # noqa: E402
 from keras_smlp.preprocessing import MEAN, STD  # noqa: E402
 from keras_smlp.training import report  # noqa: E402
+from keras_smlp_cli import predict  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -231,7 +232,7 @@ def test_a_run(channels, file, tmp_path):
     line = re.search(r"^\* Acc.*$", run.out, re.MULTILINE)[0]
     weights = f"--model.weights={run.folder / 'best.keras'}"
     again = Run(tmp_path / "again", *PLAIN, *more[:2], weights, "--eval")
-    assert line in again.out and "model.weights: " not in again.out
+    assert line in again.out and "a stem for" not in again.out
 
 
 @pytest.mark.parametrize("channels", range(1, 8))
@@ -243,7 +244,7 @@ def test_the_example_is_read_as_it_is(channels, tmp_path):
 
 
 @pytest.mark.quick_once
-def test_weights_of_rgb_begin_a_run(tmp_path):
+def test_weights_of_rgb_begin_a_run(tmp_path, capsys):
     own = {"input_shape": (16, 16, 3), "patch_size": 2, "classes": 2}
     rgb = keras_smlp.SMLPNet(8, (1, 1), **own)
     rgb.save(tmp_path / "rgb.keras")
@@ -256,9 +257,8 @@ def test_weights_of_rgb_begin_a_run(tmp_path):
         arrays(tmp_path, (16, 16, wrong))
         weights = f"--model.weights={run.folder / 'best.keras'}"
         again = [*options[:2], f"--data.channels={wrong}", options[3], weights, "--eval"]
-        with pytest.raises(SystemExit) as stop:
-            Run(tmp_path / "again", *again)
-        assert stop.value.code == 2
+        error = refused(capsys, f"--output_dir={tmp_path / 'again'}", *SMALL, *again)
+        assert "The stem belongs to one number of channels: " in error
 
 
 def test_a_run_on_files_of_other_channels_is_refused(tmp_path, capsys):
@@ -273,6 +273,7 @@ def test_a_run_on_files_of_other_channels_is_refused(tmp_path, capsys):
         "--model.depths=[1,1]",
         "--model.input_size=16",
         "--data.resize_size=16",
+        began=True,
     )
     assert error.startswith(
         "train.py: error: data: no validation image can be decoded (its pixels are RGB, allowed "
@@ -282,29 +283,16 @@ def test_a_run_on_files_of_other_channels_is_refused(tmp_path, capsys):
 
 @pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="it draws")
 @pytest.mark.parametrize(("channels", "file"), [(1, gray), (4, four_bands)])
-def test_predict(channels, file, tmp_path, capsys, monkeypatch):
-    monkeypatch.syspath_prepend("tools")
-    predict = importlib.import_module("predict")
+def test_predict(channels, file, tmp_path, capsys):
     model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(16, 16, channels), classes=2)
     model.save(tmp_path / "m.keras")
     (tmp_path / "classes.json").write_text('["cat", "dog"]')
     (tmp_path / "a.png").write_bytes(file("china", (60, 50)))
     (tmp_path / "b.jpg").write_bytes(encoded(photo(size=(60, 50))))
-    monkeypatch.setattr(
-        "sys.argv",
-        [
-            "predict.py",
-            str(tmp_path / "a.png"),
-            str(tmp_path / "b.jpg"),
-            "--json",
-            "--explain",
-            "--weights",
-            str(tmp_path / "m.keras"),
-            "--plot",
-            str(tmp_path / "p.png"),
-        ],
-    )
-    assert predict.main() == (1 if channels == 4 else 0)
+    photos = [str(tmp_path / "a.png"), str(tmp_path / "b.jpg")]
+    options = ["--json", "--explain", "--plot", str(tmp_path / "p.png")]
+    line = [*photos, *options, "--weights", str(tmp_path / "m.keras")]
+    assert predict.main(line) == (1 if channels == 4 else 0)
     out, err = capsys.readouterr()
     first = json.loads(out.splitlines()[0])["predictions"]
     seen = keras_smlp.load_image(tmp_path / "a.png", 16, channels=channels)[None]

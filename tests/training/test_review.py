@@ -189,7 +189,7 @@ def test_the_report_of_an_evaluation(net, tmp_path):
     assert {"w.keras", "r.html"} == {path.name for path in tmp_path.iterdir()}
     kept, answers = images.indices >= 0, images.answers
     wrong = np.flatnonzero(kept & (answers.argmax(axis=1) != images.labels))
-    for words in (*NAMES, weights, "/x/<u>.jpg: no <image>", "python predict.py"):
+    for words in (*NAMES, weights, "/x/<u>.jpg: no <image>", "keras-smlp predict"):
         assert words in read.text
     assert f"{100 * (1 - len(wrong) / kept.sum()):.2f}%" in read.text
     assert "Curves" not in read.text and "trained on" not in read.text
