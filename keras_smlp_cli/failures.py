@@ -65,9 +65,10 @@ def run(prog, command, *arguments, errors=(), trains=False):
         elif not isinstance(error, errors):
             traceback.print_exc()
             message, code = None, 1
-    # the iterator that the error held must go now: at Python's own end it would wait for threads
-    # of tf.data that wait for Python
-    gc.collect()
+    if trains:
+        # the iterator that the error held must go now: at Python's own end it would wait for
+        # threads of tf.data that wait for Python
+        gc.collect()
     if message is not None:
         print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
     return code
