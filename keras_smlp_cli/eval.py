@@ -9,6 +9,8 @@ SHORT = {
     "--probe": ("--eval.probe", "true"),
     "--report": ("--eval.report", None),
 }
+ABOUT = """Evaluates weights on validation images. --weights FILE is short for --model.weights,
+--predictions, --report and --probe for the keys of eval."""
 
 
 def main(argv: list[str], prog: str = "keras-smlp eval") -> int:
@@ -24,4 +26,4 @@ def main(argv: list[str], prog: str = "keras-smlp eval") -> int:
         key, fixed = SHORT.get(name, (name, None))
         line.append(key + equals + value)
         line += [fixed] if fixed and not equals else []
-    return train.main(line, prog)
+    return train.main(line, prog, ABOUT)

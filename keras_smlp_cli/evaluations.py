@@ -1,19 +1,29 @@
 """An evaluation of weights: their score, or what their features are worth."""
 
 import time
+from pathlib import Path
 
 from keras_smlp.training import network, probe
 from keras_smlp.training.callbacks import Signals
 from keras_smlp.training.review import Review
+from keras_smlp.training.run import CHECKPOINTS
 from keras_smlp_cli.failures import Failure, exit_on_errors
 from keras_smlp_cli.prepared import KEYS
 
 
 def evaluate(prepared):
     """Prints the score of the weights, and writes what else is asked for."""
-    config, say, net = prepared.config, prepared.say, prepared.network
+    config, say = prepared.config, prepared.say
+    folder, weights = Path(config.output_dir), Path(config.model.weights)
+    is_of_run = (folder / CHECKPOINTS).exists()
+    if config.eval.calibrate and is_of_run and weights.resolve().parent != folder.resolve():
+        raise Failure(
+            f"output_dir: {folder} has a run with other weights than {weights}, allowed: another "
+            "folder, for eval.calibrate writes into it"
+        )
     for note in prepared.source.notes:
         say(f"data.dir: {note}")
+    net = prepared.network
     review = Review(config, prepared.engine, prepared.source.class_names)
     observers = review.observers if config.eval.report or config.eval.calibrate else []
     options = {"observers": observers} if observers else {}  # with one label an image alone
@@ -25,13 +35,15 @@ def evaluate(prepared):
     for name, value in score.facts().items():
         say(f"{name}: {value}")
     said = ""
-    with exit_on_errors(keys=KEYS):
-        if config.eval.calibrate:
-            said = review.calibrate(net, network.with_probabilities(net))
-            say(said)
-        if config.eval.report:
-            review.report(config.eval.report, score, net, config.model.weights, prepared.bad)
-    say(score)
+    try:
+        with exit_on_errors(keys=KEYS):
+            if config.eval.calibrate:
+                said = review.calibrate(net, network.with_probabilities(net))
+                say(said)
+            if config.eval.report:
+                review.report(config.eval.report, score, net, config.model.weights, prepared.bad)
+    finally:
+        say(score)
     if config.eval.calibrate and not review.fitted:
         raise Failure(said)
 

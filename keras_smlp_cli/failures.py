@@ -84,7 +84,9 @@ def hint(error, trains):
     else:
         return None
     found = f'{module} is not installed: pip install "keras-smlp[{extras}]"'
-    if module in BACKENDS and not os.environ.get("KERAS_BACKEND"):
+    # a training needs TensorFlow in any case
+    may_be_another = module in BACKENDS and not (trains and module == "tensorflow")
+    if may_be_another and not os.environ.get("KERAS_BACKEND"):
         for other in BACKENDS:
             if other != module and importlib.util.find_spec(other):
                 return f"{found}, or set KERAS_BACKEND={other}, which is"

@@ -24,6 +24,9 @@ KEYS = {
 KEYS |= {name: f"distribution.{name}" for name in ("kind", "coordinator", "processes", "rank")}
 KEYS |= {"batch_norm": "distribution.batch_norm"}
 
+# of weights: a value that is no good, a file that cannot be read, a download that failed
+BUILDING = (ValueError, OSError, RuntimeError)
+
 
 class Prepared:
     """The images and the network of a configuration; what is wrong with them ends the command.
@@ -43,7 +46,8 @@ class Prepared:
 
     def __init__(self, config: Any, engine: Any):
         self.config, self.engine = config, engine
-        self.say = print if engine.is_main else lambda *_: None
+        # at once, also into a file: a compilation may come next
+        self.say = functools.partial(print, flush=True) if engine.is_main else lambda *_: None
         if engine.devices > 1:
             self.say(engine.describe())
         keras.utils.set_random_seed(config.train.seed)
@@ -100,7 +104,7 @@ class Prepared:
     def network(self):
         """The network with its initial weights."""
         config = self.config
-        with self.engine.scope(), exit_on_errors(prefix="model: "):
+        with self.engine.scope(), exit_on_errors(BUILDING, "model: "):
             net, left_out, trained_at = networks.build(
                 config.model, self.classes, config.train.precision, config.data.channels
             )

@@ -15,19 +15,20 @@ from pathlib import Path
 from keras_smlp_cli.failures import Failure, exit_on_errors, run
 
 
-def main(argv: list[str], prog: str = "keras-smlp train") -> int:
+def main(argv: list[str], prog: str = "keras-smlp train", about: str = "Trains an sMLPNet.") -> int:
     """Trains a network, or evaluates one with `--eval`; returns the exit status.
 
     Args:
         argv: List of strings: the options, see `--help`.
         prog: String. What the user typed, for messages. Defaults to the command.
+        about: String. What it does, for `--help`. Defaults to a training.
     """
     # TensorFlow reports the processor's features otherwise
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     # PyTorch's threads wait for work in a busy loop otherwise, and starve tf.data's: on two
     # processors with other work a step takes ten times as long
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return run(prog, lambda: train(read_config(argv, prog)), trains=True)
+    return run(prog, lambda: train(read_config(argv, prog, about)), trains=True)
 
 
 def train(config):
@@ -50,10 +51,12 @@ def train(config):
         if config.data.mixes_on_device and not config.eval.only:
             config.check_groups(*engine.apart)
     with contextlib.ExitStack() as stack:
-        if not config.eval.only:  # which leaves what a run has written as it is
+        # an evaluation leaves what a run has written as it is, but for eval.calibrate
+        if not config.eval.only or config.eval.calibrate:
             files = report.FILES | {loggers.FILE}
             with exit_on_errors():
                 stack.enter_context(locked(Path(config.output_dir), engine, files))
+        if not config.eval.only:
             logger = stack.enter_context(loggers.Logger(config, engine.is_main))
         try:
             prepared = Prepared(config, engine)
@@ -78,7 +81,7 @@ def train_with(prepared, began, logger):
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.pace import Pace
     from keras_smlp.training.review import Review, as_trained
-    from keras_smlp.training.run import Run
+    from keras_smlp.training.run import CHECKPOINTS, Run
     from keras_smlp.training.step import TrainingModel
     from keras_smlp_cli.prepared import KEYS
 
@@ -130,7 +133,7 @@ def train_with(prepared, began, logger):
 
     # ---- resume ---------------------------------------------------------------------------------
     listing = fingerprint.listing(source) if engine.is_main else None
-    run = Run(config, folder / "checkpoints", engine, listing)
+    run = Run(config, folder / CHECKPOINTS, engine, listing)
     with exit_on_errors():
         run.resume(model, say)
         engine.on_main(lambda: logger.start(run.path is not None))
@@ -190,20 +193,21 @@ def train_with(prepared, began, logger):
         if config.eval.calibrate:
             say(review.calibrate(net, classifier))
         if observers:
-            review.report(folder / "report.html", score, net, results.best_path, prepared.bad, run)
-            say(f"{folder / 'report.html'} says more")
+            page = folder / report.PAGE
+            review.report(page, score, net, results.best_path, prepared.bad, run)
+            say(f"{page} says more")
     logger.end(run.rows, results.readable())
     words = [str(results.example), "--weights", str(results.best_path), *as_trained(config)]
     command = f"KERAS_BACKEND={keras.backend.backend()} keras-smlp predict"
     say(f"Use it: {command} {shlex.join(words)} --top 1")
 
 
-def read_config(argv, prog):
+def read_config(argv, prog, about):
     """Reads the configuration and makes its `output_dir`."""
     from keras_smlp.training.parsing import parse
 
     with exit_on_errors():
-        config = parse(argv, prog)
+        config = parse(argv, prog, about)
     try:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:

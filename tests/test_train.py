@@ -242,10 +242,21 @@ def test_a_report_on_a_full_disk_is_one_sentence(run, capsys, tmp_path, monkeypa
     weights = f"--model.weights={run.folder / 'best.keras'}"
     line = [*run.argv, f"--output_dir={tmp_path}", "--eval", weights, f"--eval.report={path}"]
     assert train.main(line, "train.py") == 2
-    assert capsys.readouterr().err == (
+    out, err = capsys.readouterr()
+    assert LINE.search(out)[0] == LINE.search(run.out)[0]  # the score is not lost
+    assert err == (
         f"train.py: error: {path}: the report cannot be written (No space left on device)\n"
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_a_temperature_of_other_weights_stays_out_of_a_runs_folder(run, capsys, tmp_path):
+    shutil.copy(run.folder / "best.keras", tmp_path / "w.keras")
+    options = ["--eval", f"--model.weights={tmp_path / 'w.keras'}", "--eval.calibrate=true"]
+    error = refused(capsys, *run.argv, *options)
+    assert f"output_dir: {run.folder} has a run with other weights than {tmp_path}" in error
+    assert not (run.folder / "calibrated.keras").exists()
 
 
 @pytest.mark.deep

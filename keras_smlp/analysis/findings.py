@@ -93,7 +93,8 @@ class Findings:
         part["confidence"] = np.exp(batch.log_probabilities[rows, batch.predicted])
         self.parts.append(part)
         losses = -batch.log_probabilities[rows, batch.labels]
-        wrong = rows[~batch.right]
+        # with labels of their own, an image may count as wrong that is taken for its class
+        wrong = rows[~batch.right & (batch.predicted != batch.labels)]
         for i in wrong[np.argsort(-losses[wrong], kind="stable")[:WORST]]:
             index, label, predicted, confidence, _ = part[i].item()
             name, pixels = bytes(batch.names[i]), batch.pixels[i].copy()
@@ -121,7 +122,8 @@ class Findings:
         Returns:
             A list of `(label, predicted, count)`.
         """
-        wrong = self.images[~self.images["right"]]
+        taken_for_others = self.images["predicted"] != self.images["label"]
+        wrong = self.images[~self.images["right"] & taken_for_others]
         pairs = np.stack([wrong["label"], wrong["predicted"]], axis=1)
         pairs, counts = np.unique(pairs, axis=0, return_counts=True)
         order = np.argsort(-counts, kind="stable")

@@ -34,7 +34,7 @@ for outer in dataclasses.fields(Config):
         KEYS[outer.name] = outer
 
 
-def parse(argv, prog="keras-smlp train"):
+def parse(argv, prog="keras-smlp train", about="Trains an sMLPNet."):
     """Reads the configuration of a run.
 
     Args:
@@ -43,6 +43,7 @@ def parse(argv, prog="keras-smlp train"):
             wherever it stands, and `--eval`. What neither says of the network is taken from the
             file `model.weights`.
         prog: String. What the user typed, for `--help`. Defaults to the installed command.
+        about: String. What the command does, for `--help`. Defaults to a training.
 
     Returns:
         A `Config`. `--help` and `--print_config` print and exit instead.
@@ -53,7 +54,7 @@ def parse(argv, prog="keras-smlp train"):
     parser = argparse.ArgumentParser(
         prog=prog,
         usage="%(prog)s [--config NAME] [--eval] [--section.key VALUE ...]",
-        description="Trains an sMLPNet.",
+        description=about,
         argument_default=argparse.SUPPRESS,
         add_help=False,
         allow_abbrev=False,

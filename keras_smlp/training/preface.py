@@ -39,7 +39,7 @@ def lines(
         A list of strings, a line each.
     """
     left = steps * (config.train.epochs - place[0]) - place[1]
-    found = about_data(config.data, source)
+    found = about_data(config, source)
     found += about_network(config, parameters, runs_on)
     found += about_steps(config, len(source.train), steps)
     found.append(row("output", shown(config.output_dir, None)))
@@ -48,18 +48,19 @@ def lines(
     return found + [COMPILES] * (compiles and left > 0)
 
 
-def about_data(data, source):
+def about_data(config, source):
     """Lines on the images of each split, and on what is odd about them."""
-    classes = source.class_names
+    data, classes = config.data, source.class_names
     name = data.name if data.dir is None else f"{data.name}, {shown(data.dir, None)}"
     notes = [f"data.dir: {note}" for note in source.notes]
     counts = class_counts(source.train, len(classes))
-    if counts is not None and data.balance == "none":
+    if counts is not None and data.balance == "none" and not source.several:
+        cures = "sampling" if config.train.loss == "sigmoid" else "sampling or weights"
         most, least = counts.max(), max(counts.min(), 1)
         if most >= UNEVEN * least:
             notes.append(
                 f"data.balance: none, with {most // least} times as many images of the largest "
-                "class as of the smallest (sampling or weights make up for it)"
+                f"class as of the smallest ({cures} can make up for it)"
             )
     return [
         row("data", f"{name}: {len(classes):,} classes"),
@@ -90,7 +91,8 @@ def about_network(config, parameters, runs_on):
 def about_steps(config, images, steps):
     """A line on the length of the run."""
     train, over = config.train, images - steps * config.train.batch_size
-    unused = f"; {over:,} images are left over in each epoch" * (over > 0)
+    shows_each_once = config.data.repeats == 1 and config.data.balance != "sampling"
+    unused = f"; {over:,} images are left over in each epoch" * (over > 0 and shows_each_once)
     return [
         row(
             "steps",

@@ -3,6 +3,7 @@
 import csv
 import json
 import platform
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ SPLIT = "split.csv"
 # what `replacing` writes
 FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
 FILES |= {"example.png", "example.tif", "history.csv", "last.keras", SPLIT, "summary.md"}
-FILES |= {"calibrated.keras", "report.html"}  # which `review` writes
+CALIBRATED, PAGE = "calibrated.keras", "report.html"  # which `review` writes
+FILES |= {CALIBRATED, PAGE}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 MOST_OF_PNG = 4  # channels
 PICTURED = 32  # images of batch.png, at most
@@ -142,7 +144,7 @@ class Results:
             f"Python {platform.python_version()}",
             "devices": self.run.engine.describe(),
             "seconds of the last process": f"{seconds:.0f}",
-            "command": f"`{' '.join(['python', *sys.argv])}`",
+            "command": f"`{command(sys.argv)}`",
         }
         lines = ["# Summary", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
         keys = [key for key in last if key != "epoch"]
@@ -161,6 +163,15 @@ class Results:
         with replacing(self.folder / name) as temporary:
             # names of files need not be UTF-8
             temporary.write_text(text, "utf-8", errors="backslashreplace")
+
+
+def command(argv):
+    """What the user typed, from Python's list of it."""
+    program = Path(argv[0])
+    words = ["python", argv[0]] if program.suffix == ".py" else [program.name]
+    if program.name == "__main__.py":
+        words = ["python", "-m", program.parent.name]
+    return shlex.join([*words, *argv[1:]])
 
 
 def write_example(path, split, exif_orientation, channels=3):

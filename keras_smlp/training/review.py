@@ -15,11 +15,13 @@ from keras_smlp.checks import shown
 from keras_smlp.deploy.calibration import calibrate
 from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import replacing
-from keras_smlp.training.report import NAMES
+from keras_smlp.training.report import CALIBRATED, NAMES
 from keras_smlp.training.temperature import Logits
+from keras_smlp.weights import identify
 
-CALIBRATED, CLASSES = "calibrated.keras", "classes.json"
+CLASSES = "classes.json"
 NAMED = 20  # damaged files
+RESIZED = "resized.keras"
 HINT = "--eval.calibrate true fits a temperature, by which probabilities become as sure as right."
 
 
@@ -107,6 +109,10 @@ class Review:
             source = data.name if data.dir is None else os.path.basename(os.path.abspath(data.dir))
             calibrated = Path(self.config.output_dir) / CALIBRATED
             best = str(calibrated) if self.fitted else str(weights)
+            side = 224 if best == "imagenet" else self.config.model.input_size
+            if not (run or self.fitted):
+                with contextlib.suppress(ValueError, OSError):  # imagenet; gone since it was read
+                    side = identify.infer(best).input_shape[0]
             sections = [
                 ("Result", self.result(score, network, bad, run)),
                 ("Curves", run and page.curves(run.rows, run.best_score, NAMES)),
@@ -115,7 +121,7 @@ class Review:
                 ("Calibration", page.calibration(found, self.fitted, self.hint)),
                 ("Worst errors", self.worst(network)),
                 ("A batch as it was trained on", run and self.batch()),
-                ("Use it", uses(self.config, best)),
+                ("Use it", uses(self.config, best, side, len(self.class_names))),
                 ("Configuration", page.folded("All keys", page.code(self.config.to_yaml()))),
             ]
             title = f"{source}: {'training' if run else 'evaluation'} of an sMLPNet"
@@ -206,41 +212,44 @@ def as_trained(config):
     return resized + ["--exif-orientation"] * config.data.exif_orientation
 
 
-def uses(config, weights):
+def uses(config, weights, own_side, classes=1000):
     """The section on how to use a model: commands and a program.
 
     Args:
         config: The `config.Config`.
         weights: The path of its file, or `imagenet`.
+        own_side: Integer. Side in pixels of the images that the file's network takes.
+        classes: Integer. How many classes it has. Defaults to `1000`, which have ImageNet's names.
     """
-    is_file = weights != "imagenet"
+    is_file, file = weights != "imagenet", weights
     variant = [] if is_file else ["--variant", config.model.variant]
-    size = config.model.input_size
-    backend = f"KERAS_BACKEND={keras.backend.backend()} "
-    predict = [
-        "keras-smlp",
-        "predict",
-        "photo.jpg",
-        "--weights",
-        weights,
-        *variant,
-        *as_trained(config),
-    ]
-    export = ["keras-smlp", "export", weights, *variant, "--format", "onnx", "--out", "model.onnx"]
+    size, channels = config.model.input_size, config.data.channels
     load = f"keras_smlp.load_model({weights!r})"
     if not is_file:
         load = f'keras_smlp.SMLPNet{config.model.variant.capitalize()}(weights="imagenet")'
-    channels = config.data.channels
+    program = f"import keras_smlp\n\nmodel = {load}\n"
+    if size != own_side:
+        file, variant = RESIZED, []
+        program += f"model = keras_smlp.resize_weights(model, ({size}, {size}, {channels}))\n"
+        program += f'model.save("{RESIZED}")\n'
     of_channels = "" if channels == 3 else f", channels={channels}"
     turned = ", exif_orientation=True" if config.data.exif_orientation else ""
-    program = (
-        f"import keras_smlp\n\nmodel = {load}\n"
+    program += (
         f'photo = keras_smlp.load_image("photo.jpg", {size}, {config.data.shorter_side(size)}'
         f"{turned}{of_channels})\nprobabilities = model.predict(photo[None])"
     )
+    # a run leaves its names beside the .keras file
+    has_names = classes == 1000 or (file.endswith(".keras") and size == own_side)
+    names = [] if has_names else ["--classes", "classes.json"]
+    backend = f"KERAS_BACKEND={keras.backend.backend()} "
+    words = ["photo.jpg", "--weights", file, *variant, *names, *as_trained(config)]
+    predict = ["keras-smlp", "predict", *words]
+    export = ["keras-smlp", "export", file, *variant, *names, "--format", "onnx"]
     named = [
         ("Name what is on a photo:", backend + shlex.join(predict)),
-        ("Export it:", backend + shlex.join(export)),
+        ("Export it:", backend + shlex.join([*export, "--out", "model.onnx"])),
         ("In Python:", program),
     ]
+    if size != own_side:
+        named = [("At the size of this evaluation:", program), *named[:2]]
     return "".join(page.notes([what]) + page.code(how) for what, how in named)

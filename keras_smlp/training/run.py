@@ -18,6 +18,7 @@ from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.checkpoints import DATA, WEIGHTS, Checkpoints, differences
 from keras_smlp.training.parsing import KEYS
 
+CHECKPOINTS = "checkpoints"  # their folder in output_dir
 # beginnings of the keys that nothing of the training depends on
 MAY_CHANGE_ON_RESUME = (
     "output_dir",

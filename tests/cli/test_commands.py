@@ -49,7 +49,14 @@ def test_an_evaluation_by_its_short_names(monkeypatch):
     line = ["eval", "--config", "digits", "--weights", "w.keras", "--predictions=p.csv"]
     assert __main__.main(line) == 0
     long = ["--config", "digits", "--model.weights", "w.keras", "--eval.predictions=p.csv"]
-    assert said == [(["--eval", *long], "keras-smlp eval")]
+    assert [x[:2] for x in said] == [(["--eval", *long], "keras-smlp eval")]
+
+
+def test_the_help_of_an_evaluation_is_its_own(capsys):
+    assert __main__.main(["eval", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("usage: keras-smlp eval [--config NAME]")
+    assert "Evaluates weights on validation images. --weights FILE is short for" in out
 
 
 @pytest.mark.parametrize(

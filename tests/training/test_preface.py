@@ -93,7 +93,7 @@ def test_labels_that_are_not_known():
     assert preface.class_counts(files, 2) is None
     text = preface.in_classes(files, ("a", "b"))
     assert text == "5 images; how many of a class is known only when they are read"
-    found = preface.about_data(parse(SMALL).data, Source(("a", "b"), files, files))
+    found = preface.about_data(parse(SMALL), Source(("a", "b"), files, files))
     assert len(found) == 3
 
 
@@ -104,6 +104,20 @@ def test_classes_of_very_different_size(counts, times):
     found = [x for x in lines(source(counts)) if x.startswith("data.balance: ")]
     assert found == [] if times is None else f" {times} times as many images" in found[0]
     assert not [x for x in lines(source(counts), "--data.balance=sampling") if "times" in x]
+
+
+def test_of_several_labels_no_balance_is_proposed():
+    rows = np.array([[1, 1]] + [[1, 0]] * 30, "uint8")
+    several = Arrays(np.zeros((31, 1, 1, 3), "uint8"), rows)
+    found = lines(Source(("a", "b"), several, several))
+    assert found[1] == "training    31 images, 1 (b) to 31 (a) of a class"
+    assert not [x for x in found if x.startswith("data.balance")]
+
+
+def test_what_is_left_over_where_images_are_shown_more_than_once():
+    for option in ("--data.repeats=2", "--data.balance=sampling"):
+        found = lines(source((6, 8)), option, "--data.group_size=4")
+        assert "steps       9 in 3 epochs, 3 of 4 images in each" in found
 
 
 def test_the_hardware():

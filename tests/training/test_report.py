@@ -88,3 +88,15 @@ def test_names_with_dollars_are_drawn_as_they_are(figure):
         images, targets = np.zeros((1, 8, 8, 3)), np.ones((1, 1))
         [axes] = figure(report.plot_batch, images, targets, [name]).axes
         assert not axes.texts[0].get_parse_math()
+
+
+@pytest.mark.parametrize(
+    ("argv", "typed"),
+    [
+        (["/v/bin/keras-smlp", "train", "--data.dir", "a b"], "keras-smlp train --data.dir 'a b'"),
+        (["train.py", "--eval"], "python train.py --eval"),
+        (["/v/keras_smlp_cli/__main__.py", "train"], "python -m keras_smlp_cli train"),
+    ],
+)
+def test_the_command_is_what_was_typed(argv, typed):
+    assert report.command(argv) == typed

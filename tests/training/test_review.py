@@ -261,7 +261,7 @@ def test_the_commands_are_those_of_the_weights(weights):
     arguments = ["--model.variant=small", "--model.dim=null", "--model.depths=null"]
     arguments += ["--model.input_size=224", "--data.resize_size=null"]
     config = parse([*arguments, "--data.exif_orientation=true"])
-    program = review.uses(config, weights)
+    program = review.uses(config, weights, 224)
     text = html.unescape(program)
     name = shlex.quote(weights)
     variant = " --variant small" * (weights == "imagenet")
@@ -270,3 +270,6 @@ def test_the_commands_are_those_of_the_weights(weights):
     load = "SMLPNetSmall(weights=" if variant else 'load_model("it\'s mine.keras")'
     assert f"model = keras_smlp.{load}" in text
     assert 'load_image("photo.jpg", 224, 256, exif_orientation=True)' in text
+    text = html.unescape(review.uses(config, weights, 192, 10))
+    assert 'resize_weights(model, (224, 224, 3))\nmodel.save("resized.keras")' in text
+    assert "keras-smlp predict photo.jpg --weights resized.keras --classes classes.json" in text
