@@ -5,7 +5,6 @@ backend that is not installed is an error of one line.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from keras_smlp_cli.failures import one_line
@@ -14,7 +13,6 @@ VARIANTS = ("tiny", "small", "base")  # of keras_smlp.VARIANTS
 # of keras_smlp.export
 INPUTS = ("auto", "pixels", "normalized", "unknown")
 OUTPUTS = ("auto", "probabilities", "sigmoid", "logits", "unknown")
-MAX_NAMES = 16 << 20  # bytes of a file with the names of classes
 
 
 class Parser(argparse.ArgumentParser):
@@ -124,20 +122,13 @@ def read_names(weights, path=None):
         ValueError: If the file is no JSON list of strings.
         OSError: If it cannot be read.
     """
-    beside = Path(weights).with_name("classes.json")
-    if not path and weights.endswith(".keras") and beside.is_file():
-        path = beside
-    if not path:
-        return None
-    from keras_smlp.checks import read_text
+    from keras_smlp.inference import classes
 
+    path = path or classes.beside(weights)
     try:
-        names = json.loads(read_text(path, MAX_NAMES))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"--classes must be a JSON file; {path}: {error}") from error
-    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
-        raise ValueError(f"--classes must be a JSON list of names, which {path} is not")
-    return names
+        return classes.read_names(path) if path else None
+    except ValueError as error:
+        raise ValueError(f"--classes must be a JSON list of names: {error}") from error
 
 
 def labels(names, classes):

@@ -109,17 +109,16 @@ class Prepared:
                 config.model, self.classes, config.train.precision, config.data.channels
             )
         if known.is_file(config.model.weights):
-            self.say(f"model.weights: {known.in_words(config.model.weights)}")
-        if left_out and config.eval.only and not config.eval.probe:  # which uses no head
+            with exit_on_errors(prefix="model.weights: "):
+                self.say(f"model.weights: {known.in_words(config.model.weights)}")
+        if left_out is not None and config.eval.only and not config.eval.probe:  # which uses none
+            theirs = f"a head for {left_out} classes" if left_out else "no head"
             raise Failure(
-                f"model.weights: a head for {left_out} classes, allowed: for {self.classes}, as "
-                "the data"
+                f"model.weights: {theirs}, allowed: a head for {self.classes} classes, as the data"
             )
-        if left_out and not config.eval.only:
-            self.say(
-                f"model.weights: a new head for {self.classes} classes instead of that for "
-                f"{left_out}"
-            )
+        if left_out is not None and not config.eval.only:
+            instead = f" instead of that for {left_out}" if left_out else ""
+            self.say(f"model.weights: a new head for {self.classes} classes{instead}")
         if trained_at:
             self.say(f"model.weights: {networks.fitted_in_words(trained_at, net)}")
         return net

@@ -108,6 +108,13 @@ class DataConfig:
             raise ValueError(
                 f"data.channels: {self.channels} with data.name {self.name}, allowed: 1 or 3"
             )
+        for key in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"data.{key}: [{low}, {high}], allowed: the smaller one first")
+
+    def check_augment(self):
+        """Raises `ValueError` if images of so many channels cannot be augmented as it says."""
         augments = {"none": [self.channels], "rand_augment": OF_PHOTOS, "keras_cv": (3,)}
         if self.channels not in augments[self.augment]:
             allowed = [name for name, channels in augments.items() if self.channels in channels]
@@ -115,10 +122,6 @@ class DataConfig:
                 f"data.augment: {self.augment} with data.channels {self.channels}, allowed: "
                 f"{' or '.join(allowed)}"
             )
-        for key in ("crop_scale", "crop_ratio"):
-            low, high = getattr(self, key)
-            if low > high:
-                raise ValueError(f"data.{key}: [{low}, {high}], allowed: the smaller one first")
 
     @property
     def mixes(self):

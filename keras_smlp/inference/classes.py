@@ -1,13 +1,19 @@
-"""Probabilities -> names of ImageNet-1K's classes, listed in `imagenet_classes.txt`."""
+"""Names of classes: ImageNet-1K's, listed in `imagenet_classes.txt`, and those in a JSON file."""
 
 import functools
+import json
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from keras_smlp.checks import check_integer, refusal
+from keras_smlp.checks import check_integer, read_text, refusal, shown
+
+# what a training leaves beside its models
+CLASSES = "classes.json"
+MAX_CLASSES = 16 << 20  # bytes of such a file
 
 
 @functools.cache
@@ -72,3 +78,32 @@ def likeliest(row, top):
             f"Received: {wrong} of {row.size} in a row that are not"
         )
     return np.argsort(-row, kind="stable")[:top].tolist()
+
+
+# ---- of a file ----------------------------------------------------------------------------------
+def beside(weights):
+    """The path of the `classes.json` beside a `.keras` file, `None` where there is none."""
+    path = Path(weights).with_name(CLASSES)
+    return path if str(weights).endswith(".keras") and path.is_file() else None
+
+
+def read_names(path):
+    """The names of classes in a JSON file.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        A list of strings, at least one.
+
+    Raises:
+        ValueError: If it is no JSON list of strings; the message begins with the path.
+        OSError: If it cannot be read.
+    """
+    try:
+        names = json.loads(read_text(path, MAX_CLASSES))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{shown(path)} is no JSON file ({shown(error)})") from error
+    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
+        raise ValueError(f"{shown(path)} is no JSON list of names")
+    return names

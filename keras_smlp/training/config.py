@@ -11,6 +11,7 @@ import yaml
 
 from keras_smlp.data import ranges
 from keras_smlp.data.recipe import DataConfig
+from keras_smlp.training import known
 from keras_smlp.variants import VARIANTS, list_models
 from keras_smlp.weights import loading
 
@@ -30,9 +31,10 @@ class ModelConfig:
         patch_size: Side in pixels of the stem's patches.
         input_size: Side in pixels of the images, a multiple of patch_size * 2 ** (stages - 1).
         drop_path_rate: Stochastic depth of the last block; null for the variant's own, else 0.
-        weights: Initial weights: null, imagenet or a file, from which the architecture and the
-            input_size are taken where nothing else is said. If their head has another number of
-            classes, only the rest is taken.
+        weights: Initial weights: null, imagenet or a file, from which the architecture, the
+            input_size and data.channels are taken where nothing else is said; what a
+            configuration of this package says of the network is not. If they have no head, or
+            one for another number of classes, only the rest is taken.
         new_head: Begin with a new head even if the number of classes is the same.
         freeze: Fine-tuning: how many stages, from the stem on, are kept as they are.
     """
@@ -76,9 +78,7 @@ class ModelConfig:
                 f"model.weights: imagenet with model.variant {self.variant or 'null'}, allowed: "
                 f"model.variant one of {', '.join(published)}"
             )
-        if self.weights not in (None, "imagenet") and not (
-            self.weights.endswith(loading.ENDINGS) and Path(self.weights).is_file()
-        ):
+        if self.weights not in (None, "imagenet") and not known.is_file(self.weights):
             raise ValueError(
                 f"model.weights: {self.weights!r}, allowed: null, imagenet or the path of a file "
                 f"that ends in one of {', '.join(loading.ENDINGS)}"
@@ -135,6 +135,7 @@ class TrainConfig:
         batch_size: Images in a step, over all devices and processes.
         loss: softmax where an image has one label; sigmoid for a probability of each class by
             itself: binary cross entropy, and any number of labels in .npz and CSV files (a;b).
+            An evaluation takes it from a .keras file.
         seed: Seed of the weights, the order and the augmentation.
         precision: Dtype policy of the network.
         remat: block, to keep of each half of a block its input alone and compute the rest again in
@@ -244,6 +245,8 @@ class Config:
                 f"data.resize_size: {data.resize_size}, allowed: at least model.input_size, {size}"
             )
         self.check_groups()
+        if not self.eval.only:  # which augments nothing
+            data.check_augment()
         if data.balance == "weights" and train.loss == "sigmoid":
             raise ValueError(
                 "data.balance: weights with train.loss sigmoid, allowed: none, sampling"

@@ -2,19 +2,19 @@
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 
-from keras_smlp import checks
+from keras_smlp.checks import shown
 from keras_smlp.data.splits import Arrays
-from keras_smlp.inference.classes import imagenet_classes
+from keras_smlp.inference.classes import CLASSES, beside, imagenet_classes, read_names
 from keras_smlp.weights import identify, loading
 
 NULL = (None, "null", "~")  # on the command line and in YAML
-CLASSES = "classes.json"
-MAX_CLASSES = 1 << 24  # bytes of it
+NETWORK = ("variant", "dim", "depths", "expansion", "patch_size", "input_size")
+SIZE, RESIZED = "model.input_size", "data.resize_size"
+LOSSES = ("softmax", "sigmoid")  # and the activations that they end in
 
 
 def is_file(weights):
@@ -22,6 +22,51 @@ def is_file(weights):
     return (
         isinstance(weights, str) and weights.endswith(loading.ENDINGS) and Path(weights).is_file()
     )
+
+
+def completed(values, presets=frozenset(), evaluates=False):
+    """The values of a configuration and what it leaves to the file of its weights.
+
+    Args:
+        values: Dict of the values that the configuration says, by their whole keys.
+        presets: Set of the keys whose values are those of a configuration of this package. Where
+            they say the network, they give way to the file; `data.resize_size` with them, if the
+            images then have another size. Defaults to none.
+        evaluates: Boolean. Whether the network's own answers are evaluated: then `train.loss` is
+            the file's too. Defaults to `False`.
+
+    Returns:
+        A dict of values by their keys.
+
+    Raises:
+        ValueError: If the file must be read and cannot be, or if it has another `train.loss`.
+    """
+    path = values.get("model.weights")
+    if not is_file(path):
+        return dict(values)
+    given = presets & {f"model.{name}" for name in NETWORK}
+    said = {key: value for key, value in values.items() if key not in given}
+    taken = architecture(said)
+    if SIZE in given and SIZE not in taken:  # its images are not square
+        taken[SIZE] = values[SIZE]
+    elif SIZE in given and taken[SIZE] != values[SIZE] and RESIZED in presets:
+        del said[RESIZED]
+    return said | taken | (loss(said, path) if evaluates else {})
+
+
+def loss(values, path):
+    """The `train.loss` of the model in a file, in a dict, where it is known and not said."""
+    answers = None
+    with contextlib.suppress(ValueError, OSError):  # it will be read, and refused, once more
+        answers = identify.ends(path).activation
+    said = values.get("train.loss")
+    if answers not in LOSSES or said == answers:
+        return {}
+    if said is not None:
+        raise ValueError(
+            f"train.loss: {shown(said)} with --eval, allowed: {answers}, as in {shown(path)}"
+        )
+    return {"train.loss": answers}
 
 
 def architecture(values):
@@ -49,6 +94,7 @@ def architecture(values):
         return {}
     try:
         found = identify.infer(weights)
+        height, width, channels = images_of(weights, found)
     except (ValueError, OSError) as error:
         if complete:  # it will be read, and refused, once more
             return {}
@@ -59,23 +105,32 @@ def architecture(values):
         known = {}
     elif found.variant() and not said("dim", "depths"):
         known = {"variant": found.variant()}
-    height, width, channels = found.input_shape
     if height == width:
         known["input_size"] = height
     taken = {f"model.{name}": value for name, value in known.items() if not said(name)}
     return taken | ({} if of_images or channels == 3 else {"data.channels": channels})
 
 
+def images_of(path, found):
+    """`(height, width, channels)` of the images of a weights file, whose `Architecture` is known.
+
+    A model in a `.keras` file may make RGB of gray images before its stem.
+    """
+    *size, channels = found.input_shape
+    return *size, identify.ends(path).channels or channels
+
+
 def in_words(path):
     """One line on a weights file: `smlp_s.pth is small (dim 96, ..., 224 px, 1000 classes)`."""
     found = identify.infer(path)
-    height, width, channels = found.input_shape
+    height, width, channels = images_of(path, found)
     size = f"{height}" if height == width else f"{height} x {width}"
     depths = ", ".join(map(str, found.depths))
     head = f"{found.classes} classes" if found.classes else "no head"
-    other = "" if channels == 3 else f", {channels} channels"
+    head += ", sigmoid" if identify.ends(path).activation == "sigmoid" else ""
+    other = {1: ", gray", 3: ""}.get(channels, f", {channels} channels")
     name = found.variant() or "an sMLPNet"
-    return f"{path} is {name} (dim {found.dim}, depths {depths}, {size} px{other}, {head})"
+    return f"{shown(path)} is {name} (dim {found.dim}, depths {depths}, {size} px{other}, {head})"
 
 
 # ---- classes ------------------------------------------------------------------------------------
@@ -97,8 +152,7 @@ def with_classes(source, weights):
     own = source.class_names
     others = [name for name in own if name not in set(names)]
     if others and origin == CLASSES and len(names) == len(own):
-        first = checks.shown(others[0])
-        return source, f"{origin} does not name {first}; the classes go by their numbers"
+        return source, f"{origin} does not name {shown(others[0])}; the classes go by their numbers"
     if others or tuple(names) == own or len(set(names)) < len(names):
         return source, ""
     numbers = np.array([names.index(name) for name in own], "int32")
@@ -113,15 +167,11 @@ def with_classes(source, weights):
 
 def class_names(weights):
     """The names of the classes of weights, none if they are not known, and where they stand."""
-    beside = Path(weights).with_name(CLASSES)
-    if weights.endswith(".keras") and beside.is_file():
+    if path := beside(weights):
         try:
-            names = json.loads(checks.read_text(beside, MAX_CLASSES))
+            return read_names(path), CLASSES
         except (ValueError, OSError) as error:
-            raise ValueError(f"model.weights: {beside} ({error}), allowed: a JSON list") from error
-        if not (isinstance(names, list) and all(isinstance(x, str) for x in names)):
-            raise ValueError(f"model.weights: {beside} is no list of names, allowed: a JSON list")
-        return names, CLASSES
+            raise ValueError(f"model.weights: {error}, allowed: a JSON list of names") from error
     official = [wnid for wnid, _ in imagenet_classes()]
     classes = len(official) if weights == "imagenet" else None
     with contextlib.suppress(ValueError, OSError):  # it will be read, and refused, once more

@@ -12,8 +12,8 @@ from keras_smlp.weights import identify, loading
 def build(config, classes, dtype, channels=3):
     """The network of a configuration, with logits for `classes`.
 
-    A file with a head for another number of classes, the published ones included, fills the body
-    alone; the head is new then.
+    A file without a head, or with one for another number of classes, the published ones included,
+    fills the body alone; the head is new then.
 
     Args:
         config: A `config.ModelConfig`.
@@ -22,9 +22,9 @@ def build(config, classes, dtype, channels=3):
         channels: Positive integer. Channels of the images. Defaults to `3`.
 
     Returns:
-        The network; the number of classes of the head that was left out, `None` if none was; and
-        `(height, width, channels)` that the weights were trained at, `None` if these fit as they
-        are.
+        The network; of a head that is new although there are weights, the number of classes that
+        these have a head for, 0 where they have none, else `None`; and `(height, width, channels)`
+        that the weights were trained at, `None` if these fit as they are.
 
     Raises:
         ValueError: If the weights do not fit; `OSError` if they cannot be read.
@@ -49,8 +49,8 @@ def build(config, classes, dtype, channels=3):
         left_out = trained_at = None
         if file is not None:
             filled = network
-            if config.new_head or origin.classes not in (None, classes):
-                left_out = origin.classes
+            if config.new_head or origin.classes != classes:
+                left_out = origin.classes or 0
                 filled = PortableModel(network.input, network.get_layer(naming.AVG_POOL).output)
             loading.fill(filled, file)
             # of gray images the stem is that of RGB
@@ -68,7 +68,8 @@ def fitted_in_words(trained_at, network):
     if trained_at[:2] != size[:2]:
         words.append(f"axial kernels resampled from {trained_at} to {size}")
     if trained_at[2] != stem:
-        words.append(f"a stem for {size[2]} channels made of that for {trained_at[2]}")
+        repeated = "" if stem == size[2] else f", which {size[2]} is repeated to,"
+        words.append(f"a stem for {stem} channels{repeated} made of that for {trained_at[2]}")
     return ", ".join(words)
 
 

@@ -5,6 +5,7 @@ key or value is one line: `key: what was received, allowed: ...`.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -40,8 +41,9 @@ def parse(argv, prog="keras-smlp train", about="Trains an sMLPNet."):
     Args:
         argv: Arguments of the command line: `--config NAME`, the path of a YAML file or a name of
             `presets.names` (default: `digits`), `--section.key value`, which goes over the file's
-            wherever it stands, and `--eval`. What neither says of the network is taken from the
-            file `model.weights`.
+            wherever it stands, and `--eval`. What neither says of the network and of
+            `data.channels` is taken from the file `model.weights`, and in an evaluation
+            `train.loss`. What a configuration by its name says of the network gives way to it.
         prog: String. What the user typed, for `--help`. Defaults to the installed command.
         about: String. What the command does, for `--help`. Defaults to a training.
 
@@ -65,41 +67,53 @@ def parse(argv, prog="keras-smlp train", about="Trains an sMLPNet."):
     parser.add_argument("--print_config", action="store_true", help="print all values and exit")
     parser.add_argument("--eval", action="store_true", help="the same as --eval.only true")
     values: dict[str, Any] = {}
+    of_presets: set[str] = set()  # those of the values that no file of the user's says
     try:
         # the files first: the line goes over them, and `--help` shows their values
         found, _ = parser.parse_known_args(argv)
         for name in getattr(found, "config", [presets.DEFAULT]):
-            file = presets.path_of(name) if name in presets.names() else name
-            values |= by_key(read_yaml(file, "config"))
+            is_preset = name in presets.names()
+            said = by_key(read_yaml(presets.path_of(name) if is_preset else name, "config"))
+            values |= said
+            of_presets = of_presets | said.keys() if is_preset else of_presets - said.keys()
+        line = by_key(said_on(argv))
+        values |= line
         # then what the weights know, where neither says it
-        said = by_key(said_of("model", argv)) | by_key(said_of("data", argv))
-        of_weights = known.architecture(values | said)
-        add_options(parser, values | of_weights)
+        evaluates = is_true(values, "eval.only") and not is_true(values, "eval.probe")
+        values = known.completed(values, of_presets - line.keys(), evaluates)
+        add_options(parser, values)
         found, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
     if unknown:
         raise unknown_key(unknown[0].lstrip("-").partition("=")[0])
-    line = vars(found)
-    line.pop("config", None)
-    prints = line.pop("print_config", False)
-    if line.pop("eval", False):
-        line["eval.only"] = True
-    config = build(values | by_key(line) | of_weights)
-    if prints:
+    config = build(values)
+    if hasattr(found, "print_config"):
         print(config.to_yaml(), end="")
         raise SystemExit
     return config
 
 
-def said_of(section, argv):
-    """What the command line says of a section and its keys, before `--help` ends the program."""
+def said_on(argv):
+    """What the command line says of sections and keys, before `--help` ends the program."""
     parser = argparse.ArgumentParser(
         argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False, exit_on_error=False
     )
-    for key in (section, *(key for key in KEYS if key.startswith(f"{section}."))):
-        parser.add_argument(f"--{key}")
-    return vars(parser.parse_known_args(argv)[0])
+    parser.add_argument("--eval", action="store_true")
+    for key in (*SECTIONS, *KEYS):
+        if key != "eval":  # taken
+            parser.add_argument(f"--{key}")
+    line = vars(parser.parse_known_args(argv)[0])
+    if line.pop("eval", False):
+        line["eval.only"] = True
+    return line
+
+
+def is_true(values, key):
+    """Whether a key is true; what is no value of it will be refused later."""
+    with contextlib.suppress(ValueError, TypeError):
+        return loaded(bool, values.get(key, False))
+    return False
 
 
 def read_yaml(file, key):

@@ -13,13 +13,13 @@ import numpy as np
 from keras_smlp.analysis import explain, findings, page
 from keras_smlp.checks import shown
 from keras_smlp.deploy.calibration import calibrate
+from keras_smlp.inference.classes import CLASSES, read_names
 from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import replacing
 from keras_smlp.training.report import CALIBRATED, NAMES
 from keras_smlp.training.temperature import Logits
 from keras_smlp.weights import identify
 
-CLASSES = "classes.json"
 NAMED = 20  # damaged files
 RESIZED = "resized.keras"
 HINT = "--eval.calibrate true fits a temperature, by which probabilities become as sure as right."
@@ -81,11 +81,13 @@ class Review:
         if not path.exists():
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(names), "utf-8")
-        elif json.loads(path.read_text("utf-8")) != names:
-            raise ValueError(
-                f"output_dir: {shown(path)} names other classes, allowed: another folder for "
-                f"{CALIBRATED}"
-            )
+            return
+        try:
+            wrong = "" if read_names(path) == names else f"{shown(path)} names other classes"
+        except (ValueError, OSError) as error:
+            wrong = str(error)
+        if wrong:
+            raise ValueError(f"output_dir: {wrong}, allowed: another folder for {CALIBRATED}")
 
     # ---- the report -----------------------------------------------------------------------------
     def report(self, path, score, network, weights, bad, run=None):

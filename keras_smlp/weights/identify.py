@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import json
 from dataclasses import asdict, dataclass
 from os import PathLike
 from types import ModuleType
@@ -12,7 +13,7 @@ from keras_smlp.checks import check_positive_integer, shown
 from keras_smlp.shapes import check_depths
 from keras_smlp.variants import variant_of
 from keras_smlp.weights import keras_files, official
-from keras_smlp.weights.stored import Stored
+from keras_smlp.weights.stored import Stored, one_sentence
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,43 @@ def infer(path, key="model"):
     """
     with opened(path, key) as file:
         return architecture_of(file)
+
+
+class Ends(NamedTuple):
+    """The two ends of a saved model, `None` for what is not known.
+
+    Attributes:
+        channels: Channels of the images that it takes; those of its stem may be others.
+        activation: String. Keras' name of what it answers with.
+    """
+
+    channels: int | None = None
+    activation: str | None = None
+
+
+def ends(path):
+    """The `Ends` of the model in a `.keras` file, by its configuration; unknown in other files.
+
+    Errors are those of `infer`.
+    """
+    if not str(path).endswith(".keras"):
+        return Ends()
+    with one_sentence(path), keras_files.open_archive(path) as archive:
+        info = archive.entries[keras_files.CONFIG]
+        is_small = info.file_size <= keras_files.MAX_CONFIG
+        config = json.loads(archive.read(info)) if is_small else {}
+    try:
+        layers = config["config"]["layers"]
+        (shape,) = (x["config"]["batch_shape"] for x in layers if x["class_name"] == "InputLayer")
+        channels, last = shape[-1], layers[-1]
+        softmax = "softmax" if last["class_name"] == "Softmax" else None
+        activation = softmax or last["config"].get("activation")
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError):  # none of our models
+        return Ends()
+    return Ends(
+        channels if isinstance(channels, int) else None,
+        activation if isinstance(activation, str) else None,
+    )
 
 
 @contextlib.contextmanager

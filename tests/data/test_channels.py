@@ -18,6 +18,7 @@ from keras_smlp.data import augment, decode, on_device, pipeline, sources  # noq
 from keras_smlp.data.recipe import DataConfig  # noqa: E402
 from keras_smlp.preprocessing import MEAN, STD  # noqa: E402
 from keras_smlp.training import report  # noqa: E402
+from keras_smlp.training.parsing import parse  # noqa: E402
 from keras_smlp_cli import predict  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -200,6 +201,16 @@ def test_all_that_is_done_to_four_channels():
 )
 def test_keys_that_do_not_fit(line, message, capsys):
     assert refused(capsys, *line.split()) == f"train.py: error: {message}\n"
+
+
+def test_an_evaluation_takes_any_number_of_channels(tmp_path):
+    path = tmp_path / "w.keras"
+    keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 4), classes=2).save(path)
+    argv = ["--data.name=npz", "--data.dir=a", f"--model.weights={path}"]
+    argv.append("--data.augment=rand_augment")
+    assert parse([*argv, "--eval"]).data.channels == 4
+    with pytest.raises(ValueError, match=r"^data.augment: rand_augment with data.channels 4, al"):
+        parse(argv)
 
 
 # ---- training -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.processes import ROOT
+from helpers.processes import ROOT, TESTS
 from helpers.training import refused
 
 from keras_smlp.data.recipe import DataConfig
@@ -20,6 +20,7 @@ from keras_smlp_cli import failures, train
 
 pytestmark = pytest.mark.once
 
+WEIGHTS = TESTS / "files_of_0_1_0" / "trained.keras"
 NO_SHAPE = "--model.dim=null --model.depths=null"
 
 
@@ -130,17 +131,13 @@ def test_the_defaults_are_the_official_recipe():
         ("--eval.report=r.txt", "eval.report: r.txt, allowed: a file ending in .html"),
     ],
 )
-def test_what_does_not_go_with_an_evaluation_alone(tmp_path, option, message):
-    weights = tmp_path / "own.keras"
-    weights.touch()
+def test_what_does_not_go_with_an_evaluation_alone(option, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        parse(["--eval", f"--model.weights={weights}", option])
+        parse(["--eval", f"--model.weights={WEIGHTS}", option])
 
 
-def test_eval_may_stand_alone(tmp_path):
-    weights = tmp_path / "a.keras"
-    weights.touch()
-    read = parse(["--eval", f"--model.weights={weights}"])
+def test_eval_may_stand_alone():
+    read = parse(["--eval", f"--model.weights={WEIGHTS}"])
     assert read.eval.only and not parse([]).eval.only
 
 

@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from helpers.training import Run
+from helpers.processes import TESTS
+from helpers.training import SMALL, Run, refused
 
 import keras_smlp
 from keras_smlp.data.splits import Arrays, Files, Source
 from keras_smlp.inference.classes import imagenet_classes
-from keras_smlp.training import known
+from keras_smlp.training import known, network
+from keras_smlp.training.config import ModelConfig
 from keras_smlp.training.parsing import parse
 from keras_smlp.variants import VARIANTS
 from keras_smlp.weights import identify
@@ -66,6 +68,15 @@ def test_other_channels_are_taken_too(bare, tmp_path):
     assert known.in_words(path).endswith("(dim 8, depths 1, 1, 32 px, 5 channels, 3 classes)")
 
 
+def test_gray_weights_are_of_gray_images(tmp_path):
+    path = tmp_path / "gray.keras"
+    keras_smlp.SMLPNet(8, (1, 1), classes=10, input_shape=(32, 32, 1)).save(path)
+    argv = [f"--model.weights={path}", "--data.augment=none"]
+    assert parse([*argv, "--eval"]).data.channels == parse(argv).data.channels == 1
+    assert parse([*argv, "--data.channels=3"]).data.channels == 3
+    assert known.in_words(path).endswith("(dim 8, depths 1, 1, 32 px, gray, 10 classes)")
+
+
 def test_what_is_said_stays(weights, bare):
     argv = [bare, f"--model.weights={weights}"]
     assert parse([*argv, "--model.input_size=32"]).model.input_size == 32
@@ -87,6 +98,42 @@ def test_a_published_architecture_is_called_by_its_name(weights, bare, monkeypat
     )
 
 
+def test_named_configurations_give_way(weights, tmp_path):
+    own = f"--model.weights={weights}"
+    sizes = (8, (1, 1), 2, 2, 16)
+
+    def read(*argv):
+        config = parse([own, "--data.channels=3", *argv])
+        model = config.model
+        found = (model.dim, model.depths, model.expansion, model.patch_size, model.input_size)
+        assert model.variant is None
+        return found, config.data.resize_size
+
+    assert read() == read("--eval") == read("--config=digits") == (sizes, None)
+    assert read("--config=finetune") == (sizes, None)
+    assert read("--data.resize_size=20") == (sizes, 20)
+    assert read("--model.input_size=32") == ((*sizes[:4], 32), 32)
+    assert read("--model.dim=16")[0] == (16, *sizes[1:])
+    # a file of the user's does not
+    (tmp_path / "own.yaml").write_text("model: {dim: 32, input_size: 32}\n")
+    mine = f"--config={tmp_path / 'own.yaml'}"
+    assert read("--config=digits", mine) == ((32, *sizes[1:4], 32), 32)
+    assert read(mine, "--config=digits") == (sizes, None)
+    assert parse(["--config=digits", mine]).model.depths == (2, 2)
+
+
+def test_images_of_the_same_size_are_resized_as_before(tmp_path):
+    def resized(*shape):
+        path = tmp_path / "w.keras"
+        keras_smlp.SMLPNet(8, (1, 1), classes=3, input_shape=(*shape, 3)).save(path)
+        config = parse([f"--model.weights={path}"])
+        return config.model.input_size, config.data.resize_size
+
+    assert resized(32, 32) == (32, 32)
+    assert resized(16, 16) == (16, None)
+    assert resized(16, 24) == (32, 32)
+
+
 def test_a_file_that_cannot_be_read(bare, tmp_path):
     path = tmp_path / "w.pth"
     path.write_text("no weights")
@@ -95,6 +142,83 @@ def test_a_file_that_cannot_be_read(bare, tmp_path):
     # the network that reads it says so, once data are there
     shape = ["--model.dim=8", "--model.depths=[1,1]", "--model.input_size=32"]
     assert parse([bare, f"--model.weights={path}", *shape]).model.dim == 8
+
+
+# ---- loss ---------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_takes_the_loss_of_the_weights(tmp_path):
+    body = keras_smlp.SMLPNet(
+        8, (1, 1), classes=4, input_shape=(32, 32, 3), classifier_activation=None
+    )
+    for loss, other in (("softmax", "sigmoid"), ("sigmoid", "softmax")):
+        path = tmp_path / f"{loss}.keras"
+        network.with_probabilities(body, loss).save(path)
+        argv = ["--eval", f"--model.weights={path}"]
+        assert parse(argv).train.loss == parse([*argv, f"--train.loss={loss}"]).train.loss == loss
+        message = f"train.loss: {other} with --eval, allowed: {loss}, as in {path}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            parse([*argv, f"--train.loss={other}"])
+        assert parse([*argv, "--eval.probe=true"]).train.loss == "softmax"
+        assert parse([*argv, "--eval.probe=true", f"--train.loss={other}"]).train.loss == other
+        assert parse([f"--model.weights={path}"]).train.loss == "softmax"
+        assert known.in_words(path).endswith(", sigmoid)") == (loss == "sigmoid")
+    body.save(tmp_path / "logits.keras")
+    argv = ["--eval", f"--model.weights={tmp_path / 'logits.keras'}"]
+    assert parse([*argv, "--train.loss=sigmoid"]).train.loss == "sigmoid"
+    assert parse(argv).train.loss == "softmax"
+
+
+# ---- weights of another head, or stem -----------------------------------------------------------
+
+
+def test_weights_without_a_head_fill_the_body(tmp_path, capsys):
+    path = tmp_path / "body.keras"
+    body = keras_smlp.SMLPNet(
+        8, (1, 1), patch_size=2, input_shape=(16, 16, 3), include_top=False, pooling="avg"
+    )
+    body.save(path)
+    config = ModelConfig(dim=8, depths=(1, 1), patch_size=2, input_size=16, weights=str(path))
+    net, left_out, trained_at = network.build(config, 10, "float32")
+    assert (net.output_shape, left_out, trained_at) == ((None, 10), 0, None)
+    for mine, theirs in zip(net.weights, body.weights, strict=False):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (mine, theirs)), mine.path)
+    weights = f"--model.weights={path}"
+    line = [*SMALL, weights, f"--output_dir={tmp_path / 'out'}", "--eval"]
+    message = "model.weights: no head, allowed: a head for 10 classes, as the data"
+    assert refused(capsys, *line, began=True) == f"train.py: error: {message}\n"
+    probe = Run(tmp_path / "probe", weights, "--eval", "--eval.probe=true")
+    assert "k-NN" in probe.out and "head for" not in probe.out
+    run = Run(tmp_path / "run", weights, "--train.epochs=1")
+    assert "model.weights: a new head for 10 classes\n" in run.out
+
+
+def test_the_stem_in_words(tmp_path):
+    body = {"dim": 8, "depths": (1, 1), "patch_size": 2}
+    path = str(tmp_path / "w.weights.h5")
+    gray = {"input_shape": (16, 16, 1), "include_preprocessing": False}
+    keras_smlp.SMLPNet(**body, **gray, classes=3).save_weights(path)
+    config = ModelConfig(**body, input_size=16, weights=path)
+    net, _, trained_at = network.build(config, 3, "float32", channels=1)
+    assert trained_at == (16, 16, 1)
+    words = "a stem for 3 channels, which 1 is repeated to, made of that for 1"
+    assert network.fitted_in_words(trained_at, net) == words
+
+
+def test_a_file_is_named_so_that_it_cannot_move_the_terminal(tmp_path):
+    path = tmp_path / "a\x1b[2J.keras"
+    path.write_bytes((TESTS / "files_of_0_1_0" / "trained.keras").read_bytes())
+    assert known.in_words(path).startswith(f"{tmp_path}/a\\x1b[2J.keras is an sMLPNet (dim 8")
+
+
+def test_a_file_that_goes_while_it_is_read(weights, tmp_path, monkeypatch, capsys):
+    def gone(path):
+        raise FileNotFoundError("it is gone")
+
+    monkeypatch.setattr(known, "in_words", gone)
+    line = [*SMALL, "--model.expansion=2", f"--model.weights={weights}", "--eval"]
+    error = refused(capsys, *line, f"--output_dir={tmp_path}")
+    assert error == "train.py: error: model.weights: it is gone\n"
 
 
 # ---- classes ------------------------------------------------------------------------------------

@@ -237,6 +237,11 @@ def test_other_classes_in_the_folder_are_refused(net, tmp_path):
     made, _ = reviewed(net, Images(net), tmp_path, "--eval.calibrate=true")
     with pytest.raises(ValueError, match=r"^output_dir: .*classes.json names other classes, allo"):
         made.calibrate(net, net)
+    (tmp_path / "classes.json").write_text("[")
+    with pytest.raises(
+        ValueError, match=r"^output_dir: .*classes.json is no JSON .*another folder"
+    ):
+        made.calibrate(net, net)
     assert not (tmp_path / "calibrated.keras").exists()
 
 

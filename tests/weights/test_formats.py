@@ -1,6 +1,7 @@
 """Weights in and out of each format: what is read, what is written, and by which names."""
 
 import json
+import zipfile
 
 import keras
 import ml_dtypes
@@ -45,6 +46,38 @@ def test_architecture_of_another_network(tmp_path):
     other().save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="other.keras holds no sMLPNet"):
         identify.infer(tmp_path / "other.keras")
+
+
+def test_the_ends_of_a_saved_model(tmp_path):
+    shape = {"input_shape": (16, 16, 1), "classes": 3}
+    model = keras_smlp.SMLPNet(8, (1, 1), **shape)
+    model.save(tmp_path / "m.keras")
+    assert identify.infer(tmp_path / "m.keras").input_shape == (16, 16, 3)
+    assert identify.ends(tmp_path / "m.keras") == (1, "softmax")
+    model.save_weights(tmp_path / "m.weights.h5")
+    assert identify.ends(tmp_path / "m.weights.h5") == (None, None)
+
+
+def test_the_ends_of_an_odd_model(tmp_path):
+    def ends(config):
+        with zipfile.ZipFile(tmp_path / "odd.keras", "w") as archive:
+            archive.writestr("config.json", config)
+            archive.writestr("model.weights.h5", b"")
+        return identify.ends(tmp_path / "odd.keras")
+
+    first = {"class_name": "InputLayer", "config": {"batch_shape": [None, 8, 8, 5]}}
+    softmax = {"class_name": "Softmax", "config": {}}
+    own = {"class_name": "Dense", "config": {"activation": {"module": "x"}}}
+    for layers, expected in (
+        ([first, softmax], (5, "softmax")),
+        ([first, own], (5, None)),
+        ([first, first], (None, None)),
+        ([], (None, None)),
+        (3, (None, None)),
+    ):
+        assert ends(json.dumps({"config": {"layers": layers}})) == expected, layers
+    with pytest.raises(ValueError, match="odd.keras is damaged"):
+        ends("[" * 100_000)
 
 
 def test_names_do_not_depend_on_a_surrounding_layer(files, micro):
