@@ -50,8 +50,8 @@ def npz(path, several=False, channels=3):
         images, labels = (arrays.get(f"{split}_{part}") for part in ("images", "labels"))
         if images is None or labels is None:
             raise ValueError(
-                f"`path`: {path} holds {', '.join(arrays)}, allowed: a file with {split}_images "
-                f"and {split}_labels"
+                f"`path`: {path} holds {', '.join(arrays) or 'no arrays'}, allowed: a file with "
+                f"{split}_images and {split}_labels"
             )
         if images.ndim == 3:
             images = images[..., None]
