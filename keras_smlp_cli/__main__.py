@@ -1,8 +1,9 @@
 """`keras-smlp COMMAND ...`; `python -m keras_smlp_cli` is the same."""
 
-import importlib
+import importlib.util
+import re
 import sys
-from importlib import metadata
+from pathlib import Path
 
 from keras_smlp_cli.huge_pages import restart_with_huge_pages
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         print(HELP, end="")
         return 0
     if name == "--version":
-        print(PROG, metadata.version(PROG))
+        print(PROG, version())
         return 0
     if name not in COMMANDS:
         print(f"{PROG}: error: COMMAND: {name!r}, allowed: {', '.join(COMMANDS)}", file=sys.stderr)
@@ -55,6 +56,15 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     module = importlib.import_module(f"keras_smlp_cli.{name}")
     return module.main(rest, f"{PROG} {name}")
+
+
+def version() -> str:
+    """The version of the package, read off its text: importing it would import Keras."""
+    package = importlib.util.find_spec("keras_smlp")
+    assert package and package.origin
+    found = re.search(r'^__version__ = "(.+)"$', Path(package.origin).read_text("utf-8"), re.M)
+    assert found
+    return found[1]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Restarts a program so that its memory comes in huge pages, as trainings do."""
 
+import itertools
 import os
 import sys
 
@@ -15,7 +16,8 @@ def restart_with_huge_pages():
     stays.
     """
     # not where another program runs the caller: its command line would be started anew
-    own = sys.platform == "linux" and sys.argv[0] in sys.orig_argv
-    if own and VARIABLE not in os.environ:
+    is_module = ("-m", __package__) in itertools.pairwise(sys.orig_argv)
+    own = is_module or sys.argv[0] in sys.orig_argv
+    if sys.platform == "linux" and own and VARIABLE not in os.environ:
         os.environ[VARIABLE] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

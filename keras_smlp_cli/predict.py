@@ -85,6 +85,11 @@ def predict(parser, argv):
     from keras_smlp.inference.photos import in_words
 
     # ---- model ----------------------------------------------------------------------------------
+    if not files:  # the kernels of any network are drawn, without names
+        with contextlib.redirect_stdout(sys.stderr):
+            model = open_model(arguments.weights, arguments.variant, "--weights")
+        plots.plot_kernels(arguments.kernels, explain.axial_kernels(model))
+        return 0
     names = read_names(arguments.weights, arguments.classes)
     with contextlib.redirect_stdout(sys.stderr):  # Keras says there that it downloads
         model = classifier(arguments)

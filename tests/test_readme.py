@@ -3,6 +3,8 @@
 import doctest
 import os
 import re
+import shlex
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +13,9 @@ from helpers.processes import ROOT
 from PIL import Image
 
 import keras_smlp
+from keras_smlp_cli import __main__
 
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 LONG = (pytest.mark.deep, pytest.mark.once)
 # those that want a file which is not there
 FILES = ("load_official", "save_official", "export")
@@ -67,9 +71,47 @@ def test_readme_python_blocks(depths, tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), namespace)
 
 
+def commands():
+    """The command lines in the documents, in blocks and in sentences."""
+    for document in DOCUMENTS:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+        lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+        lines += re.findall(r"`([^`\n]+)`", document.read_text())
+        for line in lines:
+            line = re.sub(r"^\s*(KERAS_BACKEND=\S+ )?", "", line)
+            if re.match(r"keras-smlp [a-z-]+ ", line) and "..." not in line:
+                yield line
+
+
+@pytest.mark.once
+def test_documented_commands_are_understood(tmp_path, monkeypatch, capsys):
+    """Their options are there, with values that they allow; nothing is run."""
+    monkeypatch.chdir(tmp_path)
+    Path("smlp_s.pth").touch()  # what a configuration names must be there
+    understood = []
+    monkeypatch.setattr("keras_smlp_cli.train.train", understood.append)
+    for name in ("predict", "export", "port", "kernels", "configs"):
+        monkeypatch.setattr(
+            f"keras_smlp_cli.{name}.{name}",
+            lambda parser, argv: understood.append(parser.parse_args(argv)),
+        )
+    lines = list(commands())
+    for line in lines:
+        words = shlex.split(line.partition(" > ")[0], comments=True)
+        understood.clear()
+        status = __main__.main(words[1:])
+        assert status == 0, (line, capsys.readouterr().err)
+        assert understood or "--help" in words, line
+    used = {line.split()[1] for line in lines}
+    assert used == set(__main__.COMMANDS) and len(lines) >= 12
+    monkeypatch.undo()
+    for wrong in ("train --train.epoch 20", "eval --config digit", "predict a.jpg --tops 3"):
+        assert __main__.main(wrong.split()) == 2  # so it would be noticed
+
+
 @pytest.mark.once
 def test_readme_names_files_that_exist():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert os.path.exists(document.parent / target), (document.name, target)

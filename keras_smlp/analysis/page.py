@@ -90,7 +90,7 @@ def table(heads, rows):
     """A table.
 
     Args:
-        heads: List of strings; a column after the first whose head is one has numbers.
+        heads: List of strings, the first row. The first column has names, the others have numbers.
         rows: Lists of HTML.
     """
     head = "".join(f"<th>{text(x)}</th>" for x in heads)

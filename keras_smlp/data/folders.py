@@ -172,8 +172,9 @@ def table(path, fraction, seed, several):
             f"`path`: {shown(path)} names {len(gone)} files that are not there, the first "
             f"{shown(gone[0])}, allowed: paths relative to its folder"
         )
+    notes = [] if several else not_divided(names)
     if not has_split:
-        return drawn_source(path.parent, names, found, (), fraction, seed, several)
+        return drawn_source(path.parent, names, found, tuple(notes), fraction, seed, several)
     kinds = {split for _, _, split in rows}
     unknown = kinds - {TRAIN, *VALIDATION}
     given = [x for x in VALIDATION if x in kinds]
@@ -194,10 +195,21 @@ def table(path, fraction, seed, several):
             f"`path`: {shown(path)} has the labels {listed(untrained)} in {given[0]}, allowed: "
             "those of train"
         )
-    notes = [f"images of the split {x} are not used, but {given[0]}" for x in given[1:]]
+    notes += [f"images of the split {x} are not used, but {given[0]}" for x in given[1:]]
     notes += not_judged(given[0], trained, judged)
     first, second = (split_of(path.parent, names, x, several) for x in (train, validation))
     return Source(names, first, second, tuple(notes))
+
+
+def not_divided(names):
+    """A sentence on the labels that are one name but look like several, if there are some."""
+    mark = several_labels.SEPARATOR
+    count = sum(mark in name for name in names)
+    note = (
+        f"{count} labels have a {mark} in them and are names of one class each; several labels an "
+        "image need train.loss sigmoid"
+    )
+    return [note] if count else []
 
 
 def head_of(reader):

@@ -1,5 +1,6 @@
 """Where images come from: arrays, folders, Parquet files, TensorFlow Datasets."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +44,14 @@ def npz(path, several=False, channels=3):
     """
     if not Path(path).is_file():
         raise ValueError(f"`path`: {path} is no file, allowed: the path of an .npz file")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
+    arrays = arrays_of(path)
     splits = []
     for split in ("train", "validation"):
         images, labels = (arrays.get(f"{split}_{part}") for part in ("images", "labels"))
         if images is None or labels is None:
             raise ValueError(
-                f"`path`: {path} holds {', '.join(arrays)}, allowed: a file with {split}_images "
-                f"and {split}_labels"
+                f"`path`: {path} holds {', '.join(arrays) or 'no arrays'}, allowed: a file with "
+                f"{split}_images and {split}_labels"
             )
         if images.ndim == 3:
             images = images[..., None]
@@ -98,6 +98,20 @@ def npz(path, several=False, channels=3):
                 f"allowed: 0 to {len(names) - 1}, one for each class name"
             )
     return Source(tuple(map(str, names)), train, validation)
+
+
+def arrays_of(path):
+    """The arrays in a `.npz` file by their names."""
+    try:
+        # what is no archive NumPy would take for something else
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+            return {name: x for name, x in file.items() if isinstance(x, np.ndarray)}
+    except Exception as error:  # a damaged file makes NumPy and zipfile raise almost anything
+        reason = shown(str(error) or type(error).__name__)
+        raise ValueError(
+            f"`path`: {shown(path)} cannot be read ({reason}), allowed: an .npz file, as "
+            "numpy.savez writes it"
+        ) from error
 
 
 def load(name, path=None, manual_dir=None, fraction=FRACTION, seed=0, several=False, channels=3):

@@ -52,8 +52,8 @@ def load_image(
             side. Defaults to `round(size * 256 / 224)`.
         exif_orientation: Boolean. Whether the photo is turned upright as its EXIF data say, as
             those of phones need it. torchvision does not; a network should see photos as those
-            that it was trained on (`data.exif_orientation` of train.py). PIL itself turns a TIFF in
-            either case. Defaults to `False`.
+            that it was trained on (`data.exif_orientation` of its training). PIL itself turns a
+            TIFF in either case. Defaults to `False`.
         channels: Positive integer, the channels of the model. `3` is RGB; `1` is gray, PIL's
             `convert("L")` of RGB; any other number must be that of the file: `2` is gray with
             alpha, `4` RGBA, or it is that of the gray pages of a TIFF. Defaults to `3`.

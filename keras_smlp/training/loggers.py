@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from keras_smlp.checks import read_text, shown
 from keras_smlp.saving import replacing
 from keras_smlp.training.callbacks import Interrupted
@@ -95,13 +97,14 @@ class Logger:
     Args:
         config: The `config.Config`.
         is_main: Boolean. Whether this is the main process.
-        say: Function that prints a line.
+        say: Function that prints a line. Defaults to one that prints it above a bar, if there is
+            one.
 
     Raises:
         ModuleNotFoundError: If the package is not installed.
     """
 
-    def __init__(self, config, is_main=True, say=print):
+    def __init__(self, config, is_main=True, say=tqdm.write):
         self.config, self.say = config, say
         self.kind = config.train.logger
         self.folder = Path(config.output_dir)
@@ -152,7 +155,11 @@ class Logger:
     def log(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Sends what was not sent yet of the history, a row for each epoch."""
         if self.service is not None and not self.is_broken:
-            self.attempt(lambda: self.send(rows))
+            self.attempt(
+                lambda: self.send(rows),
+                "the training goes on, and what is missing is sent at its end, or when it is "
+                "started again",
+            )
 
     def end(self, rows: Sequence[Mapping[str, float]], files: Sequence[Path]) -> None:
         """Sends what is missing of the history, and files.
@@ -161,8 +168,10 @@ class Logger:
             rows: The whole history.
             files: Paths; those that are not there are left out.
         """
-        if self.service is not None and self.attempt(lambda: self.send(rows)):
-            self.attempt(lambda: self.service.attach([x for x in files if x.is_file()]))
+        missing = "what is missing is sent when the training is started again"
+        if self.service is not None and self.attempt(lambda: self.send(rows), missing):
+            found = [x for x in files if x.is_file()]
+            self.attempt(lambda: self.service.attach(found), missing)
 
     def send(self, rows):
         for row in rows[self.state["epochs"] :]:
@@ -171,17 +180,14 @@ class Logger:
             self.state["epochs"] += 1
             self.write()
 
-    def attempt(self, function):
-        """Calls a function, and says whether it failed, which is no reason to end a training."""
+    def attempt(self, function, otherwise):
+        """Calls a function; whether it succeeded. If not, says so, and what happens then."""
         try:
             function()
             self.is_broken = False
         except Exception as error:
             self.is_broken = True
-            self.say(
-                f"train.logger: {self.kind} failed ({line_of(error)}); the training goes on, and "
-                "what is missing is sent at its end, or when it is started again"
-            )
+            self.say(f"train.logger: {self.kind} failed ({line_of(error)}); {otherwise}")
         return not self.is_broken
 
     def __enter__(self):
@@ -195,7 +201,9 @@ class Logger:
                 with contextlib.suppress(Exception):
                     self.service.finish(status)
             else:
-                self.attempt(lambda: self.service.finish(status))
+                self.attempt(
+                    lambda: self.service.finish(status), "it does not know that the run has ended"
+                )
 
     # ---- what a process that goes on must know --------------------------------------------------
     def read(self):

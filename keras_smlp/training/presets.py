@@ -23,8 +23,7 @@ def names() -> list[str]:
 def path_of(name: str) -> Path:
     """The file of a configuration; raises `ValueError` for a name that is none of them."""
     if name not in names():
-        allowed = f"a .yaml file or one of {', '.join(names())}"
-        raise ValueError(f"config: {name!r}, allowed: {allowed}")
+        raise ValueError(f"NAME: {name!r}, allowed: one of {', '.join(names())}")
     return FOLDER / f"{name}.yaml"
 
 

@@ -1,9 +1,10 @@
 """`keras-smlp`: its commands, what it says without them, what it installs by."""
 
+import os
 import sys
 
 import pytest
-from helpers.processes import python
+from helpers.processes import ROOT, python
 
 import keras_smlp
 from keras_smlp_cli import __main__, configs, failures, kernels
@@ -40,7 +41,8 @@ def test_configurations_are_listed_and_printed(run_command, refused):
     assert "\n    Reaches: 83.1% (published by the authors" in out
     status, out, _ = run_command(configs, "digits")
     assert status == 0 and out.endswith("train:\n  epochs: 10\n  batch_size: 40\n")
-    assert "config: 'digit', allowed: a .yaml file or one of cifar10, " in refused(configs, "digit")
+    line = f"NAME: 'digits.yaml', allowed: one of {', '.join(names)}"
+    assert refused(configs, "digits.yaml") == f"keras-smlp configs: error: {line}\n"
 
 
 def test_an_evaluation_by_its_short_names(monkeypatch):
@@ -106,3 +108,26 @@ def test_kernels_are_drawn_of_any_network(run_command, refused, tmp_path, monkey
 def test_an_installed_command_is_the_module(tmp_path):
     done = python("-m", "keras_smlp_cli", "--version", cwd=tmp_path)
     assert done.stdout == f"keras-smlp {keras_smlp.__version__}\n", sys.executable
+
+
+def test_the_version_needs_no_installation_and_no_keras(tmp_path):
+    nowhere = "from importlib import metadata; metadata.distribution = lambda name: {}['no']; "
+    code = f"import sys; sys.modules['keras'] = None; {nowhere}{OF_A_TRAINING}"
+    done = python("-c", code, "--version", cwd=tmp_path)
+    assert done.stdout == f"keras-smlp {keras_smlp.__version__}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is the GNU C library's")
+@pytest.mark.parametrize(("command", "starts"), [("train", 2), ("eval", 2), ("configs", 1)])
+def test_huge_pages_by_starting_the_module_anew_once(tmp_path, monkeypatch, command, starts):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    # each Python that starts here imports it
+    script = "import os, sys; print(os.environ.get('GLIBC_TUNABLES'), sys.orig_argv[1:])"
+    (tmp_path / "sitecustomize.py").write_text(script)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    line = ["-u", "-m", "keras_smlp_cli", command, "--a b"]
+    # a backend that is none: the command ends before it imports anything
+    done = python(*line, cwd=tmp_path, status=2, PYTHONPATH=paths, KERAS_BACKEND="none")
+    values = (None, "glibc.malloc.hugetlb=1")[:starts]
+    assert done.stdout.splitlines() == [f"{value} {line}" for value in values]
+    assert done.stderr.startswith(f"keras-smlp {command}: error: KERAS_BACKEND: none, allowed: ")

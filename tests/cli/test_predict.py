@@ -253,6 +253,18 @@ def test_pictures(here, run, model, monkeypatch):
     assert {x.name for x in here.iterdir()} == before | {"k.png", "p.png"}
 
 
+def test_kernels_without_photos_need_no_names_and_no_classifier(here, run):
+    pytest.importorskip("matplotlib", reason="draws the picture")
+    Path("classes.json").unlink()
+    keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), include_top=False).save("f.keras")
+    for model in ("m", "f"):
+        assert run(f"--weights {model}.keras --kernels {model}.png") == (0, "", "")
+        assert Path(f"{model}.png").read_bytes().startswith(b"\x89PNG")
+    status, out, err = run("photos --weights m.keras --kernels again.png")
+    assert (status, out) == (2, "") and "--classes must name the 4 classes" in err
+    assert not Path("again.png").exists()
+
+
 def test_a_bar_shows_the_batches_on_a_terminal_alone(here, run, monkeypatch):
     tqdm = pytest.importorskip("tqdm", reason="draws the bar")
     shown, line = [], "photos --weights m.keras --json"

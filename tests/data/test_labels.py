@@ -58,10 +58,20 @@ def test_a_csv_file_names_any_number_of_labels(tmp_path):
     )
 
 
-def test_without_several_a_cell_is_one_label(tmp_path):
-    rows = [("1.jpg", "a;b", "train"), ("2.jpg", "a", "train"), ("3.jpg", "a", "val")]
-    source = sources.load("folder", written(tmp_path, *rows))
+@pytest.mark.parametrize("columns", [3, 2])
+def test_without_several_a_cell_is_one_label_and_that_is_said(tmp_path, columns):
+    rows = [("1.jpg", "a;b", "train"), ("2.jpg", "a", "train")]
+    rows += [("3.jpg", "a", "val"), ("4.jpg", "a;b", "val")]
+    head = ("file", "label", "split")[:columns]
+    written(tmp_path, *(row[:columns] for row in rows), head=head)
+    source = sources.load("folder", tmp_path)
     assert source.class_names == ("a", "a;b") and not source.several
+    assert source.notes[0] == (
+        "1 labels have a ; in them and are names of one class each; several labels an image need "
+        "train.loss sigmoid"
+    )
+    assert len(source.notes) == (1 if columns == 3 else 2)
+    assert not any("train.loss" in note for note in load(tmp_path).notes)
 
 
 @pytest.mark.parametrize(

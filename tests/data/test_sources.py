@@ -5,6 +5,7 @@ import re
 import shutil
 import stat
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,51 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, changed, message):
 def test_no_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="^`path`: .* is no file"):
         sources.load("npz", tmp_path / "nothing.npz")
+
+
+def changed_in_its_values(content):
+    at = content.index(b"NUMPY") + 200  # past the header: only the checksum notices
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[: len(content) // 2], "File is not a zip file"),
+        (changed_in_its_values, "Bad CRC-32 for file 'train_images.npy'"),
+        (lambda content: b"", "File is not a zip file"),
+        (lambda content: content[content.index(b"\x93NUMPY") :][:400], "File is not a zip file"),
+        (lambda content: b"no array", "File is not a zip file"),
+    ],
+    ids=["truncated", "changed", "empty", "an array alone", "text"],
+)
+def test_a_file_of_arrays_that_is_damaged_is_refused(tmp_path, damage, reason):
+    path = Path(arrays(tmp_path))
+    path.write_bytes(damage(path.read_bytes()))
+    refused_with(reason, path)
+
+
+def test_arrays_of_python_objects_are_refused(tmp_path):
+    path = arrays(tmp_path, train_labels=np.array([{}, {}, {}]))
+    refused_with("Object arrays cannot be loaded when allow_pickle=False", path)
+
+
+def refused_with(reason, path):
+    with pytest.raises(ValueError) as caught:
+        sources.load("npz", path)
+    start = f"`path`: {path} cannot be read ("
+    end = "), allowed: an .npz file, as numpy.savez writes it"
+    message = str(caught.value)
+    assert message.startswith(start) and message.endswith(end)
+    assert reason in message[len(start) : -len(end)]
+
+
+def test_an_archive_of_other_files_has_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("train_images", "train_labels"):
+            archive.writestr(name, "text")
+    with pytest.raises(ValueError, match="holds no arrays, allowed: a file with train_images and"):
+        sources.load("npz", tmp_path / "a.npz")
 
 
 # ---- folders ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """MLflow with its file store and Weights & Biases offline; a service that fails, by a stand-in."""
 
+import io
 import json
 import signal
 import sys
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.training import SMALL, Run, refused
+from tqdm import tqdm
 
 from keras_smlp.training import loggers, report
 from keras_smlp.training.callbacks import Interrupted
@@ -203,11 +205,36 @@ def test_a_service_that_stays_away_is_said_and_no_error(logger, tmp_path):
         logger.log(ROWS[:1])
         logger.service.is_gone = True
         logger.end(ROWS, [])
-    assert len(logger.said) == 1
+    assert logger.said == [
+        "train.logger: mlflow failed (no server); what is missing is sent when the training is "
+        "started again"
+    ]
     with Logger(logger.config) as again:  # which sends what is missing
         again.start(resumed=True)
         again.end(ROWS, [])
     assert again.service.did[:3] == [("start", "an id"), ("log", 2), ("log", 3)]
+
+
+def test_a_service_that_is_gone_when_the_run_ends_is_said(logger):
+    with logger:
+        logger.start(resumed=False)
+        logger.end(ROWS, [])
+        logger.service.is_gone = True
+    assert logger.said == [
+        "train.logger: mlflow failed (no server); it does not know that the run has ended"
+    ]
+
+
+def test_on_a_terminal_a_line_is_written_above_the_bar(logger, monkeypatch):
+    screen = io.StringIO()
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, screen)
+    with tqdm(total=2, file=screen), Logger(logger.config) as own:
+        own.start(resumed=False)
+        own.service.is_gone = True
+        own.log(ROWS)
+    [line] = [x for x in screen.getvalue().splitlines() if x.startswith("train.logger: mlflow")]
+    assert line.endswith("or when it is started again")
 
 
 def test_a_service_that_cannot_begin_is_refused(logger, tmp_path):

@@ -8,9 +8,10 @@ import time
 import h5py
 import numpy as np
 import pytest
-from helpers import processes
+from helpers import photos, processes
 from helpers.training import SMALL, TRAIN, Run, begin, begin_preloaded, refused
 
+from keras_smlp.data import sources
 from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints
 
 KILLS = int(os.environ.get("KERAS_SMLP_KILLS", "10"))
@@ -142,6 +143,25 @@ def test_changed_data_are_no_resume(tmp_path, capsys):
     said = finish(out, *short, "--data.group_size=4", "--train.allow_changed_data=true")
     assert "1 added (image 8))\ngoing on from" in said and "on 9 images:" in said
     assert before != config.read_text()
+
+
+@pytest.mark.deep
+@pytest.mark.once
+def test_a_killed_run_on_parquet_files_ends_as_one_that_was_not(tmp_path):
+    from helpers.parquet_files import shards  # skips where they cannot be written
+
+    images = sources.load("folder", photos.folder(tmp_path / "folder", train=12))
+    data = shards(tmp_path / "parquet", images)
+    arguments = ("--data.name=parquet", f"--data.dir={data}", "--train.batch_size=4")
+    arguments += ("--data.group_size=4", "--train.epochs=2")
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    finish(straight, *arguments)
+    with begin(killed, *ARGUMENTS, *arguments, "--train.checkpoint_steps=1") as process:
+        wait_for(lambda: whole(killed / "checkpoints"), lambda: process.poll() is None)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert "going on from" in finish(killed, *arguments)
+    assert_same_end(straight, killed)
 
 
 @pytest.mark.deep
