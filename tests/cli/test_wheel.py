@@ -63,6 +63,20 @@ def test_the_sdist_holds_what_its_tests_need(built):
     assert {"README.md", "noxfile.py", "constraints.txt", "train.py", ".ci/run"} <= names
 
 
+@pytest.mark.once
+def test_tests_of_the_sdist_pass_in_it(built, tmp_path):
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as file:
+        file.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    files = ["tests/test_parity.py", "tests/test_readme.py", "tests/training/test_config.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout.splitlines()[-1]
+
+
 def test_from_a_wheel_to_a_report(built, tmp_path):
     site = tmp_path / "site"
     (wheel,) = built.glob("*.whl")
