@@ -107,8 +107,6 @@ class Review:
         found = self.findings.gather(self.engine.gather)
 
         def write():
-            data = self.config.data
-            source = data.name if data.dir is None else os.path.basename(os.path.abspath(data.dir))
             calibrated = Path(self.config.output_dir) / CALIBRATED
             best = str(calibrated) if self.fitted else str(weights)
             side = 224 if best == "imagenet" else self.config.model.input_size
@@ -126,7 +124,7 @@ class Review:
                 ("Use it", uses(self.config, best, side, len(self.class_names))),
                 ("Configuration", page.folded("All keys", page.code(self.config.to_yaml()))),
             ]
-            title = f"{source}: {'training' if run else 'evaluation'} of an sMLPNet"
+            title = f"{self.data()}: {'training' if run else 'evaluation'} of an sMLPNet"
             page.write(path, title, str(weights), sections)
 
         self.engine.on_main(write)
@@ -143,7 +141,7 @@ class Review:
         pairs += [("loss (NLL)", f"{score.loss:.4f}"), ("calibration error", f"{100 * error:.2f}%")]
         pairs += [("images", f"{score.images:,}"), ("classes", f"{len(self.class_names):,}")]
         said = [
-            f"On the validation images of {self.config.data.name}. {self.architecture()}, "
+            f"On the validation images of {self.data()}. {self.architecture()}, "
             f"{network.count_params():,} parameters; Keras {keras.__version__} on "
             f"{keras.backend.backend()}, Python {platform.python_version()}."
         ]
@@ -163,6 +161,11 @@ class Review:
             heading = f"Files that cannot be decoded and are not used: {len(bad):,}"
             content += page.folded(heading, page.code("\n".join(some + more)))
         return content
+
+    def data(self):
+        """The name of the data set, or of its folder or file."""
+        data = self.config.data
+        return data.name if data.dir is None else os.path.basename(os.path.abspath(data.dir))
 
     def architecture(self):
         """What network it is, in words."""
