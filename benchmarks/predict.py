@@ -50,7 +50,7 @@ def measure(options, folder):
     (folder / "classes.json").write_text(json.dumps(names))
 
     taken = {"network": 0.0, "begun": 0.0}
-    compute, read_ahead = keras.Model.predict_on_batch, predict.read_ahead
+    compute, read_ahead = keras_smlp.PortableModel.predict_on_batch, predict.read_ahead
 
     def timed(model, batch):
         start = time.perf_counter()
@@ -66,7 +66,7 @@ def measure(options, folder):
         taken["network"] = 0.0
         with (
             contextlib.redirect_stdout(io.StringIO()),
-            mock.patch.object(keras.Model, "predict_on_batch", timed),
+            mock.patch.object(keras_smlp.PortableModel, "predict_on_batch", timed),
             mock.patch.object(predict, "read_ahead", noted),
         ):
             status = predict.main([str(photos), "--weights", str(folder / "m.keras")])

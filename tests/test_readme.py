@@ -4,7 +4,6 @@ import doctest
 import os
 import re
 import shlex
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -87,7 +86,8 @@ def commands():
 def test_documented_commands_are_understood(tmp_path, monkeypatch, capsys):
     """Their options are there, with values that they allow; nothing is run."""
     monkeypatch.chdir(tmp_path)
-    Path("smlp_s.pth").touch()  # what a configuration names must be there
+    # what a configuration names must be there, and is read for what it knows
+    keras_smlp.save_official(keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3)), "smlp_s.pth")
     understood = []
     monkeypatch.setattr("keras_smlp_cli.train.train", understood.append)
     for name in ("predict", "export", "port", "kernels", "configs"):
