@@ -14,6 +14,7 @@ def test_a_profile_is_written(tmp_path):
     assert any(name.endswith(ending) for name in names), names
 
 
+@pytest.mark.deep
 @pytest.mark.once
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()

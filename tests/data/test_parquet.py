@@ -42,6 +42,7 @@ def test_rows_equal_the_files_in_folders(tmp_path, monkeypatch, kept):
     assert rows.bytes_kept == sum(x.nbytes for x in rows.kept.values())
 
 
+@pytest.mark.deep
 def test_batches_equal_those_of_folders(tmp_path):
     pipeline = pytest.importorskip("keras_smlp.data.pipeline", reason="the batches are by tf.data")
     from keras_smlp.data.decode import BadFiles

@@ -88,6 +88,7 @@ def model_of(net, adamw):
     return model
 
 
+@pytest.mark.quick_once
 @pytest.mark.parametrize(
     ("dtype", "accumulation"),
     [

@@ -283,6 +283,7 @@ def test_a_state_that_is_damaged_counts_as_none(logger, tmp_path):
 # ---- Weights & Biases ---------------------------------------------------------------------------
 
 
+@pytest.mark.deep
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

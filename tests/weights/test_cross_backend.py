@@ -38,6 +38,7 @@ def folders(tmp_path):
     return folders
 
 
+@pytest.mark.deep
 def test_each_backend_reads_what_another_wrote(folders):
     names = ["plain", "trained_mixed_float16"]
     run(OWN, names, write=[folders[OWN]])

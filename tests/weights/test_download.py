@@ -277,6 +277,7 @@ def fetching():
             child.kill()
 
 
+@pytest.mark.deep
 def test_killed_in_the_download(publisher, published, cache, fetch_good):
     stalled, go_on = threading.Event(), threading.Event()
 
