@@ -105,6 +105,12 @@ def test_kernels_are_drawn_of_any_network(run_command, refused, tmp_path, monkey
     assert "argument FILE.png: k.jpg is no .png" in refused(kernels, "k.jpg --weights m.keras")
 
 
+@pytest.mark.parametrize("name", ["predict", "export_model", "port_checkpoint"])
+def test_a_script_of_the_checkout_is_the_command(name, tmp_path):
+    done = python(ROOT / "tools" / f"{name}.py", "--help", cwd=tmp_path)
+    assert done.stdout.startswith(f"usage: {name}.py [-h] ")
+
+
 def test_an_installed_command_is_the_module(tmp_path):
     done = python("-m", "keras_smlp_cli", "--version", cwd=tmp_path)
     assert done.stdout == f"keras-smlp {keras_smlp.__version__}\n", sys.executable

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.nets import answer, build, net
-from helpers.processes import python
+from helpers.processes import ROOT, python
 
 import keras_smlp
 from keras_smlp_cli import port
@@ -70,7 +70,8 @@ def test_a_difference_is_status_1(run_command, here, checkpoint, monkeypatch):
 
 @pytest.mark.deep
 def test_a_published_variant_is_recognized_by_the_command(checkpoint, tmp_path):
-    command = (port.__file__, checkpoint("small"), "small.keras", "--variant", "small")
+    script = ROOT / "tools" / "port_checkpoint.py"
+    command = (script, checkpoint("small"), "small.keras", "--variant", "small")
     assert "sMLPNet-small" in python(*command, cwd=tmp_path).stdout
     last = keras.saving.load_model(tmp_path / "small.keras").layers[-4]
     assert (last.name, last.drop_path.rate) == ("stage4_block2_channel_mixing", 0.2)
