@@ -1,6 +1,5 @@
 """The accuracy of a network: every image once, whatever the number of devices."""
 
-import contextlib
 import csv
 import json
 import os
@@ -128,7 +127,8 @@ def evaluate(
     if not count:
         raise ValueError("data: no validation image could be judged by, allowed: at least one")
     if predictions is not None and engine.is_main:
-        write_predictions(predictions, sorted(rows))
+        head = ("index", "name", "label", "predicted", "probability", "top5")
+        write_predictions(predictions, head, rows)
     percent = 100 * first / count, 100 * among / count
     return Score(int(count), *percent, total / count, balanced(right, images))
 
@@ -146,23 +146,16 @@ def balanced(right, images):
     return 100 * np.mean(right[images > 0] / images[images > 0])
 
 
-def write_predictions(path, rows):
-    """One row per image, in the order of the data set."""
-    with replacing_text(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(("index", "name", "label", "predicted", "probability", "top5"))
-        writer.writerows(rows)
-
-
-@contextlib.contextmanager
-def replacing_text(path):
-    """Context manager: an open CSV file that takes the place of `path` if all goes well."""
+def write_predictions(path, head, rows):
+    """A CSV file: the names of the columns, and one row per image, in the data set's order."""
     # names of files and classes need not be UTF-8
     with (
         replacing(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
-        yield file
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(sorted(rows))
 
 
 def sigmoid(logits):

@@ -1,6 +1,5 @@
 """The evaluation of a network on images with several labels each, or none."""
 
-import csv
 import os
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from keras_smlp.data import labels
-from keras_smlp.training.evaluation import binary_crossentropy, replacing_text, sigmoid
+from keras_smlp.training.evaluation import binary_crossentropy, sigmoid, write_predictions
 
 THRESHOLD = 0.5  # from this probability on an image counts as of a class
 
@@ -87,10 +86,8 @@ def evaluate(forward, batches, engine, class_names, predictions=None):
     if not truth.any():
         raise ValueError("data: no validation image has a label, allowed: at least one")
     if predictions is not None and engine.is_main:
-        with replacing_text(predictions) as file:
-            writer = csv.writer(file)
-            writer.writerow(("index", "name", "labels", "predicted", "probabilities"))
-            writer.writerows(sorted(rows))
+        head = ("index", "name", "labels", "predicted", "probabilities")
+        write_predictions(predictions, head, rows)
     predicted, is_label = sigmoid(logits) >= THRESHOLD, truth == 1
     hits = (predicted & is_label).sum()
     return Score(
