@@ -15,7 +15,6 @@ import keras_smlp
 from keras_smlp_cli import __main__
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-LONG = (pytest.mark.deep, pytest.mark.once)
 # those that want a file which is not there
 FILES = ("load_official", "save_official", "export")
 PUBLIC = [getattr(keras_smlp, name) for name in dir(keras_smlp) if name not in FILES]
@@ -25,10 +24,10 @@ PUBLIC += [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) i
 LARGE = (keras_smlp.SMLPNetSmall, keras_smlp.SMLPNetBase)
 
 
-@pytest.mark.quick_once
+@pytest.mark.once
 @pytest.mark.parametrize(
     "thing",
-    [pytest.param(x, marks=LONG if x in LARGE else ()) for x in PUBLIC],
+    [pytest.param(x, marks=pytest.mark.deep if x in LARGE else ()) for x in PUBLIC],
     ids=lambda thing: thing.__name__,
 )
 def test_docstring_example(thing, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Files of one backend on the others, which run helpers/cross_backend.py in their own process."""
 
 import importlib.util
-from itertools import pairwise
 
 import keras
 import pytest
@@ -36,15 +35,6 @@ def folders(tmp_path):
     for folder in folders.values():
         folder.mkdir()
     return folders
-
-
-@pytest.mark.deep
-def test_each_backend_reads_what_another_wrote(folders):
-    names = ["plain", "trained_mixed_float16"]
-    run(OWN, names, write=[folders[OWN]])
-    for before, backend in pairwise(BACKENDS):
-        run(backend, names, read=[folders[before]], write=[folders[backend]])
-    run(OWN, names, read=[folders[BACKENDS[-1]]])
 
 
 @pytest.mark.deep
