@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,21 @@ def is_file(weights):
     return (
         isinstance(weights, str) and weights.endswith(loading.ENDINGS) and Path(weights).is_file()
     )
+
+
+def inferred(path):
+    """The `identify.Architecture` of a weights file, which is opened once while it stays as it is.
+
+    Errors are those of `identify.infer`.
+    """
+    found = os.stat(path)
+    return of_file(str(path), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def of_file(path, *_):
+    """`identify.infer`; what follows the path tells one file from another."""
+    return identify.infer(path)
 
 
 def completed(values, presets=frozenset(), evaluates=False):
@@ -93,8 +110,8 @@ def architecture(values):
     if not is_file(weights) or (complete and all(map(said, asked)) and of_images):
         return {}
     try:
-        found = identify.infer(weights)
-        height, width, channels = images_of(weights, found)
+        found = inferred(weights)
+        height, width, channels = images_of(found, identify.ends(weights))
     except (ValueError, OSError) as error:
         if complete:  # it will be read, and refused, once more
             return {}
@@ -111,23 +128,23 @@ def architecture(values):
     return taken | ({} if of_images or channels == 3 else {"data.channels": channels})
 
 
-def images_of(path, found):
-    """`(height, width, channels)` of the images of a weights file, whose `Architecture` is known.
+def images_of(found, ends):
+    """`(height, width, channels)` of the images of an `Architecture` and `identify.Ends`.
 
     A model in a `.keras` file may make RGB of gray images before its stem.
     """
     *size, channels = found.input_shape
-    return *size, identify.ends(path).channels or channels
+    return *size, ends.channels or channels
 
 
 def in_words(path):
     """One line on a weights file: `smlp_s.pth is small (dim 96, ..., 224 px, 1000 classes)`."""
-    found = identify.infer(path)
-    height, width, channels = images_of(path, found)
+    found, ends = inferred(path), identify.ends(path)
+    height, width, channels = images_of(found, ends)
     size = f"{height}" if height == width else f"{height} x {width}"
     depths = ", ".join(map(str, found.depths))
     head = f"{found.classes} classes" if found.classes else "no head"
-    head += ", sigmoid" if identify.ends(path).activation == "sigmoid" else ""
+    head += ", sigmoid" if ends.activation == "sigmoid" else ""
     other = {1: ", gray", 3: ""}.get(channels, f", {channels} channels")
     name = found.variant() or "an sMLPNet"
     return f"{shown(path)} is {name} (dim {found.dim}, depths {depths}, {size} px{other}, {head})"
@@ -175,7 +192,7 @@ def class_names(weights):
     official = [wnid for wnid, _ in imagenet_classes()]
     classes = len(official) if weights == "imagenet" else None
     with contextlib.suppress(ValueError, OSError):  # it will be read, and refused, once more
-        classes = classes or identify.infer(weights).classes
+        classes = classes or inferred(weights).classes
     return (official, "ImageNet") if classes == len(official) else ([], "")
 
 

@@ -17,9 +17,9 @@ pytestmark = [
 ]
 
 
-def run(backend, names, read=(), write=()):
+def run(backend, read=(), write=()):
     """Reads and checks the networks of these folders, then writes its own into others."""
-    arguments = names, [*map(str, read)], [*map(str, write)]
+    arguments = ALL, [*map(str, read)], [*map(str, write)]
     if backend == OWN:
         cross_backend.main(*arguments)
     else:
@@ -40,6 +40,6 @@ def folders(tmp_path):
 @pytest.mark.deep
 def test_each_backend_reads_what_the_others_wrote(folders):
     for i, backend in enumerate(BACKENDS):
-        run(backend, ALL, read=[folders[x] for x in BACKENDS[:i]], write=[folders[backend]])
+        run(backend, read=[folders[x] for x in BACKENDS[:i]], write=[folders[backend]])
     for i, backend in enumerate(BACKENDS[:-1]):
-        run(backend, ALL, read=[folders[x] for x in BACKENDS[i + 1 :]])
+        run(backend, read=[folders[x] for x in BACKENDS[i + 1 :]])
