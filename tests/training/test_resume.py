@@ -180,7 +180,8 @@ def test_kills_at_random_moments_change_nothing(straight, tmp_path):
         writing += bool(written(checkpoints) - before)
         if process.exitcode != -signal.SIGKILL:
             break  # it was faster, and is done
-    assert kill >= min(KILLS, 5) - 1 and writing, (kill, writing)
+    # of few kills none may have come while a checkpoint was written
+    assert kill >= min(KILLS, 5) - 1 and (writing or KILLS < 10), (kill, writing)
     # the last kill may have come after the last checkpoint: nothing is left to do then
     done = state(tmp_path)[0]["epoch"] == state(straight(LONG))[0]["epoch"]
     assert ("going on from" in finish(tmp_path, *LONG)) != done
