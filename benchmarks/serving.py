@@ -56,10 +56,10 @@ def main():
             print(tables.head("server", *names))
             for clients in options.clients:
                 found, _ = load(options.port, photos, clients, options.seconds)
-                cells = [f"{1000 * x:.0f}" for x in percentiles(found)]
                 count = len(found)
-                speed = f"{count / options.seconds:.1f}"
-                print(tables.line(options.server, clients, count, speed, *cells), flush=True)
+                cells = [str(clients), str(count), f"{count / options.seconds:.1f}"]
+                cells += [f"{1000 * x:.0f}" for x in percentiles(found)]
+                print(tables.line(options.server, *cells), flush=True)
     finally:
         server.send_signal(signal.SIGTERM)
         status = server.wait(60)
@@ -145,13 +145,12 @@ def percentiles(seconds):
 def watch(options, photos, pid):
     """Prints the memory after each minute of requests."""
     print(tables.head("server", "minutes", "answers", "refusals", "resident memory, MB"))
-    (clients,) = options.clients[:1]
     for minute in range(options.minutes + 1):
         found, refused = [], 0
         if minute:
-            found, refused = load(options.port, photos, clients, 60, lambda n: n % 10 == 9)
-        cells = (minute, len(found), refused, f"{megabytes(pid):.0f}")
-        print(tables.line(options.server, *cells), flush=True)
+            found, refused = load(options.port, photos, options.clients[0], 60, lambda n: n % 10 == 9)
+        cells = minute, len(found), refused, round(megabytes(pid))
+        print(tables.line(options.server, *map(str, cells)), flush=True)
 
 
 def megabytes(pid):
