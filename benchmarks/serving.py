@@ -148,7 +148,9 @@ def watch(options, photos, pid):
     for minute in range(options.minutes + 1):
         found, refused = [], 0
         if minute:
-            found, refused = load(options.port, photos, options.clients[0], 60, lambda n: n % 10 == 9)
+            found, refused = load(
+                options.port, photos, options.clients[0], 60, lambda n: n % 10 == 9
+            )
         cells = minute, len(found), refused, round(megabytes(pid))
         print(tables.line(options.server, *map(str, cells)), flush=True)
 

@@ -68,12 +68,14 @@ def serve(parser, options):
     """Checks what can be checked at once, then serves."""
     try:
         names = read_names(options.folder)
-        if options.server == "litserve":
-            if options.host not in HOSTS_OF_LITSERVE or options.port < 1024:
-                parser.error(
-                    f"--host and --port: {options.host} and {options.port}, allowed with litserve: "
-                    f"{', '.join(HOSTS_OF_LITSERVE)} and 1024 to 65535"
-                )
+        if options.server == "litserve" and (
+            options.host not in HOSTS_OF_LITSERVE or options.port < 1024
+        ):
+            allowed = f"{', '.join(HOSTS_OF_LITSERVE)} and 1024 to 65535"
+            raise ValueError(
+                f"--host and --port: {options.host} and {options.port}, allowed with litserve: "
+                f"{allowed}"
+            )
         listener = bound(options.host, options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))
@@ -105,7 +107,9 @@ def bound(host, port):
     except OSError as error:
         listener.close()
         reason = error.strerror or error
-        raise ValueError(f"--host and --port: {host} and {port} cannot be used: {reason}") from error
+        raise ValueError(
+            f"--host and --port: {host} and {port} cannot be used: {reason}"
+        ) from error
     return listener
 
 

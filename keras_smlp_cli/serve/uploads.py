@@ -29,7 +29,7 @@ class Uploads:
             return
         try:
             body = await asyncio.wait_for(self.read(scope, receive), self.seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             reason = f"the request must arrive within {self.seconds} s"
             response = answer(Refused(408, reason), {"connection": "close"})
             await response(scope, receive, send)

@@ -27,7 +27,8 @@ class Batches:
     """
 
     def __init__(self, answers):
-        self.answers, self.waiting = answers, asyncio.Queue()
+        self.answers = answers
+        self.waiting: asyncio.Queue = asyncio.Queue()
 
     async def answer(self, photo):
         """What the function returns for this photo."""

@@ -150,7 +150,7 @@ def asked(*chunks, seconds=0.2, headers=(), delay=0.0):
     async def receive():
         await asyncio.sleep(delay)
         chunk = next(waiting)
-        return {"type": "http.request", "body": chunk, "more_body": True if chunk else False}
+        return {"type": "http.request", "body": chunk, "more_body": bool(chunk)}
 
     async def send(message):
         sent.append(message)
