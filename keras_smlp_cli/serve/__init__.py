@@ -58,14 +58,14 @@ def main(argv: list[str] | None = None, prog: str = "python -m serve") -> int:
         "--connections", type=positive, default=64, help="at most, at a time (default: 64)"
     )
     try:
-        options = parser.parse_args(argv)
-        return serve(parser, options) or 0
+        return serve(parser, argv) or 0
     except SystemExit as stop:  # after --help, or the parser's own line
         return int(stop.code or 0)
 
 
-def serve(parser, options):
+def serve(parser, argv):
     """Checks what can be checked at once, then serves."""
+    options = parser.parse_args(argv)
     try:
         names = read_names(options.folder)
         if options.server == "litserve" and (
