@@ -79,6 +79,13 @@ def test_wrong_arguments_are_one_sentence(folder, refused):
     assert "allowed with litserve" in refused(serve, f"{folder} --with litserve --host localhost")
 
 
+def test_a_missing_package_is_one_sentence(folder, refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litserve", None)
+    monkeypatch.delitem(sys.modules, "keras_smlp_cli.serve.with_litserve", raising=False)
+    message = refused(serve, f"{folder} --with litserve --port {free_port()}")
+    assert 'litserve is not installed: pip install "keras-smlp[serve]"' in message
+
+
 # ---- parts --------------------------------------------------------------------------------------
 class Halves:
     """Stands for a `Model` whose photos are numbers; what is negative is damaged."""
