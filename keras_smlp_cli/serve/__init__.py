@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m serve") -> int:
         return serve(parser, argv) or 0
     except SystemExit as stop:  # after --help, or the parser's own line
         return int(stop.code or 0)
+    except KeyboardInterrupt:  # before it serves
+        return 130
 
 
 def serve(parser, argv):

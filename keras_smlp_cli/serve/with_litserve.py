@@ -66,8 +66,6 @@ def run(options, listener):
     signal.signal(signal.SIGTERM, end)
     try:
         server.run(options.host, options.port, generate_client_file=False, **of_uvicorn(options))
-    except KeyboardInterrupt:  # before it serves
-        return 130
     except RuntimeError as error:  # no worker has started, and has said why
         raise ValueError(f"FOLDER: {error}") from error
     finally:

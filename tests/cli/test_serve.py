@@ -293,7 +293,8 @@ def test_answers_and_refusals(served, server):
     }
     for content, (status, reason) in refusals.items():
         assert post(server, content) == (status, {"detail": reason})
-    status, answer = request(server, "POST", "/predict", FORM.replace(b"photo", b"other"), HEADERS)
+    other = FORM.replace(b'name="photo"', b'name="other"') + photo + END
+    status, answer = request(server, "POST", "/predict", other, HEADERS)
     assert status == 400 and "the form has no file photo" in answer["detail"]
     status, answer = request(server, "POST", "/predict", "{}", {"content-type": "text/json"})
     assert status == 415 and "multipart form" in answer["detail"]
