@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "name what photos show",
     "export": "write a network for servers and devices",
     "port": "convert weights between the official format and Keras'",
+    "serve": "serve a SavedModel: a photo in, its classes out",
     "kernels": "draw the kernels that mix rows and columns",
     "configs": "list the configurations for train and eval",
 }

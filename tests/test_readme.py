@@ -89,7 +89,7 @@ def test_documented_commands_are_understood(tmp_path, monkeypatch, capsys):
     keras_smlp.save_official(keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3)), "smlp_s.pth")
     understood = []
     monkeypatch.setattr("keras_smlp_cli.train.train", understood.append)
-    for name in ("predict", "export", "port", "kernels", "configs"):
+    for name in ("predict", "export", "port", "kernels", "configs", "serve"):
         monkeypatch.setattr(
             f"keras_smlp_cli.{name}.{name}",
             lambda parser, argv: understood.append(parser.parse_args(argv)),
