@@ -5,6 +5,8 @@ backend that is not installed is an error of one line.
 """
 
 import argparse
+import contextlib
+import sys
 from pathlib import Path
 
 from keras_smlp_cli.failures import one_line
@@ -72,6 +74,30 @@ def png(text):
     if not text.endswith(".png") or not Path(text).parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is no .png file in a folder that exists")
     return text
+
+
+def located(weights, option):
+    """What is named on the command line, of the Hugging Face hub as a path on this machine.
+
+    Args:
+        weights: String: `imagenet`, the path of a file, or `hf://ACCOUNT/NAME@REVISION/FILE`.
+        option: What the command line calls it, for messages.
+
+    Returns:
+        A path as a string, or `imagenet`; and what names it elsewhere: the address with its commit.
+
+    Raises:
+        ValueError: If it is no good address.
+        OSError: If it cannot be downloaded.
+    """
+    from keras_smlp.weights import loading
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where the commit is said
+            address = loading.pinned(weights, option)
+            return loading.local(address, option), address
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"`{option}`", option)) from error
 
 
 def open_model(weights, variant, option):
