@@ -15,7 +15,7 @@ from pathlib import Path
 import nox
 
 BACKENDS = ("torch", "tensorflow", "jax")  # the first one also runs the tests marked `once`
-EXTRAS = (*BACKENDS, "train", "keras-cv", "parquet", "mlflow", "wandb", "openvino", "litert")
+EXTRAS = (*BACKENDS, "train", "keras-cv", "parquet", "mlflow", "wandb", "openvino", "litert", "hub")
 QUICK = "not deep"
 PYTHONS = ("3.12", "3.13")  # beside the oldest, 3.11
 # PyTorch for Linux brings gigabytes of CUDA from the index of Python's packages
@@ -193,6 +193,7 @@ def newest(session):
         "parquet",
         "mlflow",
         "wandb",
+        "hub",
         *(("torch", "openvino") if "torch" in NEWEST else ()),
     )
     install(session, *extras, "litert", versions=("--upgrade",))

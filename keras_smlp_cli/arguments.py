@@ -133,6 +133,25 @@ def open_model(weights, variant, option):
     return model
 
 
+def source(arguments, address):
+    """Origin and license of the weights, for the metadata.
+
+    Args:
+        arguments: What was parsed: `model`, `variant`, `origin`, `license`.
+        address: The second that `located` returned.
+    """
+    import keras_smlp
+    from keras_smlp.variants import RELEASE
+    from keras_smlp.weights import hub
+
+    if arguments.model != "imagenet":
+        name = address if hub.is_address(address) else Path(address).name
+        return arguments.origin or name, arguments.license
+    variant = keras_smlp.VARIANTS[arguments.variant or "small"]
+    origin = arguments.origin or f"{RELEASE}/{variant.checkpoint}"
+    return origin, arguments.license or variant.license
+
+
 def read_names(weights, path=None):
     """The names of the classes, in a file that says them.
 

@@ -11,9 +11,8 @@ with the model on two random images.
 """
 
 import os
-from pathlib import Path
 
-from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names
+from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source
 from keras_smlp_cli.failures import run
 
 # those of keras_smlp.export
@@ -95,20 +94,6 @@ def export(parser, argv):
     compare(
         path, arguments.format, images, answer, is_exact=precision == "float32" and not quantize
     )
-
-
-def source(arguments, address):
-    """Origin and license of the weights, for the metadata."""
-    import keras_smlp
-    from keras_smlp.variants import RELEASE
-    from keras_smlp.weights import hub
-
-    if arguments.model != "imagenet":
-        name = address if hub.is_address(address) else Path(address).name
-        return arguments.origin or name, arguments.license
-    variant = keras_smlp.VARIANTS[arguments.variant or "small"]
-    origin = arguments.origin or f"{RELEASE}/{variant.checkpoint}"
-    return origin, arguments.license or variant.license
 
 
 def random_images(model, inputs):

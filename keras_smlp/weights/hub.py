@@ -268,9 +268,9 @@ def in_words(address):
         status = error.response.status_code
         if status in (401, 403):
             raise PermissionError(f"{name} was refused (HTTP {status}): {LOG_IN}") from error
-        raise ConnectionError(f"{name}: the hub answers with HTTP {status}") from error
+        raise ConnectionError(f"{name}: HTTP {status} ({reason(error)})") from error
     except errors.LocalEntryNotFoundError as error:  # the network went away on the way
-        raise ConnectionError(f"{name} was not downloaded ({reason(error)})") from error
+        raise ConnectionError(f"{name} was not transferred ({reason(error)})") from error
     except ConnectionError:
         raise
     except Exception as error:
@@ -278,4 +278,4 @@ def in_words(address):
         is_short = isinstance(error, OSError) and type(error) is OSError and error.errno is None
         if not (is_short or is_unreachable(error)):
             raise
-        raise ConnectionError(f"{name} was not downloaded ({reason(error)})") from error
+        raise ConnectionError(f"{name} was not transferred ({reason(error)})") from error

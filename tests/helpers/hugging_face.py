@@ -58,7 +58,8 @@ class Hub(http.server.ThreadingHTTPServer):
         repositories: Dict from `ACCOUNT/NAME` to a `Repository`.
         log: The requests: method and path.
         changed: Dict from a file's name to what is sent in its place, under its own ETag.
-        cut: Dict from a file's name to the number of times that only half of it comes.
+        cut: Dict from a file's name to the number of times that only a part of it comes.
+        cut_to: How many bytes that are. `None`: half of them.
         status: If it is not `None`, the status of every answer.
     """
 
@@ -67,7 +68,7 @@ class Hub(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories, self.large, self.log, self.errors = {}, {}, [], []
-        self.changed, self.cut, self.status = {}, {}, None
+        self.changed, self.cut, self.cut_to, self.status = {}, {}, None, None
         self.base = f"http://127.0.0.1:{self.server_port}"
         self.cdn = f"http://localhost:{self.server_port}"
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
@@ -185,7 +186,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET" and self.server.cut.get(file):
             self.server.cut[file] -= 1
             self.close_connection = True
-            self.send(data[: len(data) // 2], length=len(data), **headers)
+            part = len(data) // 2 if self.server.cut_to is None else self.server.cut_to
+            self.send(data[:part], length=len(data), **headers)
         else:
             self.send(data, **headers)
 
@@ -211,9 +213,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def preupload(self, name, revision):
         if self.repository(name, needs_token=True) is not None:
             files = json.loads(self.body)["files"]
-            modes = {
-                x["path"]: "lfs" if x["path"].endswith(LARGE) else "regular" for x in files
-            }
+            modes = {x["path"]: "lfs" if x["path"].endswith(LARGE) else "regular" for x in files}
             answer = [
                 {"path": path, "uploadMode": mode, "shouldIgnore": False}
                 for path, mode in modes.items()
