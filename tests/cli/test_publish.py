@@ -231,3 +231,55 @@ def test_uploads_that_cannot_be(here, hub, run_command, refused, monkeypatch):
     hub.status = 500
     with pytest.raises(ConnectionError, match="HTTP 500"):
         hubs.push("out", "me/public")
+
+
+# ---- the exported files -------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A published folder with the files for ONNX Runtime and LiteRT."""
+    for package in ("onnxscript", "onnxruntime", "tensorflow", "ai_edge_litert"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("exported") / "folder"
+    assert hubs.publish(square(), folder, ["onnx", "litert"], CLASSES)[-1] == "all is well"
+    return folder
+
+
+def weights_in(data, model):
+    """Where the weights of a model are in a file: the position of each float, and what is there."""
+    for variable in model.weights:
+        values = np.asarray(variable).astype("<f4")
+        for layout in (values, values.T, np.moveaxis(values, -1, 0)):
+            at = data.find(layout.tobytes())
+            if at >= 0 and values.size > 4:
+                yield variable.path, at + 4 * (values.size // 3)
+                break
+
+
+@pytest.mark.deep
+def test_one_flipped_weight_is_noticed_by_the_answers_alone(exported):
+    status, said = check(exported)
+    assert status == 0 and "model.onnx: " in said and "model.tflite: " in said
+    for name in ("onnx", "litert"):
+        file = exported / checker.RUNS[name][0]
+        data = file.read_bytes()
+        found = dict(weights_in(data, square()))
+        assert len(found) >= 5, name
+        for path, position in found.items():
+            for bit in (0x80, 0x40):  # the sign, the highest bit of the exponent
+                changed = bytearray(data)
+                changed[position + 3] ^= bit
+                file.write_bytes(changed)
+                lines, status = checker.check(exported, [name], hashes=False)
+                assert status == 1, (name, path, bit, lines)
+        file.write_bytes(data)
+    file.write_bytes(data[: len(data) // 2])
+    assert check(exported, "litert", "--numbers-only")[0] == 1
+    file.write_bytes(data)
+
+
+@pytest.mark.deep
+def test_a_runtime_that_is_missing_is_no_pass(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    lines, status = checker.check(exported, ["onnx"])
+    assert status == 2 and "NOT RUN: onnxruntime is not installed" in "\n".join(lines)
+    assert lines[-1] == "NOT ALL WAS CHECKED"
