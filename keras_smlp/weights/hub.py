@@ -116,6 +116,8 @@ def library():
     """The package huggingface_hub."""
     try:
         import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.errors  # by itself the package imports no module
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{SCHEME} needs huggingface_hub, which is not installed: "
@@ -264,6 +266,8 @@ def in_words(address):
         ) from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"{name} has no such revision") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise FileNotFoundError(f"{name} has no such file") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):

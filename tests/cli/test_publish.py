@@ -13,6 +13,7 @@ from helpers.hugging_face import TOKEN
 from helpers.nets import assert_same_weights, net, quantized
 
 import keras_smlp
+from benchmarks import flipped
 from keras_smlp.hubs import checker
 from keras_smlp.hubs import publish as hubs
 from keras_smlp_cli import arguments, publish
@@ -150,7 +151,7 @@ def check(folder, *options):
 
 
 def test_one_bit_of_any_file_is_noticed(published):
-    lines, status = checker.check(published)
+    lines, status, _ = checker.check(published)
     assert status == 0 and lines[-1] == "all is well"
     for name in listed(published):
         if name == checker.LIST:
@@ -161,7 +162,7 @@ def test_one_bit_of_any_file_is_noticed(published):
         changed[len(data) // 2] ^= 128
         file.write_bytes(changed)
         try:
-            lines, status = checker.check(published)
+            lines, status, _ = checker.check(published)
         finally:
             file.write_bytes(data)
         assert f"{name}: CHANGED" in "\n".join(lines)
@@ -244,17 +245,6 @@ def exported(tmp_path_factory):
     return folder
 
 
-def weights_in(data, model):
-    """Where the weights of a model are in a file: the position of each float, and what is there."""
-    for variable in model.weights:
-        values = np.asarray(variable).astype("<f4")
-        for layout in (values, values.T, np.moveaxis(values, -1, 0)):
-            at = data.find(layout.tobytes())
-            if at >= 0 and values.size > 4:
-                yield variable.path, at + 4 * (values.size // 3)
-                break
-
-
 @pytest.mark.deep
 def test_one_flipped_weight_is_noticed_by_the_answers_alone(exported):
     status, said = check(exported)
@@ -262,14 +252,12 @@ def test_one_flipped_weight_is_noticed_by_the_answers_alone(exported):
     for name in ("onnx", "litert"):
         file = exported / checker.RUNS[name][0]
         data = file.read_bytes()
-        found = dict(weights_in(data, square()))
-        assert len(found) >= 5, name
-        for path, position in found.items():
-            for bit in (0x80, 0x40):  # the sign, the highest bit of the exponent
-                changed = bytearray(data)
-                changed[position + 3] ^= bit
-                file.write_bytes(changed)
-                lines, status = checker.check(exported, [name], hashes=False)
+        found = flipped.places(data, square())
+        assert len(found) >= 10, name
+        for path, start, count in found:
+            for bit in flipped.BITS:
+                file.write_bytes(flipped.flipped(data, start + 4 * (count // 3), bit))
+                lines, status, _ = checker.check(exported, [name], hashes=False)
                 assert status == 1, (name, path, bit, lines)
         file.write_bytes(data)
     file.write_bytes(data[: len(data) // 2])
@@ -280,6 +268,6 @@ def test_one_flipped_weight_is_noticed_by_the_answers_alone(exported):
 @pytest.mark.deep
 def test_a_runtime_that_is_missing_is_no_pass(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    lines, status = checker.check(exported, ["onnx"])
+    lines, status, _ = checker.check(exported, ["onnx"])
     assert status == 2 and "NOT RUN: onnxruntime is not installed" in "\n".join(lines)
     assert lines[-1] == "NOT ALL WAS CHECKED"

@@ -198,7 +198,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.refuse(401, "Unauthorized")
         elif name in self.server.repositories:
-            self.say({"error": "You already created this model repo"}, 409)
+            self.say({"error": "it is there already", "url": f"{self.server.base}/{name}"}, 409)
         else:
             private = said.get("private") or said.get("visibility") == "private"
             repository = self.server.repositories[name] = Repository(private=bool(private))

@@ -177,6 +177,20 @@ def test_a_file_that_changed_in_the_cache_is_not_loaded(hub, commit):
     keras_smlp.load_model(f"hf://me/net@{commit}")
 
 
+def test_a_cache_without_links_is_verified_by_the_hub(hub, commit, files, monkeypatch, capsys):
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    hub.changed["model.keras"] = files["model.keras"][:-1] + b"!"
+    with pytest.raises(ValueError, match="model.keras is not what the hub announced"):
+        keras_smlp.load_model("hf://me/net")
+    hub.changed.clear()
+    keras_smlp.load_model("hf://me/net")
+    assert "not verified" not in capsys.readouterr().out
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    keras_smlp.load_model(f"hf://me/net@{commit}/model.keras")
+    assert "model.keras is not verified; the hub cannot be reached" in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_download_that_breaks_off(hub, commit, hub_cache, monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
