@@ -21,6 +21,7 @@ ABOUT = {
     "litert": (checker.RUNS["litert"][0], "for LiteRT, on phones too"),
 }
 NOT_STATED = "not stated"
+DIGITS = 3  # of figures, behind the point
 
 
 def front(about):
@@ -114,23 +115,27 @@ def use(about):
     config = about.config
     address = f"hf://{about.repository or 'ACCOUNT/NAME'}"
     parts = []
-    if "keras" in about.formats:
+    load = f'model = keras_smlp.load_model("{address}")  # on TensorFlow, JAX or PyTorch\n'
+    if "keras" in about.formats and not config["input"].endswith("[0, 255]"):
+        parts.append(f"```python\nimport keras_smlp\n\n{load}```")
+    elif "keras" in about.formats:
         evaluated = config["evaluated"]
-        size, resize = (config["height"], config["width"]), evaluated["resize_size"]
-        options = [f'"photo.jpg", {size}'] + [f"resize_size={resize}"] * bool(resize)
+        size: int | tuple = (config["height"], config["width"])
+        size, resize = size[0] if size[0] == size[1] else size, evaluated["resize_size"]
+        options = ['"photo.jpg"', f"size={size}"] + [f"resize_size={resize}"] * bool(resize)
         options += ["exif_orientation=True"] * evaluated["exif_orientation"]
         options += [f"channels={config['channels']}"] * (config["channels"] != 3)
         words = ["photo.jpg", "--weights", address]
         words += ["--resize-size", str(resize)] * bool(resize)
         words += ["--exif-orientation"] * evaluated["exif_orientation"]
         parts += [
-            "```python\nimport keras_smlp\n\n"
-            f'model = keras_smlp.load_model("{address}")  # on TensorFlow, JAX or PyTorch\n'
-            f"photo = keras_smlp.load_image({', '.join(options)})\n"
+            f"```python\nimport keras_smlp\n\n{load}"
+            f"photo = keras_smlp.load_image(\n    {', '.join(options)}\n)\n"
             "probabilities = model.predict(photo[None])\n```",
             f"```\nkeras-smlp predict {shlex.join(words)}\n```",
-            f"Append `@COMMIT` to the address to pin it. The package: `{INSTALL}`.",
         ]
+    if "keras" in about.formats:
+        parts.append(f"Append `@COMMIT` to the address to pin it. The package: `{INSTALL}`.")
     names = {"onnx": "the ONNX file", "litert": "the LiteRT file's signature `serving_default`"}
     if served := [names[name] for name in about.formats if name in names]:
         shape = f"({config['height']}, {config['width']}, {config['channels']})"
@@ -171,7 +176,7 @@ def figures(about):
     if found.metrics:
         images = f"{found.images:,} " if found.images else ""
         rows = [f"| measured on {images}validation images | |", "|---|---|"]
-        rows += [f"| {name} | {value:.4g} |" for _, name, value in found.metrics]
+        rows += [f"| {name} | {value:.{DIGITS}f} |" for _, name, value in found.metrics]
         rows += [f"| {cell(key)} | {cell(value)} |" for key, value in found.facts.items()]
         parts.append("\n".join(rows))
     else:

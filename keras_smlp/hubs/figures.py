@@ -12,6 +12,7 @@ from keras_smlp.checks import read_text
 MOST = 4 << 20  # bytes of a file
 # the model's file -> how the columns of its scores begin; that of the best epoch is in the summary
 PREFIXES = {"best.keras": None, "last.keras": "val_", "ema.keras": "ema_"}
+OTHERS = ("calibrated.keras",)  # of a run too, but not in its history
 AVERAGED = "(averaged weights)"
 # column -> the metric as the Hugging Face hub calls it, its name, the factor
 METRICS = {
@@ -61,22 +62,24 @@ def read(model):
     Returns:
         A `Figures`, empty if there is no run's folder around the file.
     """
-    folder = Path(model).parent
-    config = read_config(folder / "config.yaml")
+    folder, name = Path(model).parent, Path(model).name
     rows = read_history(folder / "history.csv")
+    if name not in (*PREFIXES, *OTHERS) or not rows:
+        return Figures()
+    config = read_config(folder / "config.yaml")
     summary = read_summary(folder / "summary.md")
-    if Path(model).name not in PREFIXES or not rows:
+    if name in OTHERS:
         return Figures(config=config)
     best = re.fullmatch(r"(\d+) of (\d+)(.*)", summary.get("best epoch", ""))
     if best and int(best[2]) != len(rows):
         best, summary = None, {}
-    row, prefix = rows[-1], PREFIXES[Path(model).name]
+    row, prefix = rows[-1], PREFIXES[name]
     if prefix is None:
         if best is None:
             return Figures(config=config)
         row = rows[int(best[1]) - 1]
         prefix = "ema_" if AVERAGED in best[3] else "val_"
-    is_best = Path(model).name == "best.keras"
+    is_best = PREFIXES[name] is None
     images = re.search(r" on (\d+) images", summary.get("result", ""))
     curves = folder / "curves.png"
     return Figures(

@@ -153,7 +153,7 @@ def test_from_a_wheel_to_a_report(built, tmp_path):
     keras_smlp(f"publish {best} --out folder --formats keras,safetensors")
     metric = (here / "runs" / "finetune" / "summary.md").read_text().partition("Acc@1 ")[2]
     card = (here / "folder" / "README.md").read_text()
-    assert f"| top-1 accuracy, % | {float(metric.split()[0]):.4g} |" in card
+    assert f"| top-1 accuracy, % | {float(metric.split()[0]):.3f} |" in card
 
     # and what goes wrong is one sentence
     for wrong, key in {

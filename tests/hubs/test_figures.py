@@ -61,7 +61,9 @@ def test_the_last_models_have_those_of_the_last_epoch(run):
 
 
 def test_nothing_is_said_of_what_was_not_measured(run, tmp_path):
-    assert figures.read(run / "calibrated.keras").metrics == []
+    calibrated = figures.read(run / "calibrated.keras")
+    assert calibrated.metrics == [] and calibrated.config
+    assert figures.read(run / "other.keras") == figures.read("imagenet") == figures.Figures()
     # the run went on after its summary
     (run / "history.csv").write_text(HISTORY + "4,1,1.3,0.7,0.9,1.2,0.7,0.9\n")
     assert figures.read(run / "best.keras").metrics == []
