@@ -1,7 +1,9 @@
 """The model card: README.md with the metadata that the Hugging Face hub reads."""
 
 import html
+import re
 import shlex
+from typing import Any
 
 from keras_smlp.checks import shown
 from keras_smlp.hubs import checker
@@ -30,13 +32,15 @@ def front(about):
     Args:
         about: The `publish.About`.
     """
-    found = {"library_name": "keras", "pipeline_tag": TASK}
+    found: dict[str, Any] = {"library_name": "keras", "pipeline_tag": TASK}
     found["tags"] = ["keras", "keras-smlp", "smlpnet", "mlp", TASK]
     if about.license and about.license.lower() in LICENSES:
         found["license"] = about.license.lower()
     elif about.license:
-        found |= {"license": "other", "license_name": shown(about.license)}
-    results = {
+        # an identifier; the table of licenses has it as it was given
+        name = re.sub("[^a-z0-9.]+", "-", about.license.lower()).strip("-")
+        found |= {"license": "other", "license_name": name or "other"}
+    results: dict[str, Any] = {
         "task": {"type": TASK, "name": "Image classification"},
         "dataset": {"type": "custom", "name": shown(about.data or "")},
         "metrics": [
@@ -55,11 +59,7 @@ def front(about):
 
 def is_name_on_hub(data):
     """Whether the name of a data set looks like one on the hub, `ACCOUNT/NAME`."""
-    account, slash, name = data.partition("/")
-    return bool(slash) and all(x and set(x) <= ALLOWED for x in (account, name))
-
-
-ALLOWED = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+    return bool(re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", data))
 
 
 def text(about):
