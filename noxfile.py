@@ -24,6 +24,7 @@ EXTRAS = (
     "wandb",
     "openvino",
     "litert",
+    "hub",
     "serve",
 )
 QUICK = "not deep"
@@ -203,6 +204,7 @@ def newest(session):
         "parquet",
         "mlflow",
         "wandb",
+        "hub",
         "serve",
         *(("torch", "openvino") if "torch" in NEWEST else ()),
     )

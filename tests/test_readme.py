@@ -4,6 +4,7 @@ import doctest
 import os
 import re
 import shlex
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from helpers.processes import ROOT
 from PIL import Image
 
 import keras_smlp
+from keras_smlp.weights import hub
 from keras_smlp_cli import __main__
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
@@ -87,9 +89,10 @@ def test_documented_commands_are_understood(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # what a configuration names must be there, and is read for what it knows
     keras_smlp.save_official(keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3)), "smlp_s.pth")
+    monkeypatch.setattr(hub, "fetch", lambda at, *rest: hub.Fetched(Path("smlp_s.pth"), at))
     understood = []
     monkeypatch.setattr("keras_smlp_cli.train.train", understood.append)
-    for name in ("predict", "export", "port", "kernels", "configs", "serve"):
+    for name in ("predict", "export", "port", "publish", "kernels", "configs", "serve"):
         monkeypatch.setattr(
             f"keras_smlp_cli.{name}.{name}",
             lambda parser, argv: understood.append(parser.parse_args(argv)),

@@ -156,6 +156,12 @@ def test_from_a_wheel_to_a_report(built, tmp_path):
         assert before["name"] == after["name"]
         assert abs(before["probability"] - after["probability"]) < 1e-5
 
+    # 13: a folder for the Hugging Face hub, with the figures of the run
+    keras_smlp(f"publish {best} --out folder --formats keras,safetensors")
+    metric = (here / "runs" / "finetune" / "summary.md").read_text().partition("Acc@1 ")[2]
+    card = (here / "folder" / "README.md").read_text()
+    assert f"| top-1 accuracy, % | {float(metric.split()[0]):.3f} |" in card
+
     # and what goes wrong is one sentence
     mistakes = {
         "train --config nothing": "config: nothing",

@@ -1,0 +1,1 @@
+"""Models on hubs. May import everything else of the package."""
