@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_smlp import checks, naming
+from keras_smlp.deploy.quantization import MODES
 from keras_smlp.hubs.keras_hub.backbone import SMLPNetBackbone, opened, refuse_quantized
 from keras_smlp.hubs.keras_hub.needed import keras_hub
 from keras_smlp.hubs.keras_hub.preprocessing import (
@@ -17,6 +18,8 @@ from keras_smlp.hubs.keras_hub.preprocessing import (
 from keras_smlp.preprocessing import OFFSET, SCALE, of_channels
 from keras_smlp.saving import PortableModel
 
+# in a compile config: whether the file has the optimizer's variables
+OPTIMIZER_BUILT = "optimizer_built"
 POOLING = {
     "avg": keras.layers.GlobalAveragePooling2D,
     "max": keras.layers.GlobalMaxPooling2D,
@@ -39,6 +42,8 @@ class SMLPNetImageClassifier(keras_hub.models.ImageClassifier, PortableModel):
         dropout: Float in `[0, 1)`. Rate of the dropout before the dense layer. Defaults to `0.0`.
         head_dtype: Dtype policy of what comes after the backbone. Defaults to the backbone's, but
             float32 where that computes in 16 bits.
+        head_quantization: `"int8"`: the dense layer is quantized, as the config of a quantized
+            classifier says it. Defaults to `None`.
         **kwargs: `name`, and `compile`: whether to compile it with KerasHub's defaults, which it
             does where this is not `False`.
 
@@ -63,8 +68,10 @@ class SMLPNetImageClassifier(keras_hub.models.ImageClassifier, PortableModel):
         activation: str | Callable | None = None,
         dropout: float = 0.0,
         head_dtype: str | keras.DTypePolicy | None = None,
+        head_quantization: str | None = None,
         **kwargs: Any,
     ):
+        mode = checks.check_choice("head_quantization", head_quantization, MODES, none=True)
         super().__init__(
             backbone,
             num_classes,
@@ -75,6 +82,8 @@ class SMLPNetImageClassifier(keras_hub.models.ImageClassifier, PortableModel):
             head_dtype=head_dtype or head_policy(backbone),
             **kwargs,
         )
+        if mode:
+            self.output_dense.quantize(mode)
 
     @classmethod
     def from_keras_smlp(
@@ -133,10 +142,22 @@ class SMLPNetImageClassifier(keras_hub.models.ImageClassifier, PortableModel):
 
     def get_config(self):
         config = super().get_config()
-        policy = self.output_dense.dtype_policy
-        if policy != head_policy(self.backbone):
+        policy, mode = self.pooler.dtype_policy, self.output_dense.quantization_mode
+        if policy != keras.dtype_policies.get(head_policy(self.backbone)):
             config["head_dtype"] = keras.dtype_policies.serialize(policy)
-        return config
+        return {**config, "head_quantization": mode} if mode else config
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {**config, OPTIMIZER_BUILT: self.optimizer.built}
+
+    def compile_from_config(self, config):
+        """As Keras has it, which refuses classes with their own `compile`, as KerasHub's are."""
+        config = keras.saving.deserialize_keras_object(config)
+        is_built = config.pop(OPTIMIZER_BUILT)
+        self.compile(**config)
+        if is_built:  # for the values in the file
+            self.optimizer.build(self.trainable_variables)
 
     def save_to_preset(self, preset_dir: str | PathLike, **kwargs: Any) -> None:
         refuse_quantized(self.backbone)
@@ -172,6 +193,7 @@ def head_of(model):
         or model.output is not given[-1].output
         or not isinstance(dense, keras.layers.Dense)
         or len(last) > 1
+        or any(isinstance(x, keras.layers.Dense) for x in last)
         or None in functions
         or len(used) > 1
     ):

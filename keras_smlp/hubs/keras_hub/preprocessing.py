@@ -80,7 +80,7 @@ class SMLPNetImageConverter(keras_hub.layers.ImageConverter):
 
     def converted(self, images):
         """What `call` returns, of arrays of any framework, as a NumPy array."""
-        if isinstance(images, (list, tuple)):
+        if isinstance(images, (list, tuple)) and all(hasattr(x, "shape") for x in images):
             return np.stack([self.converted(x) for x in images])
         pixels = as_pixels(images)
         if self.image_size is not None:
