@@ -148,12 +148,9 @@ class SMLPNetBackbone(keras_hub.models.FeaturePyramidBackbone, PortableModel):
                 found |= {
                     f"{layer.name}/{path}": x.dtype_policy for path, x, _ in layer.all_parts()
                 }
-        others = {path: policy for path, policy in found.items() if policy != self.dtype_policy}
-        return (
-            keras.dtype_policies.DTypePolicyMap(self.dtype_policy, others)
-            if others
-            else self.dtype_policy
-        )
+        default = self.dtype_policy
+        others = {path: policy for path, policy in found.items() if policy != default}
+        return keras.dtype_policies.DTypePolicyMap(default.name, others) if others else default
 
     def get_config(self):
         return {
