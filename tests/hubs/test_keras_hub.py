@@ -53,6 +53,11 @@ def normalized(images):
     return (images / np.float32(255) - keras_smlp.preprocessing.MEAN) / keras_smlp.preprocessing.STD
 
 
+def logits_of(classifier, photos):
+    """What a classifier answers on photos; nothing is compiled for it, as by `predict`."""
+    return answer(classifier, classifier.preprocessor(photos))
+
+
 def expected_of(model, photos):
     """What the network answers on photos of any size."""
     return answer(model, keras_smlp.preprocess_input(photos, SIZE))
@@ -111,6 +116,7 @@ def heads():
     }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("which", ["a run's softmax", "a run's sigmoid", "one's own"])
 def test_heads_that_it_takes(hub, which):
     model = heads()[which]
@@ -137,12 +143,14 @@ def no_classifiers():
     }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("which", list(no_classifiers()))
 def test_heads_that_it_refuses(hub, which):
     with pytest.raises(ValueError, match="`model` must end in a pooling, perhaps a dropout, a den"):
         hub.SMLPNetImageClassifier.from_keras_smlp(no_classifiers()[which])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -157,6 +165,7 @@ def test_models_that_are_no_whole_network(hub, model, message):
         hub.SMLPNetBackbone.from_keras_smlp(model())
 
 
+@pytest.mark.once
 def test_arguments_are_refused_by_name(hub):
     with pytest.raises(ValueError, match="`image_shape` must be .* multiples of 8"):
         hub.SMLPNetBackbone(8, (1, 1), image_shape=(12, 32, 3))
@@ -185,6 +194,7 @@ def test_the_converter_is_preprocess_input_normalized(hub):
     np.testing.assert_array_equal(bare(bfloat16), keras_smlp.preprocess_input(rounded, SIZE))
 
 
+@pytest.mark.once
 def test_photos_of_different_sizes(hub):
     photos = [pixels(20, 50, 3), pixels(33, 40, 3)]
     converter = hub.SMLPNetImageConverter(SIZE, resize_size=(24, 40))
@@ -222,6 +232,7 @@ def test_the_converter_in_pipelines(hub):
     np.testing.assert_array_equal(data[0], expected)
 
 
+@pytest.mark.once
 def test_gray_photos_for_a_network_of_rgb(hub):
     gray = pixels(*PHOTOS[:3], 1)
     converter = hub.SMLPNetImageConverter(SIZE)
@@ -229,6 +240,7 @@ def test_gray_photos_for_a_network_of_rgb(hub):
     assert converter.compute_output_shape((None, 20, 50, 1)) == (None, *SIZE, 3)
 
 
+@pytest.mark.once
 def test_images_and_sizes_that_it_refuses(hub):
     converter = hub.SMLPNetImageConverter(SIZE)
     for wrong in (np.full((8, 8, 3), 300), np.full((8, 8, 3), -1.0)):
@@ -242,7 +254,7 @@ def test_images_and_sizes_that_it_refuses(hub):
 # ---- presets and files --------------------------------------------------------------------------
 def test_presets_of_a_folder(hub, models, classifier, tmp_path):
     photos = pixels(*PHOTOS)
-    expected = classifier.predict(photos, verbose=0)
+    expected = logits_of(classifier, photos)
     classifier.preprocessor.image_converter.resize_size = (17, 34)
     classifier.save_to_preset(tmp_path)
     folder = str(tmp_path)  # KerasHub reads no pathlib.Path
@@ -254,7 +266,7 @@ def test_presets_of_a_folder(hub, models, classifier, tmp_path):
         found = again.preprocessor.image_converter
         assert {name: tuple(getattr(found, name)) for name in converter} == converter
         found.resize_size = None
-        np.testing.assert_allclose(again.predict(photos, verbose=0), expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(logits_of(again, photos), expected, rtol=1e-6, atol=1e-6)
     for loader in (hub.SMLPNetBackbone, models.Backbone):
         backbone = loader.from_preset(folder)
         assert type(backbone) is hub.SMLPNetBackbone
@@ -269,19 +281,19 @@ def test_presets_of_a_folder(hub, models, classifier, tmp_path):
 
 def test_presets_in_bfloat16(hub, models, classifier, tmp_path):
     photos = pixels(*PHOTOS)
-    expected = classifier.predict(photos, verbose=0)
+    expected = logits_of(classifier, photos)
     classifier.save_to_preset(f"{tmp_path}/float32")
     half = models.ImageClassifier.from_preset(f"{tmp_path}/float32", dtype="bfloat16")
     assert {half.backbone.compute_dtype, half.backbone.variable_dtype} == {"bfloat16"}
     assert half.output_dense.dtype_policy.name == "float32"  # logits, as everywhere here
-    answers = half.predict(photos, verbose=0)
+    answers = logits_of(half, photos)
     assert relative(answers, expected) < 0.05 and (answers != expected).any()
     half.save_to_preset(f"{tmp_path}/bfloat16")
     again = models.ImageClassifier.from_preset(f"{tmp_path}/bfloat16", dtype="bfloat16")
-    np.testing.assert_array_equal(again.predict(photos, verbose=0), answers)
+    np.testing.assert_array_equal(logits_of(again, photos), answers)
     wide = models.ImageClassifier.from_preset(f"{tmp_path}/bfloat16")  # the global policy, float32
     assert wide.backbone.variable_dtype == "float32"
-    assert relative(wide.predict(photos, verbose=0), expected) < 0.05
+    assert relative(logits_of(wide, photos), expected) < 0.05
     ours = hub.SMLPNetImageClassifier.from_keras_smlp(net(dtype="bfloat16"))
     assert ours.backbone.compute_dtype == "bfloat16"
 
@@ -294,9 +306,7 @@ def test_a_compiled_classifier_from_a_keras_file(hub, classifier, tmp_path):
     classifier.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
     assert type(again) is hub.SMLPNetImageClassifier
-    np.testing.assert_array_equal(
-        again.predict(images, verbose=0), classifier.predict(images, verbose=0)
-    )
+    np.testing.assert_array_equal(logits_of(again, images), logits_of(classifier, images))
     assert np.isfinite(again.fit(images, labels, verbose=0).history["loss"]).all()
     with zipfile.ZipFile(tmp_path / "m.keras") as archive:
         compiled = json.loads(archive.read("config.json"))["compile_config"]
@@ -310,10 +320,10 @@ def test_a_compiled_classifier_from_a_keras_file(hub, classifier, tmp_path):
 @pytest.mark.parametrize("head", [None, "int8"])
 def test_8_bits_in_keras_files_and_not_in_presets(hub, classifier, head, tmp_path):
     photos = pixels(*PHOTOS)
-    expected = classifier.predict(photos, verbose=0)
+    expected = logits_of(classifier, photos)
     names = "fuse|dense1|dense2" + ("|predictions" if head else "")
     classifier.quantize("int8", filters=f".*({names})$")
-    answers = classifier.predict(photos, verbose=0)
+    answers = logits_of(classifier, photos)
     assert 1e-4 < relative(answers, expected) < 0.1
     for model, name in ((classifier, "m.keras"), (classifier.backbone, "b.keras")):
         model.save(tmp_path / name)
@@ -322,7 +332,7 @@ def test_8_bits_in_keras_files_and_not_in_presets(hub, classifier, head, tmp_pat
         again.backbone.get_layer("stage1_block1_channel_mixing").dense1.quantization_mode == "int8"
     )
     assert again.output_dense.quantization_mode == head
-    np.testing.assert_array_equal(again.predict(photos, verbose=0), answers)
+    np.testing.assert_array_equal(logits_of(again, photos), answers)
     backbone = keras.saving.load_model(tmp_path / "b.keras")
     images = classifier.preprocessor(photos)
     np.testing.assert_array_equal(answer(backbone, images), answer(classifier.backbone, images))
@@ -332,6 +342,7 @@ def test_8_bits_in_keras_files_and_not_in_presets(hub, classifier, head, tmp_pat
     assert not (tmp_path / "preset").exists()
 
 
+@pytest.mark.once
 def test_low_rank_adapters(hub, classifier, tmp_path):
     backbone, images = classifier.backbone, pixels()
     backbone.enable_lora(2)
@@ -389,6 +400,7 @@ def test_its_segmenter_trains_on_the_backbone(models, pyramid):
 
 
 # ---- documents ----------------------------------------------------------------------------------
+@pytest.mark.once
 def test_the_examples_of_the_docstrings(hub):
     classes = [thing for thing in vars(hub).values() if isinstance(thing, type)]
     assert len(classes) == 4
@@ -400,6 +412,7 @@ def test_the_examples_of_the_docstrings(hub):
         assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
 
 
+@pytest.mark.once
 def test_the_example_of_the_page(hub, checkpoint, tmp_path, monkeypatch):
     page = (ROOT / "docs" / "hubs.md").read_text().partition("## KerasHub")[2]
     (code,) = re.findall(r"```python\n(.*?)```", page.partition("\n## ")[0], re.DOTALL)
