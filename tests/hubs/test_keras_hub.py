@@ -89,6 +89,7 @@ def test_photos_have_the_probabilities_of_the_network(hub, channels):
     photos = pixels(*PHOTOS[:3], channels)
     classifier = hub.SMLPNetImageClassifier.from_keras_smlp(model)
     assert classifier.backbone.drop_path_rate == 0.2
+    assert not classifier.loss.get_config()["from_logits"]  # KerasHub's default of a softmax
     expected = answer(model, keras_smlp.preprocess_input(photos, SIZE, channels=channels))
     found = classifier.predict(photos, verbose=0)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

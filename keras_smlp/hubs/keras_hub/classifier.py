@@ -72,6 +72,8 @@ class SMLPNetImageClassifier(keras_hub.models.ImageClassifier, PortableModel):
         **kwargs: Any,
     ):
         mode = checks.check_choice("head_quantization", head_quantization, MODES, none=True)
+        # KerasHub sets it too, but after it has compiled the model with a loss that depends on it
+        self.activation = activation
         super().__init__(
             backbone,
             num_classes,
