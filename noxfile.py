@@ -19,6 +19,7 @@ EXTRAS = (
     *BACKENDS,
     "train",
     "keras-cv",
+    "keras-hub",
     "parquet",
     "mlflow",
     "wandb",
@@ -27,6 +28,7 @@ EXTRAS = (
     "hub",
     "serve",
 )
+KERAS_HUB = "keras-hub==0.32.0"  # installed without its dependencies: docs/hubs.md
 QUICK = "not deep"
 PYTHONS = ("3.12", "3.13")  # beside the oldest, 3.11
 # PyTorch for Linux brings gigabytes of CUDA from the index of Python's packages
@@ -47,6 +49,8 @@ nox.options.error_on_missing_interpreters = False
 def install(session, *extras, versions=("-c", "constraints.txt")):
     # without --no-compile pip compiles every file to bytecode; Python does it for what it imports
     session.install("--no-compile", *versions, "-e", f".[{','.join((*extras, 'test'))}]")
+    if "keras-hub" in extras:
+        session.install("--no-compile", "--no-deps", KERAS_HUB)
 
 
 def pytest(

@@ -1,1 +1,1 @@
-"""Models on hubs. May import everything else of the package."""
+"""Ways to and from the Hugging Face hub and KerasHub. `import keras_smlp` imports none of it."""
