@@ -68,7 +68,7 @@ def test_readmes_parity_is_that_of_the_results():
         name: logits[name] for name in keras_smlp.VARIANTS
     }
     (steps,) = re.findall(r"the losses agree within (\S+)\.\n", TEXTS["README.md"])
-    assert f"the losses differ\nfrom the official code's by at most {steps} on" in RESULTS
+    assert f"the losses differ from the official code's by at most {steps} on" in RESULTS
 
 
 def test_readmes_speed_is_that_of_the_tables():
