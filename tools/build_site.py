@@ -26,6 +26,8 @@ ELSEWHERE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 ELSEWHERE["CHANGELOG.md"] = "changelog.md"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)  # in which nothing is a link
+PUBLIC = {*re.findall(r"^::: (\S+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)}
+NAME = re.compile(r"(?<!\[)`(keras_smlp[\w.]+)(?:\([^`]*\))?`")
 QUIET = re.compile(r"^(Build started|No issues found|Build finished.*|\s*)$")
 
 
@@ -47,7 +49,10 @@ def main():
 
 def is_site(folder):
     """Whether a folder is empty or what this tool has written."""
-    return folder.is_dir() and ((folder / "index.html").exists() or not any(folder.iterdir()))
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or {"index.html", "search.json", "site.css"} <= names
 
 
 def pages():
@@ -101,7 +106,7 @@ def notebook_as_markdown(notebook):
 
 
 def with_links_of_the_site(text, path, names):
-    """A page whose links to files of the project lead to pages of the site.
+    """A page whose links to files of the project lead to pages of the site, and names to the API.
 
     Args:
         text: String, Markdown.
@@ -132,8 +137,13 @@ def with_links_of_the_site(text, path, names):
 
     parts = CODE.split(text)
     for i in range(0, len(parts), 2):
-        parts[i] = LINK.sub(changed, parts[i])
+        parts[i] = NAME.sub(linked, LINK.sub(changed, parts[i]))
     return "".join(parts)
+
+
+def linked(found):
+    """A public name, alone or called, as a link to its docstring."""
+    return f"[{found[0]}][{found[1]}]" if found[1] in PUBLIC else found[0]
 
 
 def build(folder):
