@@ -49,6 +49,16 @@ def test_published_figures_are_those_of_the_table_in_the_code():
         assert f"\n# Reaches: {v.published_top1}% (published by the authors" in config
 
 
+def test_what_follows_from_their_sizes():
+    tiny, small = keras_smlp.VARIANTS["tiny"], keras_smlp.VARIANTS["small"]
+    millions = round(tiny.parameters / 1e6)
+    assert f"and {millions} million weights:" in TEXTS["docs/accelerators.md"]
+    blocks = sum(small.depths)
+    stem = f"{0.9 ** (blocks + 1):.3f}", f"{0.75 ** (blocks + 1):.5f}"
+    said = f"sMLPNet-small has {blocks} blocks: 0.9 gives the stem {stem[0]} of the rate,\n"
+    assert said + f"0.75 gives it {stem[1]}." in TEXTS["docs/recipe.md"]
+
+
 def test_they_stand_nowhere_else():
     elsewhere = re.compile(r"\b\d\d,\d{3},\d{3}\b|\b8[134]\.[149]%|\b8[134]\.[149] \(base")
     having = {name for name, text in TEXTS.items() if elsewhere.search(text)}
