@@ -37,6 +37,7 @@ def measure(options, folder):
     import keras
 
     import keras_smlp
+    from keras_smlp.inference.classes import CLASSES
     from keras_smlp.inference.photos import images_below
 
     found, _ = images_below(options.folder)
@@ -47,7 +48,7 @@ def measure(options, folder):
     constructor = getattr(keras_smlp, f"SMLPNet{options.variant.capitalize()}")
     constructor().save(folder / "m.keras")
     names = [name for _, name in keras_smlp.imagenet_classes()]
-    (folder / "classes.json").write_text(json.dumps(names))
+    (folder / CLASSES).write_text(json.dumps(names))
 
     taken = {"network": 0.0, "begun": 0.0}
     compute, read_ahead = keras_smlp.PortableModel.predict_on_batch, predict.read_ahead

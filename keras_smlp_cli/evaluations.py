@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
-from keras_smlp.training import network, probe
+from keras_smlp.training import network, probe, several_probe
 from keras_smlp.training.callbacks import Signals
-from keras_smlp.training.review import Review
+from keras_smlp.training.review import review_of
 from keras_smlp.training.run import CHECKPOINTS
 from keras_smlp_cli.failures import Failure, exit_on_errors
 from keras_smlp_cli.prepared import KEYS
@@ -24,12 +24,11 @@ def evaluate(prepared):
     for note in prepared.source.notes:
         say(f"data.dir: {note}")
     net = prepared.network
-    review = Review(config, prepared.engine, prepared.source.class_names)
+    review = review_of(config, prepared.engine, prepared.source)
     observers = review.observers if config.eval.report or config.eval.calibrate else []
-    options = {"observers": observers} if observers else {}  # with one label an image alone
     with Signals() as signals:
         start = time.perf_counter()
-        score = prepared.evaluate(signals, predictions=config.eval.predictions, **options)
+        score = prepared.evaluate(signals, predictions=config.eval.predictions, observers=observers)
     speed = score.images / (time.perf_counter() - start)
     say(f"{config.model.weights}: {score.images} images, {speed:.0f} images/s")
     for name, value in score.facts().items():
@@ -38,7 +37,7 @@ def evaluate(prepared):
     try:
         with exit_on_errors(keys=KEYS):
             if config.eval.calibrate:
-                said = review.calibrate(net, network.with_probabilities(net))
+                said = review.calibrate(net, network.with_probabilities(net, config.train.loss))
                 say(said)
             if config.eval.report:
                 review.report(config.eval.report, score, net, config.model.weights, prepared.bad)
@@ -64,6 +63,8 @@ def look_at_features(prepared):
         f"{config.model.weights}: {fitted.shape[1]} features of {len(labels):,} training and "
         f"{len(truth):,} validation images, {time.perf_counter() - start:.1f} s"
     )
-    seed = config.train.seed
-    for found in probe.looks(fitted, labels, judged, truth, prepared.classes, seed):
+    if source.several and not truth.any():
+        raise Failure("data: no validation image has a label, allowed: at least one")
+    looks = several_probe.looks if source.several else probe.looks
+    for found in looks(fitted, labels, judged, truth, config.train.seed):
         prepared.say(found)

@@ -86,13 +86,10 @@ class Prepared:
             for key, value, allowed in (
                 ("data.balance", config.data.balance, "none"),
                 ("eval.real_labels", config.eval.real_labels, None),
-                ("eval.probe", config.eval.probe, False),
             ):
                 if value != allowed:
-                    words: dict = {None: "null", False: "false", True: "true"}
                     raise Failure(
-                        f"{key}: {words.get(value, value)} with several labels an image, allowed: "
-                        f"{words.get(allowed, allowed)}"
+                        f"{key}: {value} with several labels an image, allowed: {allowed or 'null'}"
                     )
         if config.data.balance != "none" and self.source.train.labels is None:
             raise Failure(

@@ -80,7 +80,7 @@ def train_with(prepared, began, logger):
     from keras_smlp.training import evaluation, losses, network, optimizer, preface, report
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.pace import Pace
-    from keras_smlp.training.review import Review, as_trained
+    from keras_smlp.training.review import as_trained, review_of
     from keras_smlp.training.run import CHECKPOINTS, Run
     from keras_smlp.training.step import TrainingModel
     from keras_smlp_cli.prepared import KEYS
@@ -100,9 +100,7 @@ def train_with(prepared, began, logger):
         say(f"data.dir: {report.SPLIT} has the split, and can be data.dir")
     training, net = prepared.training_batches(), prepared.network
     pace = Pace(steps, epochs)
-    review = Review(config, engine, source.class_names)
-    # it is for one label an image
-    observers = {"observers": review.observers} if config.train.loss == "softmax" else {}
+    review = review_of(config, engine, source)
 
     # ---- optimization ---------------------------------------------------------------------------
     with engine.scope(), exit_on_errors(keys=KEYS):
@@ -185,17 +183,16 @@ def train_with(prepared, began, logger):
     engine.barrier()
     with exit_on_errors():
         classifier.load_weights(results.best_path)
-    score = prepared.evaluate(Signals(), **observers)
+    score = prepared.evaluate(Signals(), observers=review.observers)
     with exit_on_errors(code=1):
         results.end(score, time.monotonic() - began)
         say(f"{results.best_path}, of epoch {run.best_score['epoch']}, on {score.images} images:")
         say(score)
         if config.eval.calibrate:
             say(review.calibrate(net, classifier))
-        if observers:
-            page = folder / report.PAGE
-            review.report(page, score, net, results.best_path, prepared.bad, run)
-            say(f"{page} says more")
+        page = folder / report.PAGE
+        review.report(page, score, net, results.best_path, prepared.bad, run)
+        say(f"{page} says more")
     logger.end(run.rows, results.readable())
     words = [str(results.example), "--weights", str(results.best_path), *as_trained(config)]
     command = f"KERAS_BACKEND={keras.backend.backend()} keras-smlp predict"

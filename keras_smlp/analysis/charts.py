@@ -21,6 +21,8 @@ CELL, SMALL_CELL = 30, 13
 NUMBERED = 20  # classes up to which the cells have numbers
 NEITHER = (False, False)
 LETTER = 6.2  # width of a character, at most, on average
+# words of `calibration`
+OF_PREDICTIONS = ("probability of the prediction", "part that is right", "images", "right")
 
 
 def text(value, most=200):
@@ -158,44 +160,46 @@ def curves(series, label, best=None, percent=False):
     return axes.svg(f"{label} over the epochs{marked}")
 
 
-def calibration(bins, after=None):
+def calibration(bins, after=None, words=OF_PREDICTIONS):
     """How often predictions are right, over how sure they are; below, how many there are.
 
     Args:
         bins: What `findings.reliability` returns.
         after: The same with the fitted temperature, drawn as a line. Defaults to `None`.
+        words: Four strings: what the axes say, what is counted, and of which a part is drawn.
+            Defaults to the likeliest classes that are right.
     """
+    *labels, counted, such = words
     counts, _, right = bins
     accuracies = np.divide(right, counts, out=np.zeros(len(counts)), where=counts > 0)
     edges = np.linspace(0, 1, len(counts) + 1)
-    labels = ("probability of the prediction", "part that is right")
     axes = Axes((0, 1), (0, 1), labels, percent=(True, True), height=270)
     for i in np.flatnonzero(counts):
         percents = [f"{100 * x:.0f}%" for x in (edges[i], edges[i + 1], accuracies[i])]
-        title = f"{percents[0]} to {percents[1]} sure: {percents[2]} of {counts[i]:.0f} right"
+        title = f"{percents[0]} to {percents[1]} sure: {percents[2]} of {counts[i]:.0f} {such}"
         axes.bar(edges[i], edges[i + 1], 0, accuracies[i], "bar", title)
     axes.segment((0, 0), (1, 1), "mark")
     if after is not None:
         some = after[0] > 0
         axes.line(after[1][some] / after[0][some], after[2][some] / after[0][some], "s1")
     options = {"whole": (False, True), "percent": (True, False)}
-    below = Axes((0, 1), (0, counts.max()), ("", "images"), **options, height=130)
+    below = Axes((0, 1), (0, counts.max()), ("", counted), **options, height=130)
     for i in np.flatnonzero(counts):
-        below.bar(edges[i], edges[i + 1], 0, counts[i], "soft-bar", f"{counts[i]:.0f} images")
-    description = "part of the predictions that is right, by their probability"
-    return axes.svg(description) + below.svg("number of images by the probability")
+        below.bar(edges[i], edges[i + 1], 0, counts[i], "soft-bar", f"{counts[i]:.0f} {counted}")
+    description = f"{labels[1]}, by the {labels[0]}"
+    return axes.svg(description) + below.svg(f"number of {counted} by the {labels[0]}")
 
 
-def histogram(accuracies):
-    """How many classes have which accuracy, in tenths."""
-    counts, edges = np.histogram(accuracies, np.linspace(0, 1, 11))
-    labels = ("accuracy of a class", "classes")
+def histogram(values, name="accuracy"):
+    """How many classes have which accuracy, or another part of one, in tenths."""
+    counts, edges = np.histogram(values, np.linspace(0, 1, 11))
+    labels = (f"{name} of a class", "classes")
     options = {"whole": (False, True), "percent": (True, False)}
     axes = Axes((0, 1), (0, counts.max() * 1.06), labels, **options, height=200)
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
         title = f"{count} classes from {100 * left:.0f}% to {100 * right:.0f}%"
         axes.bar(left, right, 0, count, "bar", title)
-    return axes.svg("how many classes have which accuracy")
+    return axes.svg(f"how many classes have which {name}")
 
 
 def matrix(counts, class_names):

@@ -68,6 +68,11 @@ class Mistake(NamedTuple):
         """The probability of its own class."""
         return float(np.exp(-self.loss))
 
+    @property
+    def shown_class(self):
+        """The class for which it is shown where the network looked."""
+        return self.predicted
+
 
 class Findings:
     """Collects what a report says, batch by batch.
@@ -110,6 +115,11 @@ class Findings:
         self.worst = worst_of(gather(self.worst))
         self.parts = []
         return self
+
+    @property
+    def errors(self):
+        """Number of images that were judged wrongly."""
+        return int((~self.images["right"]).sum())
 
     def of_classes(self, classes):
         """Of each class the number of images, and of those judged rightly: int array `(2, n)`."""

@@ -17,6 +17,9 @@ PICTURED = 50  # classes, at most, of a confusion matrix
 LISTED = 20  # rows of a table that is not the whole
 # sides of a picture in pixels: larger ones are made smaller, smaller ones larger
 LARGEST, SMALLEST = 224, 128
+# columns of a history that are drawn, and what the curves say; those that are parts of one
+CURVES = {"accuracy": "accuracy", "map": "mAP", "loss": "loss", "learning_rate": "learning rate"}
+PERCENTS = ("accuracy", "map")
 STYLE = resources.files(__package__).joinpath("page.css").read_text("utf-8")
 # a browser loads nothing from anywhere, whatever the names in the page are
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -120,7 +123,7 @@ def curves(rows, best, names):
     """
     drawn, epochs = [], [row["epoch"] for row in rows]
     kinds = dict(zip(names, ("s0", "s1", "s2"), strict=True))
-    for name in ("accuracy", "loss", "learning_rate"):
+    for name, label in CURVES.items():
         present = [prefix for prefix in names if prefix + name in rows[0]]
         if not present:
             continue
@@ -128,9 +131,8 @@ def curves(rows, best, names):
         key = f"{best['weights']}_{name}"
         value = rows[best["epoch"] - 1].get(key)
         mark = None if value is None else (best["epoch"], value)
-        label = name.replace("_", " ")
-        drawn.append(f"<div>{charts.curves(series, label, mark, name == 'accuracy')}</div>")
-    present = [x for x in names if any(x + name in rows[0] for name in ("accuracy", "loss"))]
+        drawn.append(f"<div>{charts.curves(series, label, mark, name in PERCENTS)}</div>")
+    present = [x for x in names if x + "loss" in rows[0]]
     known = legend([(kinds[x], names[x]) for x in present] + [("best", "best epoch")])
     return f'{known}<div class="charts">{"".join(drawn)}</div>'
 
@@ -156,17 +158,28 @@ def classes(findings, class_names):
             part_bar(share, f"{100 * share:.1f}%"),
         ]
 
+    missing = [class_names[k] for k in np.flatnonzero(images == 0)]
+    rows = [row(k) for k in order.tolist()]
+    return worst_first(heads, rows, missing, charts.histogram(accuracies))
+
+
+def worst_first(heads, rows, missing, chart):
+    """A table of all classes, or of the worst beside a chart and of all to be unfolded.
+
+    Args:
+        heads: See `table`.
+        rows: See `table`, a row for each class, the worst first.
+        missing: List of the names of classes without an image.
+        chart: SVG element that shows all classes.
+    """
     parts = []
-    if len(known) < len(class_names):
-        missing = [class_names[k] for k in np.flatnonzero(images == 0)]
+    if missing:
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         names = ", ".join(shown(name, 60) for name in missing[:LISTED])
         parts.append(notes([f"Without an image, and not in this table: {names}{more}."]))
-    rows = [row(k) for k in order.tolist()]
     if len(rows) <= 1.5 * LISTED:
         return "".join([*parts, table(heads, rows)])
     worst = f"<h3>The worst {LISTED}</h3>{table(heads, rows[:LISTED])}"
-    chart = charts.histogram(accuracies)
     parts.append(f'<div class="side"><div class="chart">{chart}</div><div>{worst}</div></div>')
     parts.append(folded(f"All {len(rows):,} classes, the worst first", table(heads, rows)))
     return "".join(parts)
@@ -204,8 +217,8 @@ def calibration(findings, fitted=None, hint=""):
     Args:
         findings: The `Findings`.
         fitted: What a fitted temperature changed, an object with the attributes `nll` and `ece`
-            (pairs, before and after) and `bins`, the reliability with it; its `str` is shown too.
-            Defaults to `None`.
+            (pairs, before and after), `loss_name` (of the first) and `bins`, the reliability with
+            it; its `str` is shown too. Defaults to `None`.
         hint: String. What to say of a temperature, where there is none.
     """
     bins = findings.reliability()
@@ -218,19 +231,28 @@ def calibration(findings, fitted=None, hint=""):
         f"should be. Expected calibration error (ECE, {bins.shape[1]} bins): {100 * error:.1f}%. "
         "Bars on the diagonal would be right as often as they are sure."
     )
-    after = fitted and fitted.bins
-    parts = [notes([said]), f'<div class="charts"><div>{charts.calibration(bins, after)}</div>']
-    if fitted:
-        rows = [
-            ["mean cross entropy (NLL)", *(f"{x:.4f}" for x in fitted.nll)],
-            ["ECE", *(f"{100 * x:.2f}%" for x in fitted.ece)],
-        ]
-        parts.append(f"<div>{notes([f'Fitted: {fitted}.'])}")
-        parts.append(table(["", "before", "after"], rows))
-        parts.append(legend([("bar", "before, all images"), ("s1", "after, the other half")]))
-        parts.append("</div>")
-    parts.append("</div>")
-    return "".join([*parts, notes([hint]) if hint and not fitted else ""])
+    return notes([said]) + reliability(bins, charts.OF_PREDICTIONS, fitted, hint)
+
+
+def reliability(bins, words, fitted, hint):
+    """The charts of a calibration, and what a temperature changed.
+
+    Args:
+        bins: What `findings.reliability` returns.
+        words: See `charts.calibration`.
+        fitted: See `calibration`.
+        hint: See `calibration`.
+    """
+    drawing = charts.calibration(bins, fitted and fitted.bins, words)
+    if not fitted:
+        return f'<div class="charts"><div>{drawing}</div></div>' + (notes([hint]) if hint else "")
+    rows = [
+        [fitted.loss_name, *(f"{x:.4f}" for x in fitted.nll)],
+        ["ECE", *(f"{100 * x:.2f}%" for x in fitted.ece)],
+    ]
+    said = notes([f"Fitted: {fitted}."]) + table(["", "before", "after"], rows)
+    said += legend([("bar", "before, all images"), ("s1", "after, the other half")])
+    return f'<div class="charts"><div>{drawing}</div><div>{said}</div></div>'
 
 
 def mistakes(worst, maps, class_names):
@@ -242,20 +264,28 @@ def mistakes(worst, maps, class_names):
             gives, or `None`.
         class_names: The name of each class.
     """
-    cards = []
-    for i, found in enumerate(worst):
+    captions = [
+        f"<b>{text(class_names[x.label])}</b> {percent(x.probability)}<br>"
+        f'taken for <b class="no">{text(class_names[x.predicted])}</b> {percent(x.confidence)}'
+        for x in worst
+    ]
+    return cards(worst, maps, captions)
+
+
+def cards(worst, maps, captions):
+    """Pictures with captions: see `mistakes`. A caption is HTML; the file's name follows it."""
+    figures = []
+    for i, (found, caption) in enumerate(zip(worst, captions, strict=True)):
         picture = enlarged(as_rgb(found.pixels))
         pictures = [picture] if maps is None else [picture, heated(picture, maps[i])]
         is_small = max(found.pixels.shape[:2]) < SMALLEST
         images = "".join(f'<img src="{data_uri(x, not is_small)}" alt="">' for x in pictures)
         name = found.name.decode("utf-8", "surrogateescape")
-        cards.append(
-            f'<figure><div class="pair">{images}</div><figcaption>'
-            f"<b>{text(class_names[found.label])}</b> {percent(found.probability)}<br>"
-            f'taken for <b class="no">{text(class_names[found.predicted])}</b> '
-            f"{percent(found.confidence)}<small>{text(name)}</small></figcaption></figure>"
+        figures.append(
+            f'<figure><div class="pair">{images}</div><figcaption>{caption}'
+            f"<small>{text(name)}</small></figcaption></figure>"
         )
-    return f'<div class="cards">{"".join(cards)}</div>'
+    return f'<div class="cards">{"".join(figures)}</div>'
 
 
 def percent(part):

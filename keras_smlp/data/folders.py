@@ -48,7 +48,7 @@ def folder(path, fraction, seed, several=False):
         return table(Path(tables[0]), fraction, seed, several)
     if not any(x.is_dir() for x in entries):
         raise ValueError(f"`path`: {shown(path)} has no folders, allowed: {LAYOUTS}")
-    return classes_alone(path, fraction, seed)
+    return classes_alone(path, fraction, seed, several)
 
 
 LAYOUTS = (
@@ -90,13 +90,19 @@ def official(path):
     return Source(names, splits[0], splits[1], tuple(notes))
 
 
-def classes_alone(path, fraction, seed):
+def classes_alone(path, fraction, seed, several):
     """`<class>/<image>`: of each class a part is for validation."""
     names, others = class_folders(path)
     splits = [name for name in names if name.lower() in SPLITS]
     if splits or len(names) == 1:
         what = listed(splits) if splits else f"{shown(names[0])} alone"
         raise ValueError(f"`path`: {shown(path)} holds the folders {what}, allowed: {LAYOUTS}")
+    mark = several_labels.SEPARATOR
+    if several and (marked := [name for name in names if mark in name]):
+        raise ValueError(
+            f"`path`: {shown(path)} has the classes {listed(marked)}, allowed: names without "
+            f"{mark}, which separates labels in the split.csv of such a run"
+        )
     files, unused = images_of(path, names)
     empty = [name for name in names if not files[name]]
     if empty:

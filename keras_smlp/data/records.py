@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 
+from keras_smlp.checks import shown
 from keras_smlp.data.splits import TRAIN, VALIDATION, Files, Source
 
 
@@ -57,7 +58,8 @@ def records(builder, split):
 
     decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
     if builder.info.file_format.value == "tfrecord":
-        serialized = TFRecords(builder.info.splits[split].filepaths)
+        shards = builder.info.splits[split]
+        serialized = TFRecords(shards.filepaths, shards.shard_lengths)
         features = builder.info.features
 
         def examples_at(indices):
@@ -91,17 +93,28 @@ class TFRecords:
 
     Args:
         paths: Paths of the files.
+        counts: How many records each has.
+
+    Raises:
+        ValueError: If a file ends within a record, or has another number of them.
     """
 
-    def __init__(self, paths):
+    def __init__(self, paths, counts):
         self.paths, places = list(paths), []
-        for number, path in enumerate(self.paths):
+        for number, (path, count) in enumerate(zip(self.paths, counts, strict=True)):
+            before = len(places)
             with open(path, "rb", buffering=0) as file:
                 place, end = 0, os.fstat(file.fileno()).st_size
-                while place < end:
+                while place + 16 <= end:
                     (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, place))
                     places.append((number, place + 12, length))
                     place += length + 16
+            found = len(places) - before - (place > end)
+            if place != end or found != count:
+                raise ValueError(
+                    f"`path`: {shown(path)} is cut or damaged ({found} whole records), allowed: "
+                    f"the {count} that dataset_info.json says"
+                )
         self.places = np.array(places, "int64")
 
     def __len__(self):

@@ -79,6 +79,11 @@ def npz(path, several=False, channels=3):
         images = np.broadcast_to(images, (*images.shape[:3], channels))
         splits.append(Arrays(np.ascontiguousarray(images), labels.astype(kind)))
     names = arrays.get("class_names")
+    if names is not None and names.ndim != 1:
+        raise ValueError(
+            f"`path`: class_names of {path} are {names.dtype} {names.shape}, allowed: (classes,), "
+            "a name for each class"
+        )
     train, validation = splits
     if train.labels.ndim == 2 or validation.labels.ndim == 2:
         names = range(train.labels.shape[-1]) if names is None else names

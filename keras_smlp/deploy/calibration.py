@@ -90,21 +90,23 @@ def head_of(model, is_activated=False):
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature with which a classifier's probabilities fit labels best.
 
-    It minimizes the mean cross entropy of `softmax(logits / temperature)`, which is convex in
+    It minimizes the mean cross entropy of `softmax(logits / temperature)`, or with several labels
+    an image the binary one of `sigmoid(logits / temperature)`. Both are convex in
     `1 / temperature`: by Newton's method, in float64, always with the same result. Take images that
     the network was not trained on.
 
     Args:
-        logits: Array `(n, classes)` of finite numbers, at least two classes; logarithms of
-            probabilities will do.
-        labels: Integer array `(n,)`, the class of each image.
+        logits: Array `(n, classes)` of finite numbers, at least two classes. For a softmax,
+            logarithms of probabilities will do.
+        labels: Integer array `(n,)`, the class of each image; or `(n, classes)` of zeros and ones,
+            1 where an image is of a class.
 
     Returns:
         A positive float. Divide the logits by it, or call `keras_smlp.calibrate`.
 
     Raises:
-        ValueError: If an argument is none of these, or there is no best temperature: every image
-            is judged rightly (the lower the better), or the network is no better than chance (the
+        ValueError: If an argument is none of these, or there is no best temperature: everything is
+            judged rightly (the lower the better), or the network is no better than chance (the
             higher the better).
 
     Reference:
@@ -124,14 +126,18 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         )
     if not np.isfinite(rows).all():
         raise ValueError("`logits` must be finite. Received: logits with others among them")
-    if truths.shape != rows.shape[:1] or truths.dtype.kind not in "iu":
+    kinds = "iub" if truths.ndim == 2 else "iu"
+    if truths.shape not in (rows.shape, rows.shape[:1]) or truths.dtype.kind not in kinds:
         raise ValueError(
-            f"`labels` must be {len(rows)} integers, one for each row of `logits`. "
-            f"Received: labels of the shape {truths.shape}, {truths.dtype}"
+            f"`labels` must be {len(rows)} integers, one for each row of `logits`, or zeros and "
+            f"ones {rows.shape}. Received: labels of the shape {truths.shape}, {truths.dtype}"
         )
-    if not ((truths >= 0) & (truths < rows.shape[1])).all():
+    allowed, most = "the classes of `logits`", rows.shape[1] - 1
+    if truths.ndim == 2:
+        allowed, most = "for the classes of each row", 1
+    if not ((truths >= 0) & (truths <= most)).all():
         raise ValueError(
-            f"`labels` must be from 0 to {rows.shape[1] - 1}, the classes of `logits`. "
+            f"`labels` must be from 0 to {most}, {allowed}. "
             f"Received: labels from {truths.min()} to {truths.max()}"
         )
     try:
@@ -147,26 +153,39 @@ def slopes(logits, labels, inverse):
 
     Args:
         logits: Array `(n, classes)`.
-        labels: Integer array `(n,)`.
+        labels: Integer array `(n,)`; or of zeros and ones `(n, classes)`, for the binary one.
         inverse: Float, 0 and infinity included.
 
     Returns:
         A float64 array `(2,)`.
     """
-    total = np.zeros(2)
+    total, of_rows = np.zeros(2), binary if np.ndim(labels) == 2 else categorical
     for i in range(0, len(labels), ROWS):
         rows = np.asarray(logits[i : i + ROWS], "float64")
-        rows = rows - rows.max(axis=1, keepdims=True)
-        own = rows[np.arange(len(rows)), labels[i : i + ROWS]]
-        if np.isinf(inverse):  # all weight on the largest
-            total += -own.sum(), 0.0
-            continue
-        weights = np.exp(inverse * rows)
-        weights /= weights.sum(axis=1, keepdims=True)
-        means = (weights * rows).sum(axis=1)
-        squares = (weights * rows**2).sum(axis=1)
-        total += (means - own).sum(), (squares - means**2).sum()
+        total += of_rows(rows, labels[i : i + ROWS], inverse)
     return total
+
+
+def categorical(rows, labels, inverse):
+    """`slopes` of the cross entropy after a softmax."""
+    rows = rows - rows.max(axis=1, keepdims=True)
+    own = rows[np.arange(len(rows)), labels]
+    if np.isinf(inverse):  # all weight on the largest
+        return np.array([-own.sum(), 0.0])
+    weights = np.exp(inverse * rows)
+    weights /= weights.sum(axis=1, keepdims=True)
+    means = (weights * rows).sum(axis=1)
+    squares = (weights * rows**2).sum(axis=1)
+    return np.array([(means - own).sum(), (squares - means**2).sum()])
+
+
+def binary(rows, labels, inverse):
+    """`slopes` of the binary cross entropy after a sigmoid."""
+    if np.isinf(inverse):  # each class is sure, or of a logit of 0 neither
+        return np.array([(rows * ((rows > 0) - labels.astype("float64"))).sum(), 0.0])
+    probabilities = (1 + np.tanh(inverse * rows / 2)) / 2
+    spread = probabilities * (1 - probabilities)
+    return np.array([(rows * (probabilities - labels)).sum(), (rows**2 * spread).sum()])
 
 
 def minimum(slopes: Callable[[float], np.ndarray]) -> float:

@@ -56,7 +56,8 @@ def load_image(
             TIFF in either case. Defaults to `False`.
         channels: Positive integer, the channels of the model. `3` is RGB; `1` is gray, PIL's
             `convert("L")` of RGB; any other number must be that of the file: `2` is gray with
-            alpha, `4` RGBA, or it is that of the gray pages of a TIFF. Defaults to `3`.
+            alpha, `4` RGBA, or it is that of the gray pages of a TIFF. A fourth sample of a TIFF
+            that is not said to be alpha is not read. Defaults to `3`.
 
     Returns:
         A uint8 array `(height, width, channels)` in [0, 255].

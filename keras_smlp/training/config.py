@@ -175,8 +175,8 @@ class EvalConfig:
         real_labels: JSON file of several labels per validation image, as ReaL's; null for none.
         probe: Instead of the network's own answers, judge its features, by k-NN and a linear probe
             fitted on the training images. The weights may have any head.
-        report: HTML file on what an evaluation found; null for none. A training with train.loss
-            softmax writes report.html in any case.
+        report: HTML file on what an evaluation found; null for none. A training writes report.html
+            in any case.
         calibrate: Fit a temperature on half of the validation images, judge it on the others, and
             save the network with it as calibrated.keras in output_dir.
     """
@@ -265,13 +265,6 @@ class Config:
             raise ValueError("eval.probe: true without --eval, allowed: false")
         if self.eval.probe and self.eval.calibrate:
             raise ValueError("eval.calibrate: true with eval.probe, allowed: false")
-        for key, value in {"report": self.eval.report, "calibrate": self.eval.calibrate}.items():
-            if value and self.train.loss == "sigmoid":
-                allowed = "null" if key == "report" else "false"
-                raise ValueError(
-                    f"eval.{key}: {value} with train.loss sigmoid, allowed: {allowed}, for its "
-                    "probabilities are those of one label an image"
-                )
         for key in ("predictions", "report"):
             path = getattr(self.eval, key)
             if path and not may_be_written(Path(path)):

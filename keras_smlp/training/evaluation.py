@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from keras_smlp.analysis import findings
+from keras_smlp.analysis.several import binary_crossentropy
 from keras_smlp.checks import read_text, shown
 from keras_smlp.saving import replacing
 
@@ -156,17 +157,6 @@ def write_predictions(path, head, rows):
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(sorted(rows))
-
-
-def sigmoid(logits):
-    """The probability of each class by itself, in float64."""
-    return np.exp(-np.logaddexp(0, -np.asarray(logits, "float64")))
-
-
-def binary_crossentropy(logits, truth):
-    """The mean over the classes of the binary cross entropy, for each image, in float64."""
-    logits = np.asarray(logits, "float64")
-    return np.mean(np.logaddexp(0, logits) - logits * truth, axis=-1)
 
 
 def read_real(path, classes):

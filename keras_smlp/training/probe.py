@@ -63,7 +63,8 @@ def features(forward: Callable, batches: Any) -> tuple[np.ndarray, np.ndarray]:
         batches: `tf.data.Dataset` of `pipeline.validation_batches`.
 
     Returns:
-        float32 array `(images, channels)` and int32 array `(images,)`, in the order of the split.
+        float32 array `(images, channels)` and int32 array `(images,)`, or `(images, classes)` of
+        several labels each, in the order of the split.
 
     Raises:
         ValueError: If there is no image.
@@ -83,7 +84,6 @@ def looks(
     labels: np.ndarray,
     validation: np.ndarray,
     truth: np.ndarray,
-    classes: int,
     seed: int,
 ) -> Iterator[Found]:
     """Fits both classifiers on the training images, and judges them by the validation images.
@@ -93,13 +93,12 @@ def looks(
         labels: Integer array `(images,)`, theirs.
         validation: float32 array `(others, channels)`.
         truth: Integer array `(others,)`.
-        classes: Positive integer. How many classes there are.
         seed: Integer. Chooses the training images by which the penalty is chosen.
 
     Returns:
         An iterator over two `Found`, k-NN first.
     """
-    began = time.perf_counter()
+    began, classes = time.perf_counter(), max(labels.max(), truth.max()) + 1
     predicted = nearest(train, labels, validation, classes)
     name = f"k-NN, {min(NEIGHBORS, len(train))} neighbors"
     yield judged(name, predicted, truth, classes, began)
@@ -141,18 +140,30 @@ def nearest(
     Returns:
         Integer array `(others,)`.
     """
-    neighbors = min(neighbors, len(train))
-    train, validation = normalized(train).T, normalized(validation)
-    predicted, size = [], max(1, CHUNK // train.shape[1])
-    for start in range(0, len(validation), size):
-        similarity = validation[start : start + size] @ train
-        near = np.argpartition(-similarity, neighbors - 1, axis=1)[:, :neighbors]
-        # the largest similarity is 1: nothing overflows
-        weights = np.exp((np.take_along_axis(similarity, near, axis=1) - 1) / temperature)
+    predicted = []
+    for near, weights in neighbors_of(train, validation, neighbors, temperature):
         votes = np.zeros((len(near), classes))
         np.add.at(votes, (np.arange(len(near))[:, None], labels[near]), weights)
         predicted.append(votes.argmax(axis=1))
     return np.concatenate(predicted)
+
+
+def neighbors_of(train, validation, neighbors=NEIGHBORS, temperature=TEMPERATURE):
+    """The nearest training images of some validation images at a time, and their weights.
+
+    Args: See `nearest`.
+
+    Returns:
+        An iterator over pairs of arrays `(some, neighbors)`: indices and weights.
+    """
+    neighbors = min(neighbors, len(train))
+    train, validation = normalized(train).T, normalized(validation)
+    size = max(1, CHUNK // train.shape[1])
+    for start in range(0, len(validation), size):
+        similarity = validation[start : start + size] @ train
+        near = np.argpartition(-similarity, neighbors - 1, axis=1)[:, :neighbors]
+        # the largest similarity is 1: nothing overflows
+        yield near, np.exp((np.take_along_axis(similarity, near, axis=1) - 1) / temperature)
 
 
 def normalized(x):

@@ -19,6 +19,7 @@ from keras_smlp.checks import shown
 from keras_smlp.data import on_device
 from keras_smlp.data.decode import by_pil
 from keras_smlp.data.folders import COLUMNS, OPTIONAL
+from keras_smlp.inference.classes import CLASSES
 from keras_smlp.inference.images import as_rgb
 from keras_smlp.inference.photos import reason
 from keras_smlp.preprocessing import MEAN
@@ -26,7 +27,7 @@ from keras_smlp.saving import replacing
 
 SPLIT = "split.csv"
 # what `replacing` writes
-FILES = {"batch.png", "best.keras", "classes.json", "config.yaml", "curves.png", "ema.keras"}
+FILES = {"batch.png", "best.keras", CLASSES, "config.yaml", "curves.png", "ema.keras"}
 FILES |= {"example.png", "example.tif", "history.csv", "last.keras", SPLIT, "summary.md"}
 CALIBRATED, PAGE = "calibrated.keras", "report.html"  # which `review` writes
 FILES |= {CALIBRATED, PAGE}
@@ -58,7 +59,7 @@ class Results:
         self.folder, self.saved_model, self.run = Path(folder), saved_model, run
         self.class_names = class_names
         self.best_path = self.folder / "best.keras"
-        self.classes = self.folder / "classes.json"
+        self.classes = self.folder / CLASSES
 
     @property
     def example(self):
@@ -74,7 +75,7 @@ class Results:
         """
         if self.run.engine.is_main:
             self.write_text("config.yaml", self.run.config.to_yaml())
-            self.write_text("classes.json", json.dumps(self.class_names))
+            self.write_text(CLASSES, json.dumps(self.class_names))
             if drawn:
                 write_split(self.folder / SPLIT, drawn)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_smlp.analysis import explain, findings, page
+from keras_smlp.analysis import explain, findings, page, several, several_page
 from keras_smlp.checks import shown
 from keras_smlp.deploy.calibration import calibrate
 from keras_smlp.inference.classes import CLASSES, read_names
@@ -36,10 +36,15 @@ class Review:
         class_names: The name of each class.
     """
 
+    # what is collected; which errors are the worst, and what is shown of them
+    FINDINGS: type = findings.Findings
+    ORDER = "those first whose own class has the lowest probability"
+    LOOKED_AT = "the class that it was taken for"
+
     def __init__(self, config, engine, class_names):
         self.config, self.engine, self.class_names = config, engine, class_names
-        self.findings = findings.Findings()
-        self.logits = Logits()
+        self.findings = self.FINDINGS()
+        self.logits = Logits(config.train.loss)
         self.fitted, self.hint = None, HINT
         # what `evaluation.evaluate` calls
         self.observers = [self.findings] + [self.logits] * config.eval.calibrate
@@ -116,9 +121,7 @@ class Review:
             sections = [
                 ("Result", self.result(score, network, bad, run)),
                 ("Curves", run and page.curves(run.rows, run.best_score, NAMES)),
-                ("Classes", page.classes(found, self.class_names)),
-                ("Confusions", page.confusions(found, self.class_names)),
-                ("Calibration", page.calibration(found, self.fitted, self.hint)),
+                *self.judged(found),
                 ("Worst errors", self.worst(network)),
                 ("A batch as it was trained on", run and self.batch()),
                 ("Use it", uses(self.config, best, side, len(self.class_names))),
@@ -129,17 +132,35 @@ class Review:
 
         self.engine.on_main(write)
 
-    def result(self, score, network, bad, run):
-        """The section of the most important numbers, and what they were measured with."""
-        error = findings.expected_calibration_error(self.findings.reliability())
+    def judged(self, found):
+        """The sections on how classes were judged."""
+        return [
+            ("Classes", page.classes(found, self.class_names)),
+            ("Confusions", page.confusions(found, self.class_names)),
+            ("Calibration", page.calibration(found, self.fitted, self.hint)),
+        ]
+
+    def scores(self, score):
+        """The most important numbers: pairs of what it is and the number."""
         pairs = [
             ("accuracy", f"{score.top1:.2f}%"),
             ("balanced accuracy", f"{score.balanced:.2f}%"),
         ]
         if len(self.class_names) > 5:
             pairs.append(("among the first five", f"{score.top5:.2f}%"))
-        pairs += [("loss (NLL)", f"{score.loss:.4f}"), ("calibration error", f"{100 * error:.2f}%")]
-        pairs += [("images", f"{score.images:,}"), ("classes", f"{len(self.class_names):,}")]
+        return pairs
+
+    def mistakes(self, maps):
+        """The pictures of the worst errors."""
+        return page.mistakes(self.findings.worst, maps, self.class_names)
+
+    def result(self, score, network, bad, run):
+        """The section of the most important numbers, and what they were measured with."""
+        error = findings.expected_calibration_error(self.findings.reliability())
+        loss = "binary cross entropy" if self.config.train.loss == "sigmoid" else "NLL"
+        pairs = [*self.scores(score), (f"loss ({loss})", f"{score.loss:.4f}")]
+        pairs += [("calibration error", f"{100 * error:.2f}%"), ("images", f"{score.images:,}")]
+        pairs.append(("classes", f"{len(self.class_names):,}"))
         said = [
             f"On the validation images of {self.data()}. {self.architecture()}, "
             f"{network.count_params():,} parameters; Keras {keras.__version__} on "
@@ -178,17 +199,16 @@ class Review:
         worst = self.findings.worst
         if not worst:
             return ""
-        errors = int((~self.findings.images["right"]).sum())
+        errors = self.findings.errors
         which = f"{len(worst)} of {errors:,}" if errors > len(worst) else f"All {errors}"
         said = (
-            f"{which} errors, those first whose own class has the lowest probability, as the "
-            "network saw them; beside each, what speaks for the class that it was taken for "
-            "(Grad-CAM)."
+            f"{which} errors, {self.ORDER}, as the network saw them; beside each, what speaks for "
+            f"{self.LOOKED_AT} (Grad-CAM)."
         )
-        return page.notes([said]) + page.mistakes(worst, self.looked_at(network), self.class_names)
+        return page.notes([said]) + self.mistakes(self.looked_at(network))
 
     def looked_at(self, network):
-        """Grad-CAM of the worst errors for the predicted classes, in the size they are shown in."""
+        """Grad-CAM of the worst errors for their `shown_class`, in the size they are shown in."""
         norm, head = explain.classifier_layers(network)
         worst = self.findings.worst
         with self.engine.scope():
@@ -198,7 +218,7 @@ class Review:
         pixels = np.stack([x.pixels for x in worst])
         pixels = np.resize(pixels, (-(-len(worst) // devices) * devices, *pixels.shape[1:]))
         features = np.asarray(self.engine.forward(body)(pixels))[: len(worst)]
-        classes = np.array([x.predicted for x in worst])
+        classes = np.array([x.shown_class for x in worst])
         return explain.class_maps(features, head, classes, page.display_size(pixels[0]))
 
     def batch(self):
@@ -207,6 +227,35 @@ class Review:
         with contextlib.suppress(OSError):
             return page.picture_file(path, "augmented training images with their targets")
         return page.notes([f"{path} cannot be read."])
+
+
+class SeveralReview(Review):
+    """The same for images with several labels each."""
+
+    FINDINGS = several.Findings
+    ORDER = "images with a label that is wrong or missing, by the mean loss of all classes"
+    LOOKED_AT = "the class that was judged wrongly with the largest loss"
+
+    def judged(self, found):
+        return [
+            ("Classes", several_page.classes(found, self.class_names)),
+            ("Calibration", several_page.calibration(found, self.fitted, self.hint)),
+        ]
+
+    def scores(self, score):
+        pairs = [("mAP", f"{score.map:.2f}%"), (several_page.F1, f"{score.f1:.2f}%")]
+        if score.judged < score.classes:
+            pairs.append(("classes in the mAP", f"{score.judged:,}"))
+        return pairs
+
+    def mistakes(self, maps):
+        return several_page.mistakes(self.findings.worst, maps, self.class_names)
+
+
+def review_of(config, engine, source):
+    """The `Review` for the labels of a `splits.Source`."""
+    kind = SeveralReview if source.several else Review
+    return kind(config, engine, source.class_names)
 
 
 def as_trained(config):

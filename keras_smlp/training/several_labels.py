@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from keras_smlp.analysis import several
+from keras_smlp.analysis.several import average_precisions, is_named, sigmoid
 from keras_smlp.data import labels
-from keras_smlp.training.evaluation import binary_crossentropy, sigmoid, write_predictions
-
-THRESHOLD = 0.5  # from this probability on an image counts as of a class
+from keras_smlp.training.evaluation import write_predictions
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Score:
         return {"classes in the mAP": f"{self.judged} of {self.classes}, those with an image"}
 
 
-def evaluate(forward, batches, engine, class_names, predictions=None):
+def evaluate(forward, batches, engine, class_names, predictions=None, observers=()):
     """Evaluates a network on validation images whose labels are rows of zeros and ones.
 
     The logits of all images are kept in memory, in float32: the order of the images by their
@@ -63,6 +63,8 @@ def evaluate(forward, batches, engine, class_names, predictions=None):
         engine: The `engines.Engine`.
         class_names: The name of each class.
         predictions: Path of a CSV file for one row per image. Defaults to `None`: none.
+        observers: Objects whose `add` is called with a `several.Batch` of the images that were
+            decoded. Defaults to none.
 
     Returns:
         A `Score`.
@@ -76,11 +78,14 @@ def evaluate(forward, batches, engine, class_names, predictions=None):
         kept = indices >= 0
         logits = np.asarray(forward(pixels), "float32")[kept]
         parts.append(logits)
-        truths.append(targets[kept].astype("uint8"))
+        truth, indices, names = targets[kept].astype("uint8"), indices[kept], names[kept]
+        truths.append(truth)
+        right = is_named(sigmoid(logits)) == truth
+        for observer in observers:
+            observer.add(several.Batch(indices, names, pixels[kept], logits, truth, right))
         if predictions is not None:
-            places = zip(indices[kept].tolist(), names[kept], strict=True)
-            for (index, name), x, truth in zip(places, logits, truths[-1], strict=True):
-                rows.append((index, os.fsdecode(name), *cells(x, truth, class_names)))
+            for index, name, x, own in zip(indices.tolist(), names, logits, truth, strict=True):
+                rows.append((index, os.fsdecode(name), *cells(x, own, class_names)))
     logits, truth = (engine.gather(np.concatenate(x)) for x in (parts, truths))
     rows = engine.gather(rows)
     if not truth.any():
@@ -88,20 +93,20 @@ def evaluate(forward, batches, engine, class_names, predictions=None):
     if predictions is not None and engine.is_main:
         head = ("index", "name", "labels", "predicted", "probabilities")
         write_predictions(predictions, head, rows)
-    predicted, is_label = sigmoid(logits) >= THRESHOLD, truth == 1
+    predicted, is_label = is_named(sigmoid(logits)), truth == 1
     hits = (predicted & is_label).sum()
     return Score(
         images=len(truth),
         map=100 * mean_average_precision(truth, logits),
         f1=float(100 * 2 * hits / (predicted.sum() + is_label.sum())),
-        loss=float(binary_crossentropy(logits, truth).mean()),
+        loss=float(several.binary_crossentropy(logits, truth).mean()),
         classes=len(class_names),
         judged=int(is_label.any(axis=0).sum()),
     )
 
 
 def mean_average_precision(truth, scores):
-    """The mean of scikit-learn's average precision over the classes with an image.
+    """The mean of the average precision over the classes with an image.
 
     Args:
         truth: Array of zeros and ones `(images, classes)`, not all zeros.
@@ -110,17 +115,14 @@ def mean_average_precision(truth, scores):
     Returns:
         Float in `[0, 1]`.
     """
-    from sklearn.metrics import average_precision_score
-
-    judged = np.flatnonzero(truth.any(axis=0))
-    return float(np.mean([average_precision_score(truth[:, k], scores[:, k]) for k in judged]))
+    return float(np.nanmean(average_precisions(truth, scores)))
 
 
 def cells(logits, truth, class_names):
     """An image's labels, those predicted (the likeliest first), and all probabilities."""
     probabilities = sigmoid(logits)
     order = np.argsort(-logits, kind="stable")
-    predicted = order[probabilities[order] >= THRESHOLD]
+    predicted = order[is_named(probabilities[order])]
     return (
         labels.in_words(np.flatnonzero(truth), class_names),
         labels.in_words(predicted, class_names),

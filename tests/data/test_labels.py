@@ -94,6 +94,24 @@ def test_a_csv_file_that_does_not_fit_is_refused(tmp_path, rows, message):
         load(written(tmp_path, *rows))
 
 
+def test_a_class_folder_that_would_be_two_labels_in_its_split_is_refused(tmp_path):
+    for name in ("cat;dog", "owl"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            (tmp_path / name / f"{i}.jpg").touch()
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == (
+        f"`path`: {tmp_path} has the classes cat;dog, allowed: names without ;, which separates "
+        "labels in the split.csv of such a run"
+    )
+    # one label an image is read back as it was written
+    source = sources.load("folder", tmp_path)
+    write_split(tmp_path / "split.csv", source.drawn)
+    again = sources.load("folder", tmp_path / "split.csv")
+    assert again.class_names == source.class_names == ("cat;dog", "owl")
+
+
 def test_folders_have_one_label_an_image(tmp_path):
     source = load(folder(tmp_path / "data"))
     assert not source.several and source.train.labels.ndim == 1

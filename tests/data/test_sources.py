@@ -85,6 +85,14 @@ def test_gray_arrays_and_class_names(tmp_path):
         ({"train_labels": np.zeros(2, int)}, r"train_labels .* allowed: integers \(3,\)"),
         ({"train_labels": np.zeros(3)}, "train_labels .* are float64"),
         ({"class_names": np.array(["cat"])}, "has labels from 0 to 1, allowed: 0 to 0"),
+        (
+            {"class_names": np.array("cat")},
+            r"class_names of .* are <U3 \(\), allowed: \(classes,\)",
+        ),
+        (
+            {"class_names": np.array([["cat", "dog"]])},
+            r"are <U3 \(1, 2\), allowed: \(classes,\), a n",
+        ),
         ({"train_labels": np.array([0, -1, 0])}, "has labels from -1 to 0"),
     ],
 )
@@ -374,6 +382,27 @@ def test_sets_that_cannot_be_had_are_refused(tmp_path, name, message):
     pytest.importorskip("tensorflow_datasets", reason="the data set is prepared by TFDS")
     with pytest.raises(ValueError, match=f"^`name`: {name}.*{message}"):
         sources.load(name, tmp_path, tmp_path / "manual")
+
+
+def test_a_file_of_records_that_is_cut_is_named(imagenet):
+    root = imagenet("tfrecord")
+    [path] = root.rglob("imagenet2012-validation.tfrecord*")
+    whole, first = path.read_bytes(), 16 + int.from_bytes(path.read_bytes()[:8], "little")
+    damaged = {first: 1, first - 1: 0, first + 3: 1, first + 15: 1, first + 100: 1, 0: 0}
+    try:
+        for size, records in damaged.items():
+            path.write_bytes(whole[:size])
+            with pytest.raises(ValueError) as caught:
+                sources.load("imagenet2012", root)
+            assert str(caught.value) == (
+                f"`path`: {path} is cut or damaged ({records} whole records), allowed: the 5 that "
+                "dataset_info.json says"
+            )
+        path.write_bytes(b"\xff" * 8 + whole[8:])  # a length beyond the file
+        with pytest.raises(ValueError, match="is cut or damaged .0 whole records"):
+            sources.load("imagenet2012", root)
+    finally:
+        path.write_bytes(whole)
 
 
 def test_the_bytes_are_those_of_the_photo(imagenet):

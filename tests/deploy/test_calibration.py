@@ -48,6 +48,30 @@ def test_of_two_classes_it_is_that_of_the_odds():
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("scale", [0.01, 0.3, 1, 7, 300])
+def test_of_several_labels_it_is_that_of_the_least_binary_cross_entropy(scale):
+    optimize = pytest.importorskip("scipy.optimize", reason="searches")
+    rng = np.random.default_rng(1)
+    logits = 2 * rng.normal(size=(2500, 4))  # more rows than are computed at a time
+    labels = rng.random((2500, 4)) < 1 / (1 + np.exp(-logits))
+    found = keras_smlp.fit_temperature((logits * scale).astype("float32"), labels)
+    # what generated the labels is a sigmoid of these logits at the temperature 1
+    assert found == pytest.approx(scale, rel=0.06)
+
+    def loss(inverse):
+        p = 1 / (1 + np.exp(-logits * scale * inverse))
+        return -np.log(np.where(labels, p, 1 - p)).sum()
+
+    best = optimize.minimize_scalar(loss, (0.5 / scale, 2 / scale)).x
+    assert found == pytest.approx(1 / best, rel=1e-6)
+    rows = logits[:, :1] * [[1, 0]] * scale  # a single class, and one that says nothing
+    truth = np.stack([labels[:, 0], labels[:, 1]], axis=1).astype(int)
+    odds = np.concatenate([rows[:, :1], np.zeros_like(rows[:, :1])], axis=1)
+    pair = keras_smlp.fit_temperature(odds, 1 - truth[:, 0])  # a softmax of two is a sigmoid
+    assert keras_smlp.fit_temperature(rows, truth) == pytest.approx(pair, rel=1e-9)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
@@ -57,6 +81,10 @@ def test_of_two_classes_it_is_that_of_the_odds():
         (np.zeros((0, 2)), np.zeros(0, int), "at least one row and two classes"),
         ([[1.0, 0]], [2], "`labels` must be from 0 to 1, the classes of `logits`. Received: lab"),
         ([[1.0, 0]], [0.0], "`labels` must be 1 integers, one for each row"),
+        ([[1.0, -1]], [[1, 0]], "every image is judged rightly: the lower it is, the better"),
+        ([[1.0, -1]], [[0, 1]], "the network is no better than chance: the higher it is"),
+        ([[1.0, 0]], [[0, 2]], "`labels` must be from 0 to 1, for the classes of each row. Rec"),
+        ([[1.0, 0]], [[0]], "or zeros and ones (1, 2). Received: labels of the shape (1, 1)"),
     ],
 )
 def test_no_temperature(logits, labels, message):

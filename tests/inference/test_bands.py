@@ -36,6 +36,8 @@ def bands(content, channels, **options):
     return np.dstack([np.asarray(x) for x in found])
 
 
+# a TIFF that does not say what its fourth sample is
+UNSPECIFIED = encoded(Image.frombytes("RGBX", SIZE, with_alpha().tobytes()), "TIFF")
 GRAY = {
     "JPEG": (encoded(PHOTO), None),
     "JPEG of gray": (encoded(PHOTO.convert("L")), None),
@@ -103,6 +105,12 @@ def test_files_of_as_many_channels(kind):
     )
 
 
+def test_a_sample_that_is_not_said_to_be_alpha_is_dropped():
+    with Image.open(io.BytesIO(UNSPECIFIED)) as picture:
+        assert picture.tag_v2[338] == (0,)
+    np.testing.assert_array_equal(bands(UNSPECIFIED, 3), np.asarray(PHOTO))
+
+
 def test_channels_are_turned_as_exif_says():
     exif = Image.Exif()
     exif[274] = 6
@@ -118,6 +126,7 @@ REFUSED = {
         encoded(PHOTO),
         "its pixels are RGB, allowed for 4 channels: RGBA or a TIFF",
     ),
+    "RGB and a sample": (4, UNSPECIFIED, "its pixels are RGB, allowed for 4 channels: RGBA or a"),
     "CMYK": (4, encoded(PHOTO.convert("CMYK")), "its pixels are CMYK, allowed for 4 channels"),
     "gray": (
         2,

@@ -103,7 +103,7 @@ def test_one_class_and_a_fit_that_does_not_converge(monkeypatch):
     name, predicted = probe.linear(train, np.full(60, 3), validation, seed=0)
     assert (name, set(predicted)) == ("linear probe, C 0.001", {3})
     monkeypatch.setattr(probe, "ITERATIONS", 1)
-    *_, found = probe.looks(train, labels, validation, truth, 7, seed=0)
+    *_, found = probe.looks(train, labels, validation, truth, seed=0)
     assert found.name.endswith(", not converged in 1 iterations")
 
 

@@ -5,6 +5,7 @@ import json
 import shlex
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -16,12 +17,17 @@ pytest.importorskip("tensorflow", reason="train.py needs it")
 pytest.importorskip("matplotlib", reason="train.py needs it")
 
 import keras_smlp  # noqa: E402 - asked for first
-from keras_smlp.analysis import explain, findings, page  # noqa: E402 - asked for first
-from keras_smlp.training import evaluation, network, review, temperature  # noqa: E402
+from keras_smlp.analysis import explain, findings, page, several  # noqa: E402 - asked for first
+from keras_smlp.training import (  # noqa: E402
+    evaluation,
+    network,
+    review,
+    several_labels,
+    temperature,  # noqa: E402 - asked for first
+)
 from keras_smlp.training.engines import Engine  # noqa: E402
 from keras_smlp.training.engines.base import joined  # noqa: E402
 from keras_smlp.training.parsing import parse  # noqa: E402
-from keras_smlp.training.review import Review  # noqa: E402
 
 pytestmark = pytest.mark.quick_once
 
@@ -39,6 +45,49 @@ def random_logits(count=301, classes=5):
     logits = 3 * rng.normal(size=(count, classes))
     logits[np.arange(count), labels] += 4
     return logits.astype("float32"), labels
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.asarray(x, "float64")))
+
+
+def cross_entropy(p, truth):
+    return -np.where(truth, np.log(p), np.log(1 - p)).mean()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("several_labels", [False, True])
+def test_a_sigmoid_is_fitted_by_the_binary_cross_entropy(several_labels):
+    logits, labels = random_logits()
+    truth = labels[:, None] == np.arange(5)
+    if several_labels:
+        truth |= np.random.default_rng(0).random(truth.shape) < 0.2
+        labels = truth.argmax(axis=1)
+    kept = temperature.Logits("sigmoid")
+    for i in range(0, 301, 40):
+        indices = np.arange(i, min(i + 40, 301))
+        own, names = logits[indices], np.array([b""] * len(indices))
+        pixels, rows = np.zeros((len(indices), 1, 1, 3), "uint8"), truth[indices].astype("uint8")
+        right = (own >= 0) == rows
+        of_several = several.Batch(indices, names, pixels, own, rows, right)
+        kept.add(of_several if several_labels else batch(own, labels[indices], indices))
+    fitted = kept.fit(Engine(), 0)
+    chosen = temperature.half(np.stack([np.arange(301), labels], axis=1), 0)
+    others = np.setdiff1d(np.arange(301), chosen)
+    assert fitted.images == (151, 150)
+    expected = keras_smlp.fit_temperature(logits[chosen], truth[chosen])
+    assert fitted.temperature == pytest.approx(expected)
+    for i, t in enumerate((1, fitted.temperature)):
+        p = sigmoid(logits[others].astype("float64") / t)
+        assert fitted.nll[i] == pytest.approx(cross_entropy(p, truth[others]))
+        judged = (p.ravel(), truth[others].ravel())
+        if not several_labels:
+            judged = (p.max(axis=1), logits[others].argmax(axis=1) == labels[others])
+        bins = findings.reliability(*judged)
+        assert fitted.ece[i] == pytest.approx(findings.expected_calibration_error(bins))
+    np.testing.assert_allclose(fitted.bins, bins)
+    assert fitted.nll[1] < fitted.nll[0]
+    assert f" on the other 150 binary cross entropy {fitted.nll[0]:.4f} -> " in str(fitted)
 
 
 def batch(logits, labels, indices):
@@ -142,9 +191,10 @@ class Images:
     Args:
         net: A network of four classes.
         wrong: Every how manieth image has another label than the network's answer; 0 for none.
+        labels: Several labels each, instead.
     """
 
-    def __init__(self, net, wrong=3):
+    def __init__(self, net, wrong=3, labels=None):
         rng = np.random.default_rng(0)
         self.pixels = rng.integers(0, 256, (64, 16, 16, 3), "uint8")
         self.answers = answer(net, self.pixels).astype("float64")
@@ -152,6 +202,9 @@ class Images:
         self.labels = ((self.answers.argmax(axis=1) + other) % 4).astype("int32")
         self.indices = np.where(np.arange(64) % 11, np.arange(64), -1)
         self.names = np.array([f'/d/it\'s "{i}" <b>.png'.encode() for i in range(64)], object)
+        self.several = False
+        if labels is not None:
+            self.labels, self.several = labels, True
 
     def as_numpy_iterator(self):
         for i in range(0, 64, 16):
@@ -173,9 +226,10 @@ def reviewed(net, images, folder, *options):
     (folder / "w.keras").touch()
     arguments = [f"--output_dir={folder}", f"--model.weights={folder / 'w.keras'}", "--eval"]
     config = parse([*SMALL, *arguments, *options])
-    made, engine = Review(config, Engine(), NAMES), Engine()
-    forward = engine.forward(net)
-    score = evaluation.evaluate(forward, images, engine, NAMES, observers=made.observers)
+    engine = Engine()
+    made = review.review_of(config, engine, SimpleNamespace(**vars(images), class_names=NAMES))
+    judge = several_labels.evaluate if images.several else evaluation.evaluate
+    score = judge(engine.forward(net), images, engine, NAMES, observers=made.observers)
     return made, score
 
 
@@ -229,6 +283,58 @@ def test_a_calibrated_network_answers_with_its_logits_divided(tmp_path):
     assert f"Fitted: {made.fitted}." in read.text
     assert f"{made.fitted.nll[0]:.4f}{made.fitted.nll[1]:.4f}" in read.text
     assert f"--weights {tmp_path}/calibrated.keras" in read.text
+
+
+@pytest.mark.quick_each
+def test_the_report_and_the_temperature_of_several_labels(tmp_path):
+    own = trained_like(to_train())
+    # as its answers, a third of them otherwise
+    labels = Images(own).answers >= 0
+    labels = (labels ^ (np.random.default_rng(1).random((64, 4)) < 0.3)).astype("uint8")
+    labels[:, 3] = 0
+    images = Images(own, labels=labels)
+    options = ("--train.loss=sigmoid", "--eval.calibrate=true")
+    made, score = reviewed(own, images, tmp_path, *options)
+    before = made.findings.of_classes
+    saved = network.with_probabilities(own, "sigmoid")
+    sentence = made.calibrate(own, saved)
+    assert " binary cross entropy " in sentence
+    found = keras.saving.load_model(tmp_path / "calibrated.keras")
+    expected = sigmoid(images.answers / made.fitted.temperature)
+    np.testing.assert_allclose(answer(found, images.pixels), expected, rtol=1e-5, atol=1e-6)
+    made.report(tmp_path / "r.html", score, own, "w.keras", Bad())
+    read = assert_stands_alone((tmp_path / "r.html").read_text("utf-8"))
+    kept, p = images.indices >= 0, sigmoid(images.answers)
+    assert before()[0].tolist() == labels[kept].sum(axis=0).tolist()
+    for words in (f"mAP{score.map:.2f}%", f"F1 at 0.5{score.f1:.2f}%", "classes in the mAP3"):
+        assert words in read.text
+    loss = cross_entropy(p[kept], labels[kept])
+    assert f"loss (binary cross entropy){loss:.4f}" in read.text
+    bins = findings.reliability(p[kept].ravel(), labels[kept].ravel())
+    error = findings.expected_calibration_error(bins)
+    assert f"calibration error{100 * error:.2f}%" in read.text
+    assert f"Fitted: {made.fitted}." in read.text and "There is no confusion matrix" in read.text
+    assert "Without an image, and not in this table: e." in read.text
+    losses = -np.where(labels, np.log(p), np.log(1 - p))
+    wrong = ((p >= 0.5) != labels) & kept[:, None]
+    worst = sorted(np.flatnonzero(wrong.any(axis=1)), key=lambda i: -losses[i].mean())
+    assert f"24 of {len(worst)} errors, images with a label that is wrong or missing" in read.text
+    names = [read.text.index(f'/d/it\'s "{i}" <b>.png') for i in worst[:24]]
+    assert names == sorted(names) and read.text.count("<b>.png") == 24
+    # where the network looked, for the class with the largest loss
+    heat = explain.grad_cam(own, images.pixels[worst[:24]], losses[worst[:24]].argmax(axis=1))
+    maps = made.looked_at(own)
+    assert np.corrcoef(maps[:, 4::8, 4::8].ravel(), heat.ravel())[0, 1] > 0.98
+    assert f"--weights {tmp_path}/calibrated.keras" in read.text
+
+
+@pytest.mark.once
+def test_of_right_labels_alone_there_is_no_error(net, tmp_path):
+    labels = (Images(net).answers >= 0).astype("uint8")
+    made, score = reviewed(net, Images(net, labels=labels), tmp_path, "--train.loss=sigmoid")
+    made.report(tmp_path / "r.html", score, net, "w.keras", Bad())
+    read = assert_stands_alone((tmp_path / "r.html").read_text("utf-8"))
+    assert "Worst errors" not in read.text and "F1 at 0.5100.00%" in read.text
 
 
 @pytest.mark.once

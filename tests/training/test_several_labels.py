@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from helpers.html_pages import assert_stands_alone
 from helpers.training import SMALL, Run, refused
 from keras import ops
 from sklearn import metrics
 
+from keras_smlp.analysis import several as several_findings
 from keras_smlp.deploy.export.meaning import meaning
 from keras_smlp.training import evaluation, losses, several_labels
 from keras_smlp.training.parsing import parse
@@ -124,7 +126,7 @@ def test_the_loss_is_the_mean_over_images_and_classes():
     expected = np.mean(np.logaddexp(0, x) - t * x)
     found = loss(ops.convert_to_tensor(targets), ops.convert_to_tensor(logits))
     assert float(ops.convert_to_numpy(found)) == pytest.approx(expected, rel=1e-5)
-    assert evaluation.binary_crossentropy(logits, targets).mean() == pytest.approx(expected)
+    assert several_findings.binary_crossentropy(logits, targets).mean() == pytest.approx(expected)
 
 
 @pytest.mark.once
@@ -191,6 +193,14 @@ def test_a_run_learns_them_and_says_so(run):
     summary = (run.folder / "summary.md").read_text()
     assert f"`{LINE.search(run.out)[0]}` on 80 images" in summary
     assert "- classes in the mAP: 4 of 4, those with an image\n" in summary
+    read = assert_stands_alone((run.folder / "report.html").read_text("utf-8"))
+    shown = re.search(r"mAP(\d+\.\d\d)%F1 at 0.5(\d+\.\d\d)%", read.text).groups()
+    assert tuple(map(float, shown)) == pytest.approx(printed[:2], abs=0.006)
+    assert f"{run.folder}/report.html says more" in run.out
+    drawn = {x["aria-label"] for tag, x in read.elements if tag == "svg"}
+    assert any(x.startswith("mAP over the epochs, the best epoch") for x in drawn)
+    for words in ("Worst errors", "A batch as it was trained on", "Use it", "loss: sigmoid"):
+        assert words in read.text
     assert json.loads((run.folder / "classes.json").read_text()) == ["ne", "nw", "se", "sw"]
 
 
@@ -214,8 +224,13 @@ def test_eval_prints_the_same_line(run, tmp_path):
     weights = [
         f"--model.weights={run.folder / 'best.keras'}",
         f"--eval.predictions={tmp_path}/p.csv",
+        f"--eval.report={tmp_path}/r.html",
+        "--eval.calibrate=true",
     ]
     again = Run(tmp_path, *argv, "--eval", *weights)
+    fitted = re.search(r"eval.calibrate: (temperature .*) -> .*; saved as ", again.out)[1]
+    read = assert_stands_alone((tmp_path / "r.html").read_text("utf-8"))
+    assert f"Fitted: {fitted}" in read.text and "Curves" not in read.text
     assert LINE.search(again.out)[0] == LINE.search(run.out)[0]
     assert "classes in the mAP: 4 of 4, those with an image\n" in again.out
     assert (tmp_path / "p.csv").read_text().count("\n") == 81
