@@ -227,10 +227,12 @@ def canary(session):
 
 @nox.session
 def lint(session):
-    """The rules, the format, the types; what imports what, and that its picture is up to date."""
-    session.install("-c", "constraints.txt", "ruff", "mypy", "import-linter")
+    """The rules, the format, the types; what imports what, and its picture; the site."""
+    tools = ("ruff", "mypy", "import-linter", "mkdocstrings-python", "zensical")
+    session.install("-c", "constraints.txt", *tools)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
     session.run("lint-imports", env={"PYTHONPATH": "."})
     session.run("python", "tools/draw_architecture.py", "--check")
+    session.run("python", "tools/build_site.py", f"{session.create_tmp()}/site")

@@ -1,9 +1,10 @@
-"""The examples of the README and of the public docstrings run."""
+"""The examples of README, of the pages and of the public docstrings run; links lead somewhere."""
 
 import doctest
-import os
+import json
 import re
 import shlex
+import types
 from pathlib import Path
 
 import keras
@@ -16,7 +17,12 @@ import keras_smlp
 from keras_smlp.weights import hub
 from keras_smlp_cli import __main__
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+# whose Python runs; of the others it needs what is not installed here
+PAGES = ("README", "docs/first_steps", "docs/photos", "docs/weights", "docs/inside")
+NOT_RUN = {"export", "serving", "web", "phones", "hubs"}  # servers, browsers, phones, hubs
+LONG = (pytest.mark.deep, pytest.mark.once)
 # those that want a file which is not there
 FILES = ("load_official", "save_official", "export")
 PUBLIC = [getattr(keras_smlp, name) for name in dir(keras_smlp) if name not in FILES]
@@ -46,13 +52,14 @@ def test_docstring_example(thing, tmp_path, monkeypatch):
 
 
 @pytest.mark.once  # on each backend where it is alone
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize(
     "depths",
     [(1, 1, 1, 1), pytest.param((2, 10, 24, 2), marks=pytest.mark.deep)],
     ids=["one_block_a_stage", "small"],
 )
-def test_readme_python_blocks(depths, tmp_path, monkeypatch):
-    """Every python block, in order, in one namespace; files they need are made first."""
+def test_python_blocks(depths, page, tmp_path, monkeypatch):
+    """Every Python block of a page, in order, in one namespace; files they need are made first."""
 
     def small(**arguments):
         return keras_smlp.SMLPNet(96, depths, **{"input_shape": (224, 224, 3), **arguments})
@@ -63,20 +70,34 @@ def test_readme_python_blocks(depths, tmp_path, monkeypatch):
     model = keras_smlp.SMLPNetSmall()
     keras_smlp.save_official(model, "smlp_s.pth")
     Image.new("RGB", (300, 400)).save("photo.jpg")
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) >= 3
+    blocks = python_blocks(ROOT / f"{page}.md")
+    assert blocks
     namespace = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+        exec(compile(block, f"{page}.md", "exec"), namespace)
+
+
+def python_blocks(document):
+    return re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.once
+def test_python_of_every_page_is_run_or_said_not_to_be():
+    having = {document.stem for document in DOCUMENTS if python_blocks(document)}
+    assert having - NOT_RUN == {page.rpartition("/")[2] for page in PAGES}
 
 
 def commands():
-    """The command lines in the documents, in blocks and in sentences."""
-    for document in DOCUMENTS:
-        blocks = re.findall(r"^```\w*\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    """The command lines in the documents and notebooks, in blocks and in sentences."""
+    for document in DOCUMENTS + NOTEBOOKS:
+        text = document.read_text()
+        if document in NOTEBOOKS:
+            cells = json.loads(text)["cells"]
+            text = "\n".join("".join(cell["source"]) for cell in cells)
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-        lines += re.findall(r"`([^`\n]+)`", document.read_text())
+        lines += re.findall(r"`([^`\n]+)`", text)
+        lines += re.findall("^!(.*)", text.replace("\\\n", " "), re.MULTILINE)
         for line in lines:
             line = re.sub(r"^\s*(KERAS_BACKEND=\S+ )?", "", line)
             if re.match(r"keras-smlp [a-z-]+ ", line) and "..." not in line:
@@ -112,8 +133,40 @@ def test_documented_commands_are_understood(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.once
-def test_readme_names_files_that_exist():
+def test_the_api_page_has_every_public_name_once():
+    page = (ROOT / "docs" / "api.md").read_text()
+    named = re.findall(r"^(?:::: |### )(.*)", page, re.MULTILINE)
+    named = [
+        part if part.startswith("keras_smlp.") else f"keras_smlp.{part}"
+        for line in named
+        for part in line.split(", ")
+    ]
+    public = {"keras_smlp.variants.Variant", "keras_smlp.explain.grad_cam"}
+    public.add("keras_smlp.explain.axial_kernels")
+    for module in (keras_smlp, keras_smlp.layers):
+        own = {name for name, x in vars(module).items() if not isinstance(x, types.ModuleType)}
+        public |= {f"{module.__name__}.{name}" for name in own if name[0] != "_"}
+    assert sorted(named) == sorted(public)
+
+
+@pytest.mark.once
+def test_links_lead_to_files_and_headings():
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            if "://" not in target:
-                assert os.path.exists(document.parent / target), (document.name, target)
+        for target, anchor in LINK.findall(document.read_text()):
+            if "://" in target:
+                continue
+            file = document.parent / target if target else document
+            assert file.exists(), (document.name, target)
+            if anchor:
+                assert anchor in anchors(file), (document.name, target, anchor)
+
+
+LINK = re.compile(r"\]\(([^)#\s]*)#?([^)\s]*)\)")
+
+
+def anchors(document):
+    """What GitHub makes of the headings, and anchors that stand in the text."""
+    text = document.read_text()
+    headings = re.findall(r"^#+ (.*)", re.sub(r"(?ms)^```.*?^```", "", text), re.MULTILINE)
+    slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | {*re.findall(r'<a id="([^"]+)">', text)}
