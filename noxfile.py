@@ -15,7 +15,20 @@ from pathlib import Path
 import nox
 
 BACKENDS = ("torch", "tensorflow", "jax")  # the first one also runs the tests marked `once`
-EXTRAS = (*BACKENDS, "train", "keras-cv", "parquet", "mlflow", "wandb", "openvino", "litert")
+EXTRAS = (
+    *BACKENDS,
+    "train",
+    "keras-cv",
+    "keras-hub",
+    "parquet",
+    "mlflow",
+    "wandb",
+    "openvino",
+    "litert",
+    "hub",
+    "serve",
+)
+KERAS_HUB = "keras-hub==0.32.0"  # installed without its dependencies: docs/hubs.md
 QUICK = "not deep"
 PYTHONS = ("3.12", "3.13")  # beside the oldest, 3.11
 # PyTorch for Linux brings gigabytes of CUDA from the index of Python's packages
@@ -36,6 +49,8 @@ nox.options.error_on_missing_interpreters = False
 def install(session, *extras, versions=("-c", "constraints.txt")):
     # without --no-compile pip compiles every file to bytecode; Python does it for what it imports
     session.install("--no-compile", *versions, "-e", f".[{','.join((*extras, 'test'))}]")
+    if "keras-hub" in extras:
+        session.install("--no-compile", "--no-deps", KERAS_HUB)
 
 
 def pytest(
@@ -193,6 +208,8 @@ def newest(session):
         "parquet",
         "mlflow",
         "wandb",
+        "hub",
+        "serve",
         *(("torch", "openvino") if "torch" in NEWEST else ()),
     )
     install(session, *extras, "litert", versions=("--upgrade",))

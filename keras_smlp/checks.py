@@ -297,7 +297,8 @@ def check_policy(dtype):
         policy = keras.dtype_policies.get(dtype)
     except Exception:  # of any type, by what it is that is none
         policy = None
-    if policy and policy.quantization_mode is None and policy.compute_dtype in FLOATS:
+    # not `if policy`: a map without entries is false
+    if policy is not None and policy.quantization_mode is None and policy.compute_dtype in FLOATS:
         return policy
     allowed = (
         f"an unquantized dtype policy that computes in one of {FLOATS}, such as 'mixed_bfloat16'"

@@ -56,9 +56,12 @@ def SMLPNet(
         weights: `None` (random initial values, PyTorch's distributions), `"imagenet"` (the official
             checkpoint, downloaded once and cached) or the path of a `.weights.h5`, `.keras`,
             `.safetensors` or `.pth` file (also `.pt`, `.pth.tar`, `.ckpt`, `.bin`), all but the
-            first two with the official keys. Made at another input size, its axial kernels are
-            resampled as `resize_weights` does it. Made for RGB, its stem fits any number of
-            channels (see `input_shape`). Defaults to `None`.
+            first two with the official keys; or an address on the Hugging Face hub,
+            `"hf://ACCOUNT/NAME@REVISION/FILE"`: the revision, a commit, tag or branch, is `main`
+            where there is none, and the file `model.safetensors`, else `model.keras`; a line says
+            which commit it is. Made at another input size, its axial kernels are resampled as
+            `resize_weights` does it. Made for RGB, its stem fits any number of channels (see
+            `input_shape`). Defaults to `None`.
         input_tensor: Symbolic Keras tensor to build on, an intermediate one too; the model then
             starts at its inputs. Defaults to a new input.
         input_shape: `(height, width, channels)`, height and width multiples of 32 (in general of
@@ -89,6 +92,7 @@ def SMLPNet(
     Raises:
         ValueError: If an argument is out of range, or the weights do not fit the model.
         FileNotFoundError: If `weights` is a path where no file is.
+        OSError: If a file of the hub cannot be downloaded.
         RuntimeError: If the official checkpoint can be neither found nor downloaded.
 
     Reference:

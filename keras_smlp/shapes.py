@@ -19,20 +19,21 @@ def check_depths(depths):
     return checked
 
 
-def check_input(input_tensor, input_shape, stride):
+def check_input(input_tensor, input_shape, stride, name="input_shape"):
     """The symbolic input of a network: the given tensor, or a new `keras.Input`.
 
     Args:
         input_tensor: Symbolic tensor or `None`.
         input_shape: `(height, width, channels)` or `None` for the published one.
         stride: What height and width must be multiples of.
+        name: String. What the caller calls `input_shape`. Defaults to `"input_shape"`.
 
     Returns:
         A `keras.KerasTensor`, `(batch, height, width, channels)`.
     """
     given = DEFAULT_SHAPE if input_shape is None else input_shape
     if input_tensor is None:
-        name, shape = "input_shape", given
+        shape = given
     elif not isinstance(input_tensor, keras.KerasTensor):
         raise ValueError(
             "`input_tensor` must be a symbolic Keras tensor, such as keras.Input(...) returns. "

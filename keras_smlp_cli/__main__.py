@@ -13,6 +13,8 @@ COMMANDS = {
     "predict": "name what photos show",
     "export": "write a network for servers and devices",
     "port": "convert weights between the official format and Keras'",
+    "serve": "serve a SavedModel: a photo in, its classes out",
+    "publish": "write a folder for the Hugging Face hub, and upload it",
     "kernels": "draw the kernels that mix rows and columns",
     "configs": "list the configurations for train and eval",
 }

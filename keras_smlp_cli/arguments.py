@@ -5,6 +5,8 @@ backend that is not installed is an error of one line.
 """
 
 import argparse
+import contextlib
+import sys
 from pathlib import Path
 
 from keras_smlp_cli.failures import one_line
@@ -74,6 +76,30 @@ def png(text):
     return text
 
 
+def located(weights, option):
+    """What is named on the command line, of the Hugging Face hub as a path on this machine.
+
+    Args:
+        weights: String: `imagenet`, the path of a file, or `hf://ACCOUNT/NAME@REVISION/FILE`.
+        option: What the command line calls it, for messages.
+
+    Returns:
+        A path as a string, or `imagenet`; and what names it elsewhere: the address with its commit.
+
+    Raises:
+        ValueError: If it is no good address.
+        OSError: If it cannot be downloaded.
+    """
+    from keras_smlp.weights import loading
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where the commit is said
+            address = loading.pinned(weights, option)
+            return loading.local(address, option), address
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"`{option}`", option)) from error
+
+
 def open_model(weights, variant, option):
     """The model that is named on the command line, not compiled.
 
@@ -105,6 +131,25 @@ def open_model(weights, variant, option):
     if variant and identify.infer(weights).variant() != variant:
         raise ValueError(f"--variant must be that of the file; {weights} holds no {variant}")
     return model
+
+
+def source(arguments, address):
+    """Origin and license of the weights, for the metadata.
+
+    Args:
+        arguments: What was parsed: `model`, `variant`, `origin`, `license`.
+        address: The second that `located` returned.
+    """
+    import keras_smlp
+    from keras_smlp.variants import RELEASE
+    from keras_smlp.weights import hub
+
+    if arguments.model != "imagenet":
+        name = address if hub.is_address(address) else Path(address).name
+        return arguments.origin or name, arguments.license
+    variant = keras_smlp.VARIANTS[arguments.variant or "small"]
+    origin = arguments.origin or f"{RELEASE}/{variant.checkpoint}"
+    return origin, arguments.license or variant.license
 
 
 def read_names(weights, path=None):

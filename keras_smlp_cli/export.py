@@ -5,14 +5,14 @@
     keras-smlp export imagenet --variant base --format openvino --out base.xml \\
         --fold --precision float16
 
-MODEL is a .keras file, another file of weights or imagenet. What was written is
-read by its own runtime, if that is installed, and compared with the model on two random images.
+MODEL is a .keras file, another file of weights, imagenet or hf://ACCOUNT/NAME@REVISION, of the
+Hugging Face hub. What was written is read by its own runtime, if that is installed, and compared
+with the model on two random images.
 """
 
 import os
-from pathlib import Path
 
-from keras_smlp_cli.arguments import Parser, labels, open_model, read_names
+from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source
 from keras_smlp_cli.failures import run
 
 # those of keras_smlp.export
@@ -23,7 +23,9 @@ EXACT = 1e-4  # of the largest output, in float32
 def main(argv: list[str], prog: str = "keras-smlp export") -> int:
     """Exports a network; returns the exit status."""
     parser = Parser(__doc__, prog)
-    parser.add_argument("model", metavar="MODEL", help=".keras file, other weights, or imagenet")
+    parser.add_argument(
+        "model", metavar="MODEL", help=".keras file, other weights, imagenet or hf://..."
+    )
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument(
         "--out", metavar="PATH", required=True, help="a folder for tf_saved_model, else a file"
@@ -56,8 +58,9 @@ def export(parser, argv):
     # ---- model ----------------------------------------------------------------------------------
     if arguments.quantize and arguments.precision != "float32":
         raise ValueError("--precision must not stand with --quantize, around which it is float32")
-    names = read_names(arguments.model, arguments.classes)
-    model = open_model(arguments.model, arguments.variant, "MODEL")
+    file, address = located(arguments.model, "MODEL")
+    names = read_names(file, arguments.classes)
+    model = open_model(file, arguments.variant, "MODEL")
     precision, quantize = arguments.precision, arguments.quantize
     inputs, outputs = arguments.inputs, arguments.outputs
     if is_classifier(model):  # else the export says what it must be
@@ -74,7 +77,7 @@ def export(parser, argv):
         keras_smlp.quantize(model, quantize)
 
     # ---- file -----------------------------------------------------------------------------------
-    origin, license = source(arguments)
+    origin, license = source(arguments, address)
     path = keras_smlp.export(
         model,
         arguments.out,
@@ -91,18 +94,6 @@ def export(parser, argv):
     compare(
         path, arguments.format, images, answer, is_exact=precision == "float32" and not quantize
     )
-
-
-def source(arguments):
-    """Origin and license of the weights, for the metadata."""
-    import keras_smlp
-    from keras_smlp.variants import RELEASE
-
-    if arguments.model != "imagenet":
-        return arguments.origin or Path(arguments.model).name, arguments.license
-    variant = keras_smlp.VARIANTS[arguments.variant or "small"]
-    origin = arguments.origin or f"{RELEASE}/{variant.checkpoint}"
-    return origin, arguments.license or variant.license
 
 
 def random_images(model, inputs):

@@ -3,7 +3,7 @@
 keras-smlp kernels kernels.png --weights runs/mine/best.keras
 """
 
-from keras_smlp_cli.arguments import Parser, open_model, png
+from keras_smlp_cli.arguments import Parser, located, open_model, png
 from keras_smlp_cli.failures import run
 
 
@@ -12,7 +12,9 @@ def main(argv: list[str], prog: str = "keras-smlp kernels") -> int:
     parser = Parser(__doc__, prog)
     parser.add_argument("picture", metavar="FILE.png", type=png, help="picture to write")
     parser.add_argument(
-        "--weights", default="imagenet", help="imagenet (default) or the path of a weights file"
+        "--weights",
+        default="imagenet",
+        help="imagenet (default), the path of a weights file or hf://ACCOUNT/NAME@REVISION",
     )
     parser.add_variant_option()
     return run(prog, kernels, parser, argv, errors=(ValueError, OSError))
@@ -24,5 +26,6 @@ def kernels(parser, argv):
 
     from keras_smlp.analysis import explain, plots
 
-    model = open_model(arguments.weights, arguments.variant, "--weights")
+    weights, _ = located(arguments.weights, "--weights")
+    model = open_model(weights, arguments.variant, "--weights")
     plots.plot_kernels(arguments.picture, explain.axial_kernels(model))

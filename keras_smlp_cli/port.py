@@ -4,7 +4,8 @@
     keras-smlp port runs/mine/best.keras mine.pth
 
 The file endings say the direction: .pth and .safetensors are official (.pt, .pth.tar, .ckpt and
-.bin are read as .pth), .weights.h5 and .keras are Keras'. The architecture is read off the shapes.
+.bin are read as .pth), .weights.h5 and .keras are Keras'. SRC may be on the Hugging Face hub,
+hf://ACCOUNT/NAME@REVISION/FILE. The architecture is read off the shapes.
 What was written is read again, and the logits of both on a random image are compared; the exit
 status is 1 where they differ.
 """
@@ -12,7 +13,7 @@ status is 1 where they differ.
 import os
 from pathlib import Path
 
-from keras_smlp_cli.arguments import VARIANTS, Parser
+from keras_smlp_cli.arguments import VARIANTS, Parser, located
 from keras_smlp_cli.failures import run
 
 TOLERANCE = 1e-5
@@ -21,7 +22,7 @@ TOLERANCE = 1e-5
 def main(argv: list[str], prog: str = "keras-smlp port") -> int:
     """Ports weights; returns the exit status."""
     parser = Parser(__doc__, prog)
-    parser.add_argument("source", metavar="SRC", help="file to read")
+    parser.add_argument("source", metavar="SRC", help="file to read, or hf://...")
     parser.add_argument("target", metavar="DST", help="file to write")
     parser.add_argument(
         "--variant",
@@ -49,7 +50,7 @@ def port(parser, argv):
     from keras_smlp.weights import identify, keras_files, loading, official
 
     # ---- source ---------------------------------------------------------------------------------
-    source, target = arguments.source, arguments.target
+    source, target = located(arguments.source, "SRC")[0], arguments.target
     written = (*keras_files.ENDINGS, *official.ENDINGS)
     for path, endings in {source: loading.ENDINGS, target: written}.items():
         if not path.endswith(endings):

@@ -17,7 +17,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from keras_smlp_cli.arguments import Parser, labels, open_model, png, positive, read_names
+from keras_smlp_cli.arguments import Parser, labels, located, open_model, png, positive, read_names
 from keras_smlp_cli.failures import run
 
 TOP = 5
@@ -29,7 +29,9 @@ def main(argv: list[str], prog: str = "keras-smlp predict") -> int:
     parser = Parser(__doc__, prog)
     parser.add_argument("photos", metavar="PHOTO", nargs="*", help="file, folder or pattern")
     parser.add_argument(
-        "--weights", default="imagenet", help="imagenet (default) or the path of a weights file"
+        "--weights",
+        default="imagenet",
+        help="imagenet (default), the path of a weights file or hf://ACCOUNT/NAME@REVISION",
     )
     parser.add_network_options()
     parser.add_meaning_options()
@@ -85,6 +87,7 @@ def predict(parser, argv):
     from keras_smlp.inference.photos import in_words
 
     # ---- model ----------------------------------------------------------------------------------
+    arguments.weights, _ = located(arguments.weights, "--weights")
     if not files:  # the kernels of any network are drawn, without names
         with contextlib.redirect_stdout(sys.stderr):
             model = open_model(arguments.weights, arguments.variant, "--weights")

@@ -75,6 +75,40 @@ def small_disk(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.fixture
+def hub_cache(tmp_path):
+    """The folder of huggingface_hub's cache, which is not there yet."""
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def hub(hub_cache, tmp_path, monkeypatch):
+    """The Hugging Face hub, played on loopback, with an empty cache and without a token."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    pytest.importorskip("huggingface_hub.constants")  # by itself the package imports no module
+    from helpers.hugging_face import Hub
+
+    server = Hub()
+    changed = {
+        "ENDPOINT": server.base,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.base + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(hub_cache),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_HUB_DISABLE_XET": True,  # a protocol and a server of its own
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+    }
+    for name, value in changed.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    huggingface_hub.close_session()
+    yield server
+    huggingface_hub.close_session()
+    server.close()
+    assert server.errors == []
+
+
 def seed():
     # not keras.utils.set_random_seed, which would import TensorFlow on every backend
     random.seed(0)

@@ -54,6 +54,7 @@ def own(function):
     return [x for x in parameters if x.name not in ("kwargs", *keras_own)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("function", FUNCTIONS + CLASSES, ids=lambda x: x.__name__)
 def test_what_is_public_has_hints_and_says_its_arguments(function):
     doc = inspect.getdoc(function)
@@ -307,6 +308,7 @@ def calls(folder, model):
     }
 
 
+@pytest.mark.once
 def test_no_public_argument_is_left_out():
     listed = calls(Path(), None)
     assert set(listed) == {*FUNCTIONS, *LAYERS} - {keras_smlp.imagenet_classes}

@@ -1,5 +1,6 @@
 """What the package's checks of arguments share."""
 
+import keras
 import pytest
 
 from keras_smlp import checks
@@ -18,3 +19,8 @@ pytestmark = pytest.mark.once
 )
 def test_names_from_outside_are_shown_escaped_and_shortened(name, text):
     assert checks.shown(name) == text
+
+
+def test_a_map_of_policies_without_entries_is_one():
+    policies = keras.dtype_policies.DTypePolicyMap("bfloat16")
+    assert checks.check_policy(policies) is policies

@@ -1,6 +1,7 @@
 """What an import costs and what it must not pull in, each in a fresh process."""
 
 import ast
+import importlib
 import sys
 
 import pytest
@@ -76,6 +77,20 @@ def test_import_costs_at_most_a_tenth_of_keras():
     )
     # the least of up to three
     assert any(float(output(code)) < 1.1 for _ in range(3))
+
+
+@pytest.mark.once
+def test_what_is_not_installed_is_named_with_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)  # importing it raises
+    for name in [x for x in sys.modules if x.startswith("keras_smlp.hubs.keras_hub")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError) as caught:
+        importlib.import_module("keras_smlp.hubs.keras_hub")
+    assert str(caught.value) == (
+        "keras_smlp.hubs.keras_hub needs KerasHub, which could not be imported (import of "
+        "keras_hub halted; None in sys.modules). To install it: "
+        'pip install "keras-smlp[keras-hub]" && pip install --no-deps keras-hub'
+    )
 
 
 @pytest.mark.once

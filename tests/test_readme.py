@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from helpers.processes import ROOT
 from PIL import Image
 
 import keras_smlp
+from keras_smlp.weights import hub
 from keras_smlp_cli import __main__
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
@@ -20,7 +22,6 @@ NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 # whose Python runs; of the others it needs what is not installed here
 PAGES = ("README", "docs/first_steps", "docs/photos", "docs/weights", "docs/inside")
 NOT_RUN = {"export", "serving", "web", "phones", "hubs"}  # servers, browsers, phones, hubs
-LONG = (pytest.mark.deep, pytest.mark.once)
 # those that want a file which is not there
 FILES = ("load_official", "save_official", "export")
 PUBLIC = [getattr(keras_smlp, name) for name in dir(keras_smlp) if name not in FILES]
@@ -30,10 +31,10 @@ PUBLIC += [getattr(keras_smlp.layers, name) for name in dir(keras_smlp.layers) i
 LARGE = (keras_smlp.SMLPNetSmall, keras_smlp.SMLPNetBase)
 
 
-@pytest.mark.quick_once
+@pytest.mark.once
 @pytest.mark.parametrize(
     "thing",
-    [pytest.param(x, marks=LONG if x in LARGE else ()) for x in PUBLIC],
+    [pytest.param(x, marks=pytest.mark.deep if x in LARGE else ()) for x in PUBLIC],
     ids=lambda thing: thing.__name__,
 )
 def test_docstring_example(thing, tmp_path, monkeypatch):
@@ -108,9 +109,10 @@ def test_documented_commands_are_understood(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # what a configuration names must be there, and is read for what it knows
     keras_smlp.save_official(keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3)), "smlp_s.pth")
+    monkeypatch.setattr(hub, "fetch", lambda at, *rest: hub.Fetched(Path("smlp_s.pth"), at))
     understood = []
     monkeypatch.setattr("keras_smlp_cli.train.train", understood.append)
-    for name in ("predict", "export", "port", "kernels", "configs"):
+    for name in ("predict", "export", "port", "publish", "kernels", "configs", "serve"):
         monkeypatch.setattr(
             f"keras_smlp_cli.{name}.{name}",
             lambda parser, argv: understood.append(parser.parse_args(argv)),

@@ -53,8 +53,8 @@ def calibration(found, fitted=None, hint=""):
         f"{100 * confidences / counts:.1f}% on average, and {100 * right / counts:.1f}% of the "
         f"images have the label. Expected calibration error (ECE, {BINS} bins) of these "
         f"probabilities: {100 * expected_calibration_error(bins):.1f}%; most of them are usually "
-        "small, and the error with them. Bars on the diagonal would be labels as often as they are "
-        "sure."
+        "small, and the error with them. On the diagonal a probability is as large as the part of "
+        "the images that have the label."
     )
     return page.notes([said]) + page.reliability(bins, OF_CLASSES, fitted, hint)
 

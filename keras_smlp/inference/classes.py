@@ -10,9 +10,8 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_smlp.checks import check_integer, read_text, refusal, shown
+from keras_smlp.weights.keras_files import CLASSES
 
-# what a training leaves beside its models
-CLASSES = "classes.json"
 MAX_CLASSES = 16 << 20  # bytes of such a file
 
 

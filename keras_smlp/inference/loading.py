@@ -7,7 +7,7 @@ import keras
 from keras_smlp import naming
 from keras_smlp.checks import check_boolean, check_policy, check_text, shown
 from keras_smlp.model import SMLPNet
-from keras_smlp.weights import identify, keras_files, loading
+from keras_smlp.weights import hub, identify, keras_files, loading
 from keras_smlp.weights.stored import reason
 from keras_smlp.weights.strict import check_finite
 
@@ -22,7 +22,9 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     Args:
         path: Path of a `.keras`, `.weights.h5`, `.safetensors` or `.pth` file (also `.pt`,
             `.pth.tar`, `.ckpt`, `.bin`), all but the first two with the official keys. Code in a
-            `.keras` file is refused, as Keras' `safe_mode` does.
+            `.keras` file is refused, as Keras' `safe_mode` does. Or an address on the Hugging Face
+            hub, `"hf://ACCOUNT/NAME@REVISION/FILE"`: the revision, a commit, tag or branch, is
+            `main` where there is none, and the file `model.keras`. A line says which commit it is.
         compile: Boolean. Whether to compile a model that was saved compiled. Defaults to `True`.
         key: String. Which entry holds the weights, if a `.pth` file is a whole training checkpoint.
             Defaults to `"model"`.
@@ -34,6 +36,8 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
         ValueError: If the path has another ending, or the file is damaged, holds no sMLPNet, or has
             weights in it that are not finite.
         FileNotFoundError: If there is no such file.
+        PermissionError: If the hub asks for a login.
+        ConnectionError: If the hub cannot be reached and the file is not in its cache.
 
     Example:
 
@@ -44,7 +48,7 @@ def load_model(path: str | PathLike, compile: bool = True, key: str = "model") -
     """
     compile = check_boolean("compile", compile)
     key = check_text("key", key)
-    file = loading.check_path(path, "path")
+    file = loading.check_path(path, "path", hub.OF_MODELS)
     if file.suffix == ".keras":
         return load_keras(file, compile)
     with identify.opened(file, key) as weights:

@@ -31,10 +31,11 @@ class ModelConfig:
         patch_size: Side in pixels of the stem's patches.
         input_size: Side in pixels of the images, a multiple of patch_size * 2 ** (stages - 1).
         drop_path_rate: Stochastic depth of the last block; null for the variant's own, else 0.
-        weights: Initial weights: null, imagenet or a file, from which the architecture, the
-            input_size and data.channels are taken where nothing else is said; what a
-            configuration of this package says of the network is not. If they have no head, or
-            one for another number of classes, only the rest is taken.
+        weights: Initial weights: null, imagenet, a file or an address on the Hugging Face hub
+            (hf://ACCOUNT/NAME@REVISION), from which the architecture, the input_size and
+            data.channels are taken where nothing else is said; what a configuration of this
+            package says of the network is not. If they have no head, or one for another number of
+            classes, only the rest is taken.
         new_head: Begin with a new head even if the number of classes is the same.
         freeze: Fine-tuning: how many stages, from the stem on, are kept as they are.
     """
@@ -81,7 +82,7 @@ class ModelConfig:
         if self.weights not in (None, "imagenet") and not known.is_file(self.weights):
             raise ValueError(
                 f"model.weights: {self.weights!r}, allowed: null, imagenet or the path of a file "
-                f"that ends in one of {', '.join(loading.ENDINGS)}"
+                f"that ends in one of {', '.join(loading.ENDINGS)}, or hf://ACCOUNT/NAME@REVISION"
             )
 
     def architecture(self):

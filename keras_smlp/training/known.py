@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 from keras_smlp.checks import shown
 from keras_smlp.data.splits import Arrays
 from keras_smlp.inference.classes import CLASSES, beside, imagenet_classes, read_names
-from keras_smlp.weights import identify, loading
+from keras_smlp.weights import hub, identify, loading
 
 NULL = (None, "null", "~")  # on the command line and in YAML
 NETWORK = ("variant", "dim", "depths", "expansion", "patch_size", "input_size")
@@ -18,10 +21,36 @@ LOSSES = ("softmax", "sigmoid")  # and the activations that they end in
 
 
 def is_file(weights):
-    """Whether it is the path of a weights file."""
+    """Whether it is the path of a weights file, or the address of one on the Hugging Face hub."""
+    if hub.is_address(weights):
+        return True
     return (
         isinstance(weights, str) and weights.endswith(loading.ENDINGS) and Path(weights).is_file()
     )
+
+
+def inferred(path):
+    """The `identify.Architecture` of a weights file, which is opened once while it stays as it is.
+
+    Errors are those of `identify.infer`.
+    """
+    found = os.stat(path)
+    return of_file(str(path), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def of_file(path, *_):
+    """`identify.infer`; what follows the path tells one file from another."""
+    return identify.infer(path)
+
+
+def pinned(values):
+    """The values of a configuration, `model.weights` with the commit if it is on the hub."""
+    weights = values.get("model.weights")
+    if not hub.is_address(weights):
+        return values
+    with contextlib.redirect_stdout(sys.stderr):  # the configuration may be printed
+        return values | {"model.weights": loading.pinned(weights, "model.weights")}
 
 
 def completed(values, presets=frozenset(), evaluates=False):
@@ -58,7 +87,7 @@ def loss(values, path):
     """The `train.loss` of the model in a file, in a dict, where it is known and not said."""
     answers = None
     with contextlib.suppress(ValueError, OSError):  # it will be read, and refused, once more
-        answers = identify.ends(path).activation
+        answers = identify.ends(loading.local(path)).activation
     said = values.get("train.loss")
     if answers not in LOSSES or said == answers:
         return {}
@@ -93,8 +122,9 @@ def architecture(values):
     if not is_file(weights) or (complete and all(map(said, asked)) and of_images):
         return {}
     try:
-        found = identify.infer(weights)
-        height, width, channels = images_of(weights, found)
+        file = loading.local(weights)
+        found = inferred(file)
+        height, width, channels = images_of(found, identify.ends(file))
     except (ValueError, OSError) as error:
         if complete:  # it will be read, and refused, once more
             return {}
@@ -111,23 +141,24 @@ def architecture(values):
     return taken | ({} if of_images or channels == 3 else {"data.channels": channels})
 
 
-def images_of(path, found):
-    """`(height, width, channels)` of the images of a weights file, whose `Architecture` is known.
+def images_of(found, ends):
+    """`(height, width, channels)` of the images of an `Architecture` and `identify.Ends`.
 
     A model in a `.keras` file may make RGB of gray images before its stem.
     """
     *size, channels = found.input_shape
-    return *size, identify.ends(path).channels or channels
+    return *size, ends.channels or channels
 
 
 def in_words(path):
     """One line on a weights file: `smlp_s.pth is small (dim 96, ..., 224 px, 1000 classes)`."""
-    found = identify.infer(path)
-    height, width, channels = images_of(path, found)
+    file = loading.local(path)
+    found, ends = inferred(file), identify.ends(file)
+    height, width, channels = images_of(found, ends)
     size = f"{height}" if height == width else f"{height} x {width}"
     depths = ", ".join(map(str, found.depths))
     head = f"{found.classes} classes" if found.classes else "no head"
-    head += ", sigmoid" if identify.ends(path).activation == "sigmoid" else ""
+    head += ", sigmoid" if ends.activation == "sigmoid" else ""
     other = {1: ", gray", 3: ""}.get(channels, f", {channels} channels")
     name = found.variant() or "an sMLPNet"
     return f"{shown(path)} is {name} (dim {found.dim}, depths {depths}, {size} px{other}, {head})"
@@ -167,6 +198,7 @@ def with_classes(source, weights):
 
 def class_names(weights):
     """The names of the classes of weights, none if they are not known, and where they stand."""
+    weights = loading.local(weights)
     if path := beside(weights):
         try:
             return read_names(path), CLASSES
@@ -175,7 +207,7 @@ def class_names(weights):
     official = [wnid for wnid, _ in imagenet_classes()]
     classes = len(official) if weights == "imagenet" else None
     with contextlib.suppress(ValueError, OSError):  # it will be read, and refused, once more
-        classes = classes or identify.infer(weights).classes
+        classes = classes or inferred(weights).classes
     return (official, "ImageNet") if classes == len(official) else ([], "")
 
 

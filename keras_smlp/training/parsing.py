@@ -77,7 +77,7 @@ def parse(argv, prog="keras-smlp train", about="Trains an sMLPNet."):
             values |= said
             of_presets = of_presets | said.keys() if is_preset else of_presets - said.keys()
         line = by_key(said_on(argv))
-        values |= line
+        values = known.pinned(values | line)
         # then what the weights know, where neither says it
         evaluates = is_true(values, "eval.only") and not is_true(values, "eval.probe")
         values = known.completed(values, of_presets - line.keys(), evaluates)

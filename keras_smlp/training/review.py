@@ -16,9 +16,10 @@ from keras_smlp.deploy.calibration import calibrate
 from keras_smlp.inference.classes import CLASSES, read_names
 from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import replacing
+from keras_smlp.training.known import inferred
 from keras_smlp.training.report import CALIBRATED, NAMES
 from keras_smlp.training.temperature import Logits
-from keras_smlp.weights import identify
+from keras_smlp.weights import loading
 
 NAMED = 20  # damaged files
 RESIZED = "resized.keras"
@@ -117,7 +118,7 @@ class Review:
             side = 224 if best == "imagenet" else self.config.model.input_size
             if not (run or self.fitted):
                 with contextlib.suppress(ValueError, OSError):  # imagenet; gone since it was read
-                    side = identify.infer(best).input_shape[0]
+                    side = inferred(loading.local(best)).input_shape[0]
             sections = [
                 ("Result", self.result(score, network, bad, run)),
                 ("Curves", run and page.curves(run.rows, run.best_score, NAMES)),

@@ -28,6 +28,8 @@ from keras_smlp.weights.stored import (
 ENDINGS = (".weights.h5", ".keras")
 # entries of a `.keras` file
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+# the names of the classes, which a training leaves beside its models
+CLASSES = "classes.json"
 # how the names of the classifier's tensors begin
 CLASSIFIER = f"{naming.HEAD}/"
 

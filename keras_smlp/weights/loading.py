@@ -5,7 +5,7 @@ from pathlib import Path
 
 from keras_smlp import checks
 from keras_smlp.variants import list_models, variant_of
-from keras_smlp.weights import channels, download, identify, keras_files, official, resizing
+from keras_smlp.weights import channels, download, hub, identify, keras_files, official, resizing
 from keras_smlp.weights.strict import assign
 
 ENDINGS = (*keras_files.ENDINGS, *official.READABLE)
@@ -24,11 +24,13 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes):
         classes: Outputs of the classifier.
 
     Returns:
-        The published `Variant` for `"imagenet"`, a `pathlib.Path` for a file, `None` for `None`.
+        The published `Variant` for `"imagenet"`, a `pathlib.Path` for a file, that of the hub
+        downloaded, `None` for `None`.
 
     Raises:
         ValueError: If there are no such weights, or none for this model.
         FileNotFoundError: If it is the path of a file that is not there.
+        OSError: Those of `hub.fetch`.
     """
     if weights is None:
         return None
@@ -51,10 +53,18 @@ def check(weights, dim, depths, expansion, patch_size, include_top, classes):
     return variant
 
 
-def check_path(path, argument):
-    """The path of a weights file that exists and has a known ending."""
+def check_path(path, argument, files=hub.OF_WEIGHTS):
+    """The path of a weights file that exists and has a known ending.
+
+    Args:
+        path: What was received: a path, or an address on the Hugging Face hub.
+        argument: String. What it is called there.
+        files: What an address without a file stands for. Defaults to weights.
+    """
+    if hub.is_address(path):
+        return hub.fetch(path, argument, files, ENDINGS).path
     others = "None, 'imagenet' or " if argument == "weights" else ""
-    allowed = f"{others}the path of a file ending in one of {ENDINGS}"
+    allowed = f"{others}the path of a file ending in one of {ENDINGS}, or hf://ACCOUNT/NAME"
     file = checks.check_path(argument, path, allowed)
     if not file.name.endswith(ENDINGS):
         raise checks.refusal(argument, path, allowed)
@@ -62,6 +72,25 @@ def check_path(path, argument):
         shown = checks.received(argument, str(file))
         raise FileNotFoundError(f"`{argument}` names no file. Received: {shown}")
     return file
+
+
+def local(weights, argument="weights"):
+    """What the weights are on this machine: the path of a file of the hub, as text; others as is.
+
+    Args:
+        weights: A path, an address on the hub, `"imagenet"` or `None`.
+        argument: String. What it is called in messages. Defaults to `"weights"`.
+    """
+    return (
+        str(check_path(weights, argument, hub.OF_COMMANDS)) if hub.is_address(weights) else weights
+    )
+
+
+def pinned(weights, argument="weights"):
+    """The weights with a commit and a file in the address, if it is one on the hub."""
+    if not hub.is_address(weights):
+        return weights
+    return hub.fetch(weights, argument, hub.OF_COMMANDS, ENDINGS).address
 
 
 def load(model, source):

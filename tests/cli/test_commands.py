@@ -17,18 +17,24 @@ OF_A_TRAINING = "from keras_smlp_cli.__main__ import main; import sys; sys.exit(
 def test_without_a_command_it_lists_them(capsys):
     assert __main__.main([]) == __main__.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in ("train", "eval", "predict", "export", "port", "kernels", "configs"):
+    for name in ("train", "eval", "predict", "export", "port", "publish", "kernels", "configs"):
         assert out.count(f"\n  {name} ") == 2
 
 
 def test_a_command_that_is_none_is_refused(capsys):
     assert __main__.main(["traim"]) == 2
     expected = "keras-smlp: error: COMMAND: 'traim', allowed: train, eval, predict, export, port, "
-    assert capsys.readouterr().err == expected + "kernels, configs\n"
+    assert capsys.readouterr().err == expected + "publish, kernels, configs\n"
 
 
 def test_help_and_the_configurations_need_no_keras(tmp_path):
-    for line in (["predict", "--help"], ["export", "--help"], ["port", "--help"], ["configs"]):
+    for line in (
+        ["predict", "--help"],
+        ["export", "--help"],
+        ["port", "--help"],
+        ["publish", "--help"],
+        ["configs"],
+    ):
         code = f"import sys; sys.modules['keras'] = None; {OF_A_TRAINING}"
         done = python("-c", code, *line, cwd=tmp_path)
         assert done.stdout and not done.stderr

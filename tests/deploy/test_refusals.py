@@ -6,7 +6,7 @@ from helpers.nets import adapted, compiled, folded, net, other, quantized
 from keras_smlp import enable_lora, fold, merge_lora, quantize
 from keras_smlp.deploy.precision import with_precision
 
-pytestmark = pytest.mark.quick_once
+pytestmark = pytest.mark.once
 
 
 def no_model():

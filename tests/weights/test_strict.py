@@ -12,7 +12,7 @@ from keras_smlp.deploy.quantization import hidden_from_garbage_collection
 from keras_smlp.weights import loading, official, pth
 from reference import stand_in
 
-pytestmark = pytest.mark.quick_once
+pytestmark = pytest.mark.once
 
 
 # other tensors, none in place of some, and what is said of them

@@ -215,13 +215,7 @@ def check(model, path, format, features, precision, class_names):
                 f"{format!r} needs {package}, which is not installed: "
                 f'pip install "keras-smlp[{kind.extra}]"'
             )
-    images, classes = ends(model)
-    if not is_classifier(model):
-        raise ValueError(
-            "`model` must be a classifier that takes (batch, height, width, channels) and returns "
-            f"(batch, classes). Received: {received('model', getattr(model, 'name', model))}, "
-            f"from {images} to {classes}"
-        )
+    check_classifier(model, class_names)
     if features and not (
         is_graph(model) and any(layer.name == naming.AVG_POOL for layer in model.layers)
     ):
@@ -233,6 +227,17 @@ def check(model, path, format, features, precision, class_names):
         raise ValueError(
             "`model` must not be quantized for 'litert', which does not run Keras' 8-bit layers: "
             f"give `precision='int8'` instead. Received: {model.name!r}"
+        )
+
+
+def check_classifier(model, class_names):
+    """Refuses a model that is no classifier, and another number of names than of its classes."""
+    images, classes = ends(model)
+    if not is_classifier(model):
+        raise ValueError(
+            "`model` must be a classifier that takes (batch, height, width, channels) and returns "
+            f"(batch, classes). Received: {received('model', getattr(model, 'name', model))}, "
+            f"from {images} to {classes}"
         )
     if class_names is not None and len(class_names) != classes[1]:
         raise ValueError(

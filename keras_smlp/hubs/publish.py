@@ -1,0 +1,359 @@
+"""`publish`: a folder as the Hugging Face hub expects it; `push`: its upload, in one commit."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_smlp.checks import check_choice, check_names, check_path, check_text, received, shown
+from keras_smlp.deploy.export import api
+from keras_smlp.deploy.export.meaning import NORMALIZED, UNKNOWN, meaning
+from keras_smlp.deploy.precision import with_precision
+from keras_smlp.hubs import card, checker
+from keras_smlp.hubs.figures import Figures
+from keras_smlp.preprocessing import MEAN, STD
+from keras_smlp.saving import sync_folder
+from keras_smlp.variants import variant_of
+from keras_smlp.weights import hub, identify, keras_files
+from keras_smlp.weights.official import save_official
+
+FORMATS = tuple(card.ABOUT)
+# what must be installed to write a format and to run it -> the extra that installs it
+NEEDS = {
+    "onnx": (("torch", "onnxscript", "onnxruntime"), "onnx"),
+    "litert": (("tensorflow", "ai_edge_litert"), "litert"),
+}
+CHECKER, CONFIG, CURVES, README = "check.py", "config.json", "curves.png", "README.md"
+# all that a published folder may hold; an upload removes those of a former one
+FILES = (
+    *(file for file, _ in card.ABOUT.values()),
+    *(keras_files.CLASSES, CONFIG, CURVES, README, CHECKER, checker.LIST, checker.VECTORS),
+)
+IMAGES = 12  # of the test vectors
+# how far an answer may be from the stored one, in the terms of `checker.difference`: so many times
+# as far as the runtimes were when the folder was written, for processors round otherwise
+MARGIN = 10
+LEAST, MOST = 1e-5, 1e-3  # and within these; what is written must be within the last of them
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a card says, see `publish`; `config` is the content of `config.json`."""
+
+    title: str
+    repository: str | None
+    formats: tuple[str, ...]
+    class_names: tuple[str, ...] | None
+    license: str | None
+    data: str | None
+    data_license: str | None
+    figures: Figures
+    config: dict
+
+
+def publish(
+    model: keras.Model,
+    folder: str | os.PathLike,
+    formats: Sequence[str] = FORMATS,
+    class_names: Sequence[str] | None = None,
+    origin: str | None = None,
+    license: str | None = None,
+    data: str | None = None,
+    data_license: str | None = None,
+    figures: Figures | None = None,
+    repository: str | None = None,
+    inputs: str = "auto",
+    outputs: str = "auto",
+) -> list[str]:
+    """Writes a folder that can be uploaded to the Hugging Face hub.
+
+    It holds the model in each format, `config.json`, `classes.json`, a model card (`README.md`),
+    and a check that needs NumPy and the runtimes of the formats alone: `check.py`, `check.json`
+    with the SHA-256 of each file, `test_vectors.npz` with images and the model's answers. The
+    folder is there when all of it is written and passes this check, or not at all.
+
+    Args:
+        model: A classifier that `keras_smlp.export` takes.
+        folder: Path of the folder. Nothing may be there.
+        formats: Some of `"keras"` (`model.keras`), `"safetensors"` (`model.safetensors`, the
+            official keys), `"onnx"` (`model.onnx`) and `"litert"` (`model.tflite`). Defaults to
+            all.
+        class_names: Strings, one for each class, or `None`.
+        origin: String, where the weights come from, or `None`.
+        license: String, the license of the weights, or `None`.
+        data: String, the name of the data set that the model was trained and evaluated on, or
+            `None`: then the hub gets no figures in its metadata, but the card has them.
+        data_license: String, the license of the data set, or `None`.
+        figures: The `figures.Figures` of the model. `None`: none were measured.
+        repository: `"ACCOUNT/NAME"`, where it will be, for the card, or `None`.
+        inputs: As of `keras_smlp.export`. Defaults to `"auto"`.
+        outputs: As of `keras_smlp.export`. Defaults to `"auto"`.
+
+    Returns:
+        The lines of the check.
+
+    Raises:
+        ValueError: If an argument is invalid, or a format cannot hold the model.
+        FileExistsError: If there is something at the path.
+        ModuleNotFoundError: If a package is missing; the message names the extra that brings it.
+        RuntimeError: If what was written does not answer as the model does.
+
+    Example:
+
+    >>> model = keras_smlp.SMLPNet(8, (1, 1), input_shape=(32, 32, 3), classes=2)
+    >>> publish(model, "mine", ["keras", "onnx"], ["cat", "dog"], license="MIT")[-1]
+    'all is well'
+    """
+    path = check_path("folder", folder)
+    names = dict.fromkeys(check_names("formats", formats))
+    chosen = tuple(check_choice("formats", name, FORMATS) for name in names)
+    if class_names is not None:
+        class_names = check_names("class_names", class_names, "None or a list of strings")
+    texts = {"origin": origin, "license": license, "data": data, "data_license": data_license}
+    for name, value in {**texts, "repository": repository}.items():
+        check_text(name, value, none=True)
+    check_folder(path)
+    check_packages(chosen)
+    figures = figures or Figures()
+    with tempfile.TemporaryDirectory(prefix=".publish-", dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        made.mkdir()
+        api.check_classifier(model, class_names)
+        exported = {name: made / card.ABOUT[name][0] for name in chosen if name in api.FORMATS}
+        for name, target in exported.items():
+            api.check(model, target, name, False, "float32", class_names)
+        means = meaning(model, inputs, outputs)
+        write_models(model, made, chosen)
+        for name, target in exported.items():
+            own = {"class_names": class_names, "origin": origin, "license": license}
+            api.export(model, target, name, **own, inputs=means.inputs, outputs=means.outputs)
+        if class_names:
+            (made / keras_files.CLASSES).write_text(json.dumps(list(class_names)), "utf-8")
+        if figures.curves:
+            shutil.copyfile(figures.curves, made / CURVES)
+        config = configuration(model, means, class_names, origin, license, figures, made, chosen)
+        write_json(made / CONFIG, config)
+        title = (repository or path.name).rpartition("/")[2]
+        about = About(
+            title, repository, chosen, class_names, license, data, data_license, figures, config
+        )
+        (made / README).write_text(card.text(about), "utf-8")
+        compared = write_vectors(model, means, made)
+        lines = write_check(made, compared)
+        for file in made.iterdir():
+            with open(file, "r+b") as written:
+                os.fsync(written.fileno())
+        check_folder(path)  # something may have come there meanwhile
+        os.rename(made, path)
+        sync_folder(path.parent)
+    return lines
+
+
+def check_folder(path):
+    """Refuses a path where something is, or whose parent is no folder."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"`folder` must not exist yet. Received: folder={str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"`folder` must be in a folder that exists. Received: {received('folder', str(path))}"
+        )
+
+
+def check_packages(formats):
+    """Refuses formats whose packages are not installed."""
+    for name in formats:
+        packages, extra = NEEDS.get(name, ((), ""))
+        for package in packages:
+            if importlib.util.find_spec(package) is None:
+                others = ",".join(x for x in formats if x != name)
+                raise ModuleNotFoundError(
+                    f"{name!r} needs {package}, which is not installed: pip install "
+                    f'"keras-smlp[{extra}]"' + (f", or give the formats {others}" * bool(others))
+                )
+
+
+def write_models(model, folder, formats):
+    """Writes the files of Keras and of the official code."""
+    if "safetensors" in formats:
+        try:
+            save_official(model, folder / card.ABOUT["safetensors"][0])
+        except ValueError as error:
+            others = ",".join(x for x in formats if x != "safetensors")
+            raise ValueError(
+                f"'safetensors' cannot hold it: {error} Give other formats, such as "
+                f"{others or 'keras'}."
+            ) from error
+    if "keras" in formats:
+        model.save(folder / card.ABOUT["keras"][0])
+
+
+def configuration(model, means, class_names, origin, license, figures, folder, formats):
+    """The content of `config.json`."""
+    about = api.describe(model, means, class_names, origin, license)
+    architecture = None
+    for name in ("keras", "safetensors"):
+        if name in formats and architecture is None:
+            with contextlib.suppress(ValueError):  # the network is a layer of another model
+                architecture = identify.infer(folder / card.ABOUT[name][0])
+    known = architecture and variant_of(
+        architecture.dim, architecture.depths, architecture.expansion, architecture.patch_size
+    )
+    trained = figures.config.get("data", {})
+    return {
+        "library_name": "keras_smlp",
+        "model_type": "smlpnet",
+        "variant": known and known.name,
+        "architecture": architecture and dataclasses.asdict(architecture),
+        "parameters": model.count_params(),
+        "classes": model.output_shape[-1],
+        **about,
+        # as the figures were measured: `None` is the default of `keras_smlp.load_image`
+        "evaluated": {
+            "resize_size": trained.get("resize_size"),
+            "exif_orientation": bool(trained.get("exif_orientation")),
+        },
+    }
+
+
+def write_json(path, values):
+    """Writes a dict as JSON."""
+    path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
+# ---- the check ----------------------------------------------------------------------------------
+def write_vectors(model, means, folder):
+    """Writes test images and the model's answers; returns how these are to be compared."""
+    images = test_images(model.inputs[0].shape[1:])
+    if means.inputs == NORMALIZED:
+        channels = images.shape[-1]
+        mean, std = (np.resize(np.array(x, "float32"), channels) for x in (MEAN, STD))
+        images = (images.astype("float32") - mean) / std
+    served = api.endpoint(with_precision(model, "float32"), means, False)
+    (answers,) = served.predict_on_batch(images.astype("float32")).values()
+    np.savez_compressed(folder / checker.VECTORS, images=images, outputs=np.asarray(answers))
+    return checker.VALUES if means.outputs == UNKNOWN else checker.LOGARITHMS
+
+
+def test_images(shape, count=IMAGES):
+    """Images that move every part of a network: squares of random colors, fine to coarse.
+
+    Args:
+        shape: `(height, width, channels)`.
+        count: Positive integer. How many. Defaults to 12.
+
+    Returns:
+        A uint8 array `(count, *shape)`.
+    """
+    height, width, channels = shape
+    rng = np.random.default_rng(0)
+    images = []
+    for i in range(count):
+        side = 2 ** (i % 6)
+        small = rng.integers(0, 256, (-(-height // side), -(-width // side), channels))
+        large = small.repeat(side, axis=0).repeat(side, axis=1)
+        images.append(large[:height, :width].astype("uint8"))
+    return np.stack(images)
+
+
+def write_check(folder, compared):
+    """Writes the checker with its list, and runs it; returns its lines."""
+    shutil.copyfile(checker.__file__, folder / CHECKER)
+    about = {
+        "compared": compared,
+        "tolerance": MOST,
+        "may_change": [README],  # people edit the card on the hub
+        "sha256": {file.name: hub.sha256(file) for file in sorted(folder.iterdir())},
+    }
+    write_json(folder / checker.LIST, about)
+    lines, status, largest = checker.check(folder, hashes=False)
+    if status:
+        raise RuntimeError(
+            f"what was written answers otherwise than the model ({'; '.join(lines)}); on an "
+            "accelerator that rounds products, publish on a CPU"
+        )
+    about["tolerance"] = min(max(MARGIN * largest, LEAST), MOST)
+    write_json(folder / checker.LIST, about)
+    return checker.check(folder)[0]
+
+
+# ---- the hub ------------------------------------------------------------------------------------
+def check_push(repository):
+    """Refuses, before anything is written, an upload that cannot be.
+
+    Args:
+        repository: String, `ACCOUNT/NAME`.
+
+    Raises:
+        ValueError: If it is no such name.
+        PermissionError: If there is no token.
+        ConnectionError: If huggingface_hub is told to stay offline.
+        ModuleNotFoundError: If it is not installed.
+    """
+    library = hub.library()
+    try:
+        uri = library.parse_hf_uri(f"{hub.SCHEME}{repository}")
+        is_name = (uri.type, uri.id) == ("model", repository)
+    except ValueError:
+        is_name = False
+    if not is_name:
+        raise ValueError(
+            f"`repository` must be ACCOUNT/NAME. Received: {received('repository', repository)}"
+        )
+    if library.is_offline_mode():
+        raise ConnectionError("HF_HUB_OFFLINE is set, so that nothing can be uploaded")
+    if library.get_token() is None:
+        raise PermissionError(f"{hub.SCHEME}{repository} needs a token: {hub.LOG_IN}")
+
+
+def push(folder: str | os.PathLike, repository: str, private: bool = False) -> str:
+    """Uploads a published folder to the Hugging Face hub, in one commit.
+
+    The repository is made if there is none. Files of a former upload that the folder does not have
+    are removed from it.
+
+    Args:
+        folder: Path of the folder that `publish` wrote.
+        repository: String, `ACCOUNT/NAME`.
+        private: Boolean. Whether the repository must be private; one that is made is public
+            otherwise, as far as the account's settings say so. Defaults to `False`.
+
+    Returns:
+        The address of the commit: `hf://ACCOUNT/NAME@COMMIT`.
+
+    Raises:
+        ValueError: If `repository` is no such name.
+        PermissionError: If the token is missing or does not suffice, or the repository must be
+            private and is public.
+        ConnectionError: If the hub cannot be reached or refuses the files.
+    """
+    check_push(repository)
+    library = hub.library()
+    address = f"{hub.SCHEME}{repository}"
+    with hub.in_words(address):
+        hub_api = library.HfApi()
+        hub_api.create_repo(repository, private=private or None, exist_ok=True)
+        info = hub_api.model_info(repository)
+        if private and not info.private:
+            raise PermissionError(f"{address} is public already; nothing was uploaded")
+        written = {file.name: file for file in sorted(Path(folder).iterdir())}
+        there = {file.rfilename for file in info.siblings or ()}
+        operations = [
+            library.CommitOperationAdd(path_in_repo=name, path_or_fileobj=file)
+            for name, file in written.items()
+        ]
+        operations += [
+            library.CommitOperationDelete(path_in_repo=name)
+            for name in FILES
+            if name in there and name not in written
+        ]
+        message = f"Publish {shown(Path(folder).name)}, written by keras_smlp"
+        commit = hub_api.create_commit(repository, operations=operations, commit_message=message)
+    return f"{address}@{commit.oid}"

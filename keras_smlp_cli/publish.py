@@ -1,0 +1,104 @@
+"""Write a network as a folder for the Hugging Face hub, with its card and its check; upload it.
+
+    keras-smlp publish runs/mine/best.keras --out mine --license cc-by-4.0
+    keras-smlp publish runs/mine/best.keras --out mine --push ACCOUNT/mine --private
+
+MODEL is a .keras file, another file of weights, imagenet or hf://ACCOUNT/NAME@REVISION. The figures
+in the card are those of the run whose folder it is in. FOLDER gets model.keras, model.safetensors,
+model.onnx, model.tflite, config.json, README.md, and check.py with test vectors, which checks these
+files with NumPy and their runtimes. To upload, log in by `hf auth login`, or set HF_TOKEN.
+"""
+
+import os
+from pathlib import Path
+
+from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source
+from keras_smlp_cli.failures import exit_on_errors, run
+
+FORMATS = ("keras", "safetensors", "onnx", "litert")  # of keras_smlp.hubs.publish
+ERRORS = (ValueError, OSError, ImportError, RuntimeError)
+# arguments of the package -> options
+KEYS = {
+    "folder": "--out",
+    "repository": "--push",
+    "formats": "--formats",
+    "class_names": "--classes",
+}
+KEYS |= {"license": "--license", "data": "--data", "data_license": "--data-license"}
+
+
+def main(argv: list[str], prog: str = "keras-smlp publish") -> int:
+    """Publishes a network; returns the exit status."""
+    parser = Parser(__doc__, prog)
+    parser.add_argument("model", metavar="MODEL", help=".keras file, other weights or imagenet")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder to write")
+    parser.add_argument(
+        "--formats",
+        metavar="A,B",
+        default=",".join(FORMATS),
+        help=f"some of {','.join(FORMATS)} (default: all)",
+    )
+    parser.add_network_options()
+    parser.add_meaning_options()
+    parser.add_argument("--origin", help="of the weights (default: the name of the file)")
+    parser.add_argument("--license", help="of the weights (default: MIT for imagenet)")
+    parser.add_argument("--data", metavar="NAME", help="the data set, or its ACCOUNT/NAME there")
+    parser.add_argument("--data-license", metavar="LICENSE", help="of the data set")
+    parser.add_argument("--push", metavar="ACCOUNT/NAME", help="upload it there, in one commit")
+    parser.add_argument("--private", action="store_true", help="to a private repository")
+    return run(prog, publish, parser, argv, errors=ERRORS)
+
+
+def publish(parser, argv):
+    """One publication from top to bottom."""
+    arguments = parser.parse_args(argv)
+    formats = arguments.formats.split(",")
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ValueError(f"--formats must be some of {','.join(FORMATS)}, not {unknown[0]!r}")
+    if arguments.private and not arguments.push:
+        raise ValueError("--private must stand with --push ACCOUNT/NAME")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import yaml as yaml  # now, not after the work
+
+    from keras_smlp.hubs import figures
+    from keras_smlp.hubs import publish as hubs
+
+    # ---- what can be refused at once ------------------------------------------------------------
+    folder = Path(arguments.out)
+    with exit_on_errors(ERRORS, keys=KEYS):
+        hubs.check_folder(folder)
+        hubs.check_packages(formats)
+        if arguments.push:
+            hubs.check_push(arguments.push)
+    file, address = located(arguments.model, "MODEL")
+    names = read_names(file, arguments.classes)
+    model = open_model(file, arguments.variant, "MODEL")
+
+    # ---- folder ---------------------------------------------------------------------------------
+    pairs = labels(names, model.output_shape[-1])
+    origin, license = source(arguments, address)
+    with exit_on_errors(ERRORS, keys=KEYS):
+        lines = hubs.publish(
+            model,
+            folder,
+            formats,
+            class_names=pairs and [name for _, name in pairs],
+            origin=origin,
+            license=license,
+            data=arguments.data,
+            data_license=arguments.data_license,
+            figures=figures.read(file),
+            repository=arguments.push,
+            inputs=arguments.inputs,
+            outputs=arguments.outputs,
+        )
+    print("\n".join(f"{folder / line}" for line in lines[:-1]))
+    print(f"{folder}: {lines[-1]}", flush=True)
+
+    # ---- hub ------------------------------------------------------------------------------------
+    if arguments.push:
+        try:
+            print(hubs.push(folder, arguments.push, arguments.private))
+        except OSError as error:
+            again = f"hf upload {arguments.push} {folder}"
+            raise type(error)(f"{error}; {folder} is whole, and `{again}` uploads it") from error

@@ -1,0 +1,273 @@
+"""Tests of published folders: what is in them, that their check notices damage, their upload."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers.hugging_face import TOKEN
+from helpers.nets import assert_same_weights, net, quantized
+
+import keras_smlp
+from benchmarks import flipped
+from keras_smlp.hubs import checker
+from keras_smlp.hubs import publish as hubs
+from keras_smlp_cli import arguments, publish
+
+pytestmark = pytest.mark.once
+
+CLASSES = ["cat", "dog", "tench|x", "<b>bird", "eel"]
+OF_KERAS = "--formats keras,safetensors"
+
+
+def square(**arguments):
+    return net(input_shape=(32, 32, 3), classifier_activation="softmax", **arguments)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a model that a run has left, to be in."""
+    monkeypatch.chdir(tmp_path)
+    square().save("best.keras")
+    Path("classes.json").write_text(json.dumps(CLASSES))
+    Path("history.csv").write_text("epoch,val_loss,val_accuracy,val_top5\n1,1.5,0.25,0.75\n")
+    Path("summary.md").write_text("- result: `x` on 40 images\n- best epoch: 1 of 1\n")
+    return tmp_path
+
+
+def listed(folder):
+    return sorted(x.name for x in Path(folder).iterdir())
+
+
+def test_the_command_knows_the_formats():
+    assert publish.FORMATS == hubs.FORMATS and set(hubs.NEEDS) == set(checker.RUNS)
+
+
+# ---- the folder ---------------------------------------------------------------------------------
+def test_a_folder_with_its_card(here, run_command):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    before = listed(here)
+    line = f"best.keras --out out {OF_KERAS} --license MIT --data me/photos --data-license own"
+    status, out, err = run_command(publish, line)
+    assert (status, err) == (0, "") and out.endswith("out: all is well\n")
+    assert listed(here) == sorted([*before, "out"])
+    names = ["README.md", "check.json", "check.py", "classes.json", "config.json"]
+    assert listed("out") == [*names, "model.keras", "model.safetensors", "test_vectors.npz"]
+    for file in ("model.keras", "model.safetensors"):
+        assert_same_weights(keras_smlp.load_model(Path("out", file)), square())
+
+    text = Path("out/README.md").read_text()
+    card = huggingface_hub.ModelCard(text)
+    assert card.data.license == "mit" and card.data.datasets == ["me/photos"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("keras", "image-classification")
+    results = [(x.metric_name, x.metric_value, x.dataset_type) for x in card.data.eval_results]
+    assert results == [
+        ("top-1 accuracy, %", 25.0, "me/photos"),
+        ("top-5 accuracy, %", 75.0, "me/photos"),
+        ("loss", 1.5, "me/photos"),
+    ]
+    assert "| measured on 40 validation images | |" in text and "| these weights | MIT |" in text
+    assert "| the data set that they were trained on | own |" in text
+    config = json.loads(Path("out/config.json").read_text())
+    assert config["architecture"]["dim"] == 8 and config["class_names"] == CLASSES
+    assert (config["input"], config["license"]) == ("RGB in [0, 255]", "MIT")
+
+
+def test_texts_from_outside_are_no_markup(here, run_command):
+    odd = "x | y <script> [a](b) *c*\n---\n# d"
+    command = [f"best.keras --out out {OF_KERAS}"]
+    command += [f"--{name} '{odd}'" for name in ("license", "data", "data-license", "origin")]
+    assert run_command(publish, " ".join(command))[0] == 0
+    text = Path("out/README.md").read_text()
+    _, metadata, body = re.split(r"^---$", text, maxsplit=2, flags=re.M)
+    assert yaml.safe_load(metadata)["license"] == "other"
+    assert "<script>" not in body and "\n# d" not in body and "[a](b)" not in body
+
+
+def test_what_cannot_be_is_refused_and_nothing_is_written(here, refused, monkeypatch):
+    Path("there").mkdir()
+    before = sorted(here.rglob("*"))
+    net().save("wide.keras")
+    quantized().save("int8.keras")
+    Path("two.json").write_text('["a", "b"]')
+    before = sorted(here.rglob("*"))
+    cases = {
+        f"best.keras --out there {OF_KERAS}": "--out must not exist yet",
+        f"best.keras --out no/where {OF_KERAS}": "--out must be in a folder that exists",
+        "best.keras --out out --formats keras,pickle": "--formats must be some of keras,",
+        f"no.keras --out out {OF_KERAS}": "MODEL names no file",
+        f"wide.keras --out out {OF_KERAS}": "'safetensors' cannot hold it: `model` must have a sq",
+        f"int8.keras --out out {OF_KERAS}": "'safetensors' cannot hold it: ",
+        f"best.keras --out out {OF_KERAS} --classes two.json": "--classes must name the model's 5",
+        f"best.keras --out out {OF_KERAS} --private": "--private must stand with --push",
+    }
+    for line, words in cases.items():
+        assert words in refused(publish, line), line
+    monkeypatch.setattr(hubs.importlib.util, "find_spec", lambda name: None)
+    said = refused(publish, "best.keras --out out --formats onnx,keras")
+    assert (
+        'torch, which is not installed: pip install "keras-smlp[onnx]", or give the formats' in said
+    )
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_folder_that_does_not_pass_its_check_is_not_there(here, refused, monkeypatch):
+    def wrong(path, images):
+        return images[:, 0, :5, 0] / 255
+
+    monkeypatch.setitem(checker.RUNNERS, "onnx", wrong)
+    monkeypatch.setattr(hubs, "check_packages", lambda formats: None)
+    monkeypatch.setattr(hubs.api, "check", lambda *arguments: None)
+    monkeypatch.setattr(hubs.api, "export", lambda model, path, *x, **y: path.write_bytes(b"x"))
+    before = listed(here)
+    said = refused(publish, "best.keras --out out --formats onnx")
+    assert "what was written answers otherwise than the model" in said and "DIFFERS" in said
+    assert listed(here) == before
+
+
+# ---- its check ----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A published folder of the formats that need nothing more."""
+    folder = tmp_path_factory.mktemp("published") / "folder"
+    hubs.publish(square(), folder, ["keras", "safetensors"], CLASSES)
+    return folder
+
+
+def check(folder, *options):
+    """Runs the check of a folder as its user does, where only NumPy and the runtimes can be had."""
+    without = "import runpy, sys\n"
+    without += "for name in ('keras', 'keras_smlp', 'torch', 'tensorflow', 'jax'):\n"
+    without += "    sys.modules[name] = None\n"
+    without += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    command = [sys.executable, "-c", without, folder / "check.py", *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_one_bit_of_any_file_is_noticed(published):
+    lines, status, _ = checker.check(published)
+    assert status == 0 and lines[-1] == "all is well"
+    for name in listed(published):
+        if name == checker.LIST:
+            continue
+        file = published / name
+        data = file.read_bytes()
+        changed = bytearray(data)
+        changed[len(data) // 2] ^= 128
+        file.write_bytes(changed)
+        try:
+            lines, status, _ = checker.check(published)
+        finally:
+            file.write_bytes(data)
+        assert f"{name}: CHANGED" in "\n".join(lines)
+        assert status == (0 if name == "README.md" else 1)
+
+
+def test_the_check_runs_by_itself(published):
+    status, said = check(published)
+    assert status == 0 and said.endswith("all is well\n")
+    status, said = check(published, "pickle")
+    assert status == 2 and "FORMAT must be one of onnx, litert" in said
+
+
+def test_small_probabilities_count():
+    expected = np.array([[0.9, 0.1 - 1e-9, 1e-9]])
+    other = np.array([[0.9, 0.1 - 2e-9, 2e-9]])
+    assert checker.difference(other, expected, "logarithms") == pytest.approx(np.log(2))
+    assert checker.difference(other, expected, "values") < 2e-9
+    for broken in (np.full((1, 3), np.nan), expected[:, :2], -expected):
+        assert not checker.difference(broken, expected, "logarithms") <= 1e-3
+
+
+# ---- the hub ------------------------------------------------------------------------------------
+@pytest.fixture
+def token(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+
+def test_a_folder_is_pushed_in_one_commit_and_loaded_back(here, hub, token, run_command):
+    line = f"best.keras --out out {OF_KERAS} --push me/new --private"
+    status, out, err = run_command(publish, line)
+    assert status == 0, err
+    repository = hub.repositories["me/new"]
+    address = out.splitlines()[-1]
+    assert repository.private and address == f"hf://me/new@{repository.branches['main']}"
+    assert len(repository.commits) == 2  # that of the creation, and one
+    uploaded = {name: data for name, data in repository.files.items() if name[0] != "."}
+    assert uploaded == {x.name: x.read_bytes() for x in Path("out").iterdir()}
+    assert_same_weights(keras_smlp.load_model(address), square())
+    assert arguments.read_names(arguments.located(address, "MODEL")[0]) == CLASSES
+
+
+def test_what_a_former_upload_had_is_removed(published, hub, token):
+    hub.add("me/old", {"model.onnx": b"old", "notes.md": b"theirs", "model.keras": b"old"})
+    hubs.push(published, "me/old")
+    files = hub.repositories["me/old"].files
+    assert set(files) == {*listed(published), "notes.md"}
+    assert files["model.keras"] == (published / "model.keras").read_bytes()
+
+
+def test_uploads_that_cannot_be(here, hub, run_command, refused, monkeypatch):
+    def line(name, more=""):
+        return f"best.keras --out out {OF_KERAS} --push {name} {more}"
+
+    assert "needs a token: log in by `hf auth login`" in refused(publish, line("me/new"))
+    assert "--push must be ACCOUNT/NAME" in refused(publish, line("new"))
+    assert not Path("out").exists()
+    monkeypatch.setenv("HF_TOKEN", "hf_bad")
+    status, _, err = run_command(publish, line("me/new"))
+    assert status == 2 and "out is whole, and `hf upload me/new out` uploads it" in err
+    assert Path("out/README.md").exists() and hub.repositories == {}
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.add("me/public", {"x": b""})
+    with pytest.raises(PermissionError, match="is public already; nothing was uploaded"):
+        hubs.push("out", "me/public", private=True)
+    assert hub.repositories["me/public"].files == {"x": b""}
+    hub.status = 500
+    with pytest.raises(ConnectionError, match="HTTP 500"):
+        hubs.push("out", "me/public")
+
+
+# ---- the exported files -------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A published folder with the files for ONNX Runtime and LiteRT."""
+    for package in ("onnxscript", "onnxruntime", "tensorflow", "ai_edge_litert"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("exported") / "folder"
+    assert hubs.publish(square(), folder, ["onnx", "litert"], CLASSES)[-1] == "all is well"
+    return folder
+
+
+@pytest.mark.deep
+def test_one_flipped_weight_is_noticed_by_the_answers_alone(exported):
+    status, said = check(exported)
+    assert status == 0 and "model.onnx: " in said and "model.tflite: " in said
+    for name in ("onnx", "litert"):
+        file = exported / checker.RUNS[name][0]
+        data = file.read_bytes()
+        found = flipped.places(data, square())
+        assert len(found) >= 10, name
+        for path, start, count in found:
+            for bit in flipped.BITS:
+                file.write_bytes(flipped.flipped(data, start + 4 * (count // 3), bit))
+                lines, status, _ = checker.check(exported, [name], hashes=False)
+                assert status == 1, (name, path, bit, lines)
+        file.write_bytes(data)
+    file.write_bytes(data[: len(data) // 2])
+    assert check(exported, "litert", "--numbers-only")[0] == 1
+    file.write_bytes(data)
+
+
+@pytest.mark.deep
+def test_a_runtime_that_is_missing_is_no_pass(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    lines, status, _ = checker.check(exported, ["onnx"])
+    assert status == 2 and "NOT RUN: onnxruntime is not installed" in "\n".join(lines)
+    assert lines[-1] == "NOT ALL WAS CHECKED"
