@@ -22,7 +22,6 @@ NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 # whose Python runs; of the others it needs what is not installed here
 PAGES = ("README", "docs/first_steps", "docs/photos", "docs/weights", "docs/inside")
 NOT_RUN = {"export", "serving", "web", "phones", "hubs"}  # servers, browsers, phones, hubs
-LONG = (pytest.mark.deep, pytest.mark.once)
 # those that want a file which is not there
 FILES = ("load_official", "save_official", "export")
 PUBLIC = [getattr(keras_smlp, name) for name in dir(keras_smlp) if name not in FILES]
