@@ -100,7 +100,8 @@ class TFRecords:
     """
 
     def __init__(self, paths, counts):
-        self.paths, places = list(paths), []
+        self.paths = list(paths)
+        places: list[tuple[int, int, int]] = []  # file, where the content begins, its length
         for number, (path, count) in enumerate(zip(self.paths, counts, strict=True)):
             before = len(places)
             with open(path, "rb", buffering=0) as file:
