@@ -207,6 +207,14 @@ def configuration(model, means, class_names, origin, license, figures, folder, f
         architecture.dim, architecture.depths, architecture.expansion, architecture.patch_size
     )
     trained = figures.config.get("data", {})
+    resize_size, turned = trained.get("resize_size"), bool(trained.get("exif_orientation"))
+    if resize_size and means.inputs != UNKNOWN:
+        about["preprocessing"] = (
+            "turn as EXIF says; " * turned
+            + f"resize, bicubic and antialiased, so that the shorter side has {resize_size} pixels;"
+            + f" crop the middle {about['height']} x {about['width']}"
+            + "; normalize" * (means.inputs == NORMALIZED)
+        )
     return {
         "library_name": "keras_smlp",
         "model_type": "smlpnet",
@@ -217,8 +225,8 @@ def configuration(model, means, class_names, origin, license, figures, folder, f
         **about,
         # as the figures were measured: `None` is the default of `keras_smlp.load_image`
         "evaluated": {
-            "resize_size": trained.get("resize_size"),
-            "exif_orientation": bool(trained.get("exif_orientation")),
+            "resize_size": resize_size,
+            "exif_orientation": turned,
         },
     }
 
