@@ -51,7 +51,7 @@ class About:
     title: str
     repository: str | None
     formats: tuple[str, ...]
-    class_names: tuple[str, ...] | None
+    class_names: Sequence[str] | None
     license: str | None
     data: str | None
     data_license: str | None
@@ -133,8 +133,16 @@ def publish(
         means = meaning(model, inputs, outputs)
         write_models(model, made, chosen)
         for name, target in exported.items():
-            own = {"class_names": class_names, "origin": origin, "license": license}
-            api.export(model, target, name, **own, inputs=means.inputs, outputs=means.outputs)
+            api.export(
+                model,
+                target,
+                name,
+                class_names=class_names,
+                origin=origin,
+                license=license,
+                inputs=means.inputs,
+                outputs=means.outputs,
+            )
         if class_names:
             (made / keras_files.CLASSES).write_text(json.dumps(list(class_names)), "utf-8")
         if figures.curves:
