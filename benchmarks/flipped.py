@@ -39,7 +39,7 @@ def places(data, model):
         if values.dtype != np.float32 or values.size < 8:  # fewer bytes are found by chance
             continue
         layouts = [values, values.T]
-        if values.ndim > 2:
+        if values.ndim == 4:
             layouts += [np.moveaxis(values, -1, 0), np.moveaxis(values, -2, 0)]
             layouts += [values.transpose(3, 2, 0, 1), values.transpose(2, 3, 0, 1)]
         for layout in layouts:
