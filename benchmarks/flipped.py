@@ -38,9 +38,11 @@ def places(data, model):
         values = variable.numpy()
         if values.dtype != np.float32 or values.size < 8:  # fewer bytes are found by chance
             continue
-        axes = range(values.ndim)
-        layouts = [values, values.T, np.moveaxis(values, -1, 0), np.moveaxis(values, -2, 0)]
-        for layout in layouts if len(axes) > 1 else layouts[:1]:
+        layouts = [values, values.T]
+        if values.ndim == 4:
+            layouts += [np.moveaxis(values, -1, 0), np.moveaxis(values, -2, 0)]
+            layouts += [values.transpose(3, 2, 0, 1), values.transpose(2, 3, 0, 1)]
+        for layout in layouts:
             start = data.find(layout.tobytes())
             if start >= 0:
                 found.append((variable.path, start, values.size))

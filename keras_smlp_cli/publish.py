@@ -77,6 +77,10 @@ def publish(parser, argv):
     # ---- folder ---------------------------------------------------------------------------------
     pairs = labels(names, model.output_shape[-1])
     origin, license = source(arguments, address)
+    found = figures.read(file)
+    if found.config and not arguments.origin:
+        began = found.config.get("model", {}).get("weights") or "random initial values"
+        origin = f"a training by keras-smlp that began with {began}"
     with exit_on_errors(ERRORS, keys=KEYS):
         lines = hubs.publish(
             model,
@@ -87,7 +91,7 @@ def publish(parser, argv):
             license=license,
             data=arguments.data,
             data_license=arguments.data_license,
-            figures=figures.read(file),
+            figures=found,
             repository=arguments.push,
             inputs=arguments.inputs,
             outputs=arguments.outputs,

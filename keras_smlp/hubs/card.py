@@ -120,9 +120,9 @@ def use(about):
         parts.append(f"```python\nimport keras_smlp\n\n{load}```")
     elif "keras" in about.formats:
         evaluated = config["evaluated"]
-        size: int | tuple = (config["height"], config["width"])
-        size, resize = size[0] if size[0] == size[1] else size, evaluated["resize_size"]
-        options = ['"photo.jpg"', f"size={size}"] + [f"resize_size={resize}"] * bool(resize)
+        height, width, resize = config["height"], config["width"], evaluated["resize_size"]
+        size = f"size={height if height == width else (height, width)}"
+        options = ['"photo.jpg"', size] + [f"resize_size={resize}"] * bool(resize)
         options += ["exif_orientation=True"] * evaluated["exif_orientation"]
         options += [f"channels={config['channels']}"] * (config["channels"] != 3)
         words = ["photo.jpg", "--weights", address]
@@ -162,7 +162,7 @@ def answer(config):
 def files(about):
     """A table of the files."""
     rows = ["| file | |", "|---|---|"]
-    rows += [f"| `{name}` | {what} |" for name, what in map(ABOUT.get, about.formats)]
+    rows += [f"| `{name}` | {what} |" for name, what in map(ABOUT.__getitem__, about.formats)]
     if about.class_names:
         rows.append("| `classes.json` | the names of the classes, in the order of the answers |")
     rows.append("| `config.json` | architecture, input, preprocessing, classes |")

@@ -51,7 +51,7 @@ class About:
     title: str
     repository: str | None
     formats: tuple[str, ...]
-    class_names: tuple[str, ...] | None
+    class_names: Sequence[str] | None
     license: str | None
     data: str | None
     data_license: str | None
@@ -133,8 +133,16 @@ def publish(
         means = meaning(model, inputs, outputs)
         write_models(model, made, chosen)
         for name, target in exported.items():
-            own = {"class_names": class_names, "origin": origin, "license": license}
-            api.export(model, target, name, **own, inputs=means.inputs, outputs=means.outputs)
+            api.export(
+                model,
+                target,
+                name,
+                class_names=class_names,
+                origin=origin,
+                license=license,
+                inputs=means.inputs,
+                outputs=means.outputs,
+            )
         if class_names:
             (made / keras_files.CLASSES).write_text(json.dumps(list(class_names)), "utf-8")
         if figures.curves:
@@ -207,6 +215,14 @@ def configuration(model, means, class_names, origin, license, figures, folder, f
         architecture.dim, architecture.depths, architecture.expansion, architecture.patch_size
     )
     trained = figures.config.get("data", {})
+    resize_size, turned = trained.get("resize_size"), bool(trained.get("exif_orientation"))
+    if resize_size and means.inputs != UNKNOWN:
+        about["preprocessing"] = (
+            "turn as EXIF says; " * turned
+            + f"resize, bicubic and antialiased, so that the shorter side has {resize_size} pixels;"
+            + f" crop the middle {about['height']} x {about['width']}"
+            + "; normalize" * (means.inputs == NORMALIZED)
+        )
     return {
         "library_name": "keras_smlp",
         "model_type": "smlpnet",
@@ -217,8 +233,8 @@ def configuration(model, means, class_names, origin, license, figures, folder, f
         **about,
         # as the figures were measured: `None` is the default of `keras_smlp.load_image`
         "evaluated": {
-            "resize_size": trained.get("resize_size"),
-            "exif_orientation": bool(trained.get("exif_orientation")),
+            "resize_size": resize_size,
+            "exif_orientation": turned,
         },
     }
 

@@ -277,6 +277,9 @@ def in_words(address):
         raise ConnectionError(f"{name} was not transferred ({reason(error)})") from error
     except ConnectionError:
         raise
+    except RuntimeError as error:  # of one file of an upload
+        why = f" ({reason(error.__cause__)})" if error.__cause__ else ""
+        raise ConnectionError(f"{name}: {reason(error)}{why}") from error
     except Exception as error:
         # an error of the system has a number; huggingface_hub raises some without
         is_short = isinstance(error, OSError) and type(error) is OSError and error.errno is None

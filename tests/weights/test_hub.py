@@ -1,5 +1,6 @@
 """Tests of `hf://` addresses: the hub of helpers/hugging_face.py answers well, and badly."""
 
+import contextlib
 import json
 import re
 import sys
@@ -194,7 +195,9 @@ def test_a_cache_without_links_is_verified_by_the_hub(hub, commit, files, monkey
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_download_that_breaks_off(hub, commit, hub_cache, monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
-    hub.cut["model.keras"] = 1  # it goes on by itself
+    hub.cut["model.keras"] = 1
+    with contextlib.suppress(ConnectionError):  # newer versions of huggingface_hub go on
+        keras_smlp.load_model("hf://me/net")
     keras_smlp.load_model("hf://me/net")
     new = hub.repositories["me/net"].commit({"model.keras": b"1" * 1000})
     hub.cut["model.keras"], hub.cut_to = 100, 0  # not a byte comes
