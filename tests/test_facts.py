@@ -202,8 +202,7 @@ def test_exports_have_the_sizes_and_differences_of_the_results():
 
 def test_minutes_of_the_tests():
     row = table(TEXTS["CONTRIBUTING.md"], "| minutes on two cores")[1:]
-    with_, without = (float(x.split()[0]) for x in row[0][1:])
-    whole = [float(x.split()[0]) for x in row[1][1:]]
+    with_, without, *whole = [float(re.match(r"[\d.]+", x)[0]) for x in row[0][1:] + row[1][1:]]
     readme = re.search(
         r"about\s+(\d+) minutes on two cores with AVX-512, (\d+) without", TEXTS["README.md"]
     )

@@ -42,7 +42,8 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", folder + os.pathsep + os.environ["PATH"])
     for proxy in ("http_proxy", "https_proxy"):  # nothing is there: a download would fail
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
-    client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}})
+    folder = {"metadata": {"path": str(tmp_path)}}
+    client = nbclient.NotebookClient(notebook, resources=folder, startup_timeout=300)
     try:
         client.execute()
     except nbclient.exceptions.CellExecutionError as error:

@@ -51,13 +51,14 @@ def test_docstring_example(thing, tmp_path, monkeypatch):
 
 
 @pytest.mark.once  # on each backend where it is alone
-@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize(
-    "depths",
-    [(1, 1, 1, 1), pytest.param((2, 10, 24, 2), marks=pytest.mark.deep)],
-    ids=["one_block_a_stage", "small"],
+    ("page", "depths"),
+    [
+        *[pytest.param(page, (1, 1, 1, 1), id=f"{page}-one_block_a_stage") for page in PAGES],
+        pytest.param("README", (2, 10, 24, 2), id="README-small", marks=pytest.mark.deep),
+    ],
 )
-def test_python_blocks(depths, page, tmp_path, monkeypatch):
+def test_python_blocks(page, depths, tmp_path, monkeypatch):
     """Every Python block of a page, in order, in one namespace; files they need are made first."""
 
     def small(**arguments):
