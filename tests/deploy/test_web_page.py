@@ -243,6 +243,23 @@ def test_a_photo_is_dropped_or_taken(trained, sites, opened):
         assert not tab.errors()
 
 
+OLDER_BROWSER = """{
+  const { instantiate } = WebAssembly;
+  WebAssembly.instantiate = (code, ...rest) =>
+    code.byteLength < 1000 ? Promise.reject(Error("unknown")) : instantiate(code, ...rest);
+}"""
+
+
+def test_browsers_without_relaxed_simd_have_a_runtime_of_their_own(trained, sites, opened):
+    _, files, expected = trained
+    folder = sites("float32", browser.runtime())
+    with opened(folder, prepare=lambda x: x.add_init_script(OLDER_BROWSER)) as tab:
+        found = tab.ask(files[0])["probabilities"]
+        assert np.abs(found - expected[0]).max() <= 1e-3
+        asked = {path.rpartition("/")[2] for _, path, _ in tab.server.asked}
+    assert "litert_wasm_compat_internal.wasm" in asked and "litert_wasm_internal.wasm" not in asked
+
+
 # ---- the runtime on another server --------------------------------------------------------------
 def elsewhere(context, change=lambda name, data: data):
     """Serves LiteRT.js' files in the place of the public server."""
@@ -295,7 +312,7 @@ def damaged(sites, tmp_path):
     ("name", "content", "words"),
     [
         (site.MODEL, None, "The network cannot be loaded. (model.tflite: status 404)"),
-        (site.MODEL, b"another", "The network cannot be loaded: no connection, or not the file"),
+        (site.MODEL, b"another", "The network is not whole. (model.tflite: 7 of "),
         ("about.json", None, "The description of the network cannot be loaded."),
         ("runtime/core.js", None, "The runtime of the network cannot be started"),
         ("runtime/litert_wasm_internal.wasm", None, "The runtime of the network cannot be loaded."),
@@ -325,7 +342,9 @@ def test_what_is_no_photo_and_too_little_memory_are_said(trained, sites, opened)
         # a good one then is answered
         tab.ask(files[0])
         assert page.locator("#error").is_hidden()
-    little = "(() => { WebAssembly.Memory = function () { throw RangeError('Out of memory') } })()"
+    little = """WebAssembly.instantiate = () => Promise.reject(
+      RangeError("WebAssembly.instantiate(): Out of memory: Cannot allocate Wasm memory")
+    );"""
     prepare = lambda context: context.add_init_script(little)  # noqa: E731
     with opened(sites("float32", browser.runtime()), prepare=prepare) as tab:
         tab.wait("There is not enough memory for this network.")

@@ -87,14 +87,13 @@ def write(path, model, means, metadata, folder):
     for name in COPIED:
         (path / name).write_bytes((PAGE / name).read_bytes())
     page = string.Template((PAGE / "index.html").read_text("utf-8"))
-    page = page.substitute(policy=policy(folder is not None))
-    (path / "index.html").write_text(page, "utf-8")
+    html = page.substitute(policy=policy(folder is not None))
+    (path / "index.html").write_text(html, "utf-8")
     _, height, width, channels = model.inputs[0].shape
     is_normalized = means.inputs == NORMALIZED
-    data = (path / MODEL).read_bytes()
     about = {
         "metadata": metadata,
-        "model": {"file": MODEL, "bytes": len(data), "integrity": runtime.integrity(data)},
+        "model": {"file": MODEL, "bytes": (path / MODEL).stat().st_size},
         "size": [height, width],
         "cover": [shorter_side(height), shorter_side(width)],
         "channels": channels,

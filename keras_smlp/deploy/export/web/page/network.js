@@ -23,18 +23,20 @@ async function answer(address, options, what) {
 }
 
 // The bytes of the model; `progress` is called with how many have come.
-export async function readModel({ file, bytes, integrity }, progress) {
-  const response = await answer(file, { integrity }, "The network");
-  const model = new Uint8Array(bytes);
+export async function readModel({ file, bytes }, progress) {
+  const response = await answer(file, {}, "The network");
+  const parts = [];
   let count = 0;
   for (const reader = response.body.getReader(); ; ) {
     const { done, value } = await reader.read();
     if (done) break;
-    model.set(value, count);
-    count += value.length;
-    progress(count);
+    parts.push(value);
+    progress((count += value.length));
   }
-  return model;
+  if (count !== bytes) {
+    throw new Failure(`The network is not whole. (${file}: ${count} of ${bytes} bytes)`);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
 // LiteRT.js, of the version that about.json names. Its files are beside the page, or on another
