@@ -27,7 +27,8 @@ export async function openCamera(use, fail) {
     video.srcObject = null;
   };
   $("close").onclick = () => dialog.close();
-  $("shoot").onclick = async () => {
+  $("shoot").disabled = true; // until there is a picture
+  $("shoot").onclick = () => {
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
@@ -37,6 +38,7 @@ export async function openCamera(use, fail) {
   };
   dialog.showModal();
   await video.play();
+  $("shoot").disabled = false;
 }
 
 function inWords(cause) {
