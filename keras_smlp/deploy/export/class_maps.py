@@ -31,7 +31,10 @@ class ClassMaps(keras.layers.Layer):
 
 
 def ends(model):
-    """The layers `avg_pool` and `predictions` that a model ends in; `None` if it does not."""
+    """The layers `avg_pool` and `predictions` that a model ends in; `None` if it does not.
+
+    After them there may be layers without weights, as the softmax of a trained network.
+    """
     if not is_graph(model) or not naming.is_network(model):
         return None
     layers = {layer.name: layer for layer in model.layers}
@@ -40,7 +43,8 @@ def ends(model):
         not isinstance(pool, keras.layers.GlobalAveragePooling2D)
         or not isinstance(head, keras.layers.Dense)
         or head.input is not pool.output
-        or head.output is not model.outputs[0]
+        or head.output.shape != model.outputs[0].shape
+        or any(layer.weights for layer in model.layers[model.layers.index(head) + 1 :])
     ):
         return None
     return pool, head

@@ -59,6 +59,7 @@ export function pixels(bitmap, { cover, size, channels }) {
   canvas.height = most;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#fff";
+  context.imageSmoothingEnabled = false; // copies pixels as they are
   for (let row = resizer.firstRow; row < resizer.endRow; row += most) {
     const count = Math.min(most, resizer.endRow - row);
     context.fillRect(0, 0, width, most); // behind what is transparent
