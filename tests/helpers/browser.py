@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from helpers.processes import ROOT
+from keras_smlp.deploy.export.web.runtime import VERSION
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # where noxfile.py has npm install it
-RUNTIME = Path(os.environ.get("KERAS_SMLP_LITERTJS") or ROOT / ".nox" / "web" / "node_modules")
+RUNTIME = Path(
+    os.environ.get("KERAS_SMLP_LITERTJS") or ROOT / ".nox" / "web" / VERSION / "node_modules"
+)
 
 
 def missing(reason):

@@ -2,7 +2,7 @@
 
 export class Failure extends Error {}
 
-const MEMORY = /memory|allocat|OOM/i;
+const MEMORY = /memory|allocat|\bOOM\b/i;
 
 // Any error as a failure: its own words, that memory is short, or `what` with the error's words.
 export function inWords(error, what) {
