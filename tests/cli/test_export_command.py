@@ -65,6 +65,7 @@ def test_arguments_reach_the_export(here, run_command, asked):
         "license": None,
         "inputs": "pixels",
         "outputs": "logits",
+        "runtime": None,
         "is_exact": True,
     }
 
@@ -81,6 +82,10 @@ def test_arguments_reach_the_export(here, run_command, asked):
     dense = asked["model"].get_layer("predictions")
     assert dense.quantization_mode is None and asked["precision"] == "int8"
     assert asked["features"] is True and asked["class_names"] == list("abcde")
+    assert not asked["is_exact"]
+
+    run_command(export, "m.keras --format web --out site --quantize int8 --runtime node_modules")
+    assert (asked["precision"], asked["runtime"]) == ("int8", "node_modules")
     assert not asked["is_exact"]
 
 

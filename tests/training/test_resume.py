@@ -96,6 +96,7 @@ def straight(tmp_path_factory):
     return folder_of
 
 
+@pytest.mark.once  # deep kills runs on each backend
 def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path, capsys):
     checkpoints = tmp_path / "checkpoints"
     with begin(tmp_path, *ARGUMENTS, *SHORT) as process:

@@ -58,7 +58,7 @@ def test_the_size_of_an_architecture(dim, depths, expansion, patch_size, sides, 
 
 
 # ---- values that are no numbers -----------------------------------------------------------------
-@settings(derandomize=True, deadline=None, max_examples=12)
+@settings(derandomize=True, deadline=None, max_examples=6)
 @given(
     ending=st.sampled_from([".pth", ".safetensors", ".weights.h5", ".keras"]),
     place=st.integers(0, 10**6),

@@ -161,7 +161,6 @@ def test_what_was_read_is_written_back(ending, checkpoint, tmp_path, micro):
             np.testing.assert_array_equal(found[key], x)
 
 
-@pytest.mark.quick_each
 @pytest.mark.parametrize("ending", official.ENDINGS)
 def test_the_official_network_loads_what_we_write(ending, tmp_path, micro):
     torch = pytest.importorskip("torch", reason="the official network is PyTorch's")

@@ -1,4 +1,4 @@
-"""`export`: a model as a SavedModel, ONNX, OpenVINO, LiteRT or PyTorch's .pt2 file.
+"""`export`: a model as a SavedModel, ONNX, OpenVINO, LiteRT, PyTorch's .pt2 file or a web page.
 
 Each format is written by a backend that writes it well; under another one the same call runs that
 backend in a process of its own, from the saved model.
@@ -30,6 +30,7 @@ from keras_smlp.checks import (
     refusal,
     shown,
 )
+from keras_smlp.deploy.export import class_maps
 from keras_smlp.deploy.export.meaning import (
     LOGITS,
     NORMALIZED,
@@ -39,6 +40,7 @@ from keras_smlp.deploy.export.meaning import (
     is_graph,
     meaning,
 )
+from keras_smlp.deploy.export.web import site
 from keras_smlp.deploy.precision import PRECISIONS, with_precision
 from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import PortableModel
@@ -78,6 +80,8 @@ FORMATS = {
         ".tflite", ("tensorflow",), ("tensorflow",), "tensorflow", (*NO_BFLOAT16, "int8"), True
     ),
     "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
+    # a page around a LiteRT file
+    "web": Format("", ("tensorflow",), ("tensorflow",), "tensorflow", (*NO_BFLOAT16, "int8"), True),
 }
 # endings that no folder has by intent
 FILES = {".keras", ".h5", *(kind.ending for kind in FORMATS.values())} - {""}
@@ -94,6 +98,7 @@ def export(
     license: str | None = None,
     inputs: str = "auto",
     outputs: str = "auto",
+    runtime: str | os.PathLike | None = None,
 ) -> Path:
     """Writes a classifier so that neither Keras nor this package is needed to run it.
 
@@ -118,6 +123,7 @@ def export(
     | `"litert"` | `.tflite` | TensorFlow | float32, float16, int8 | `metadata.json` in the zip at
     its end |
     | `"torch"` | `.pt2` | PyTorch | float32, bfloat16, float16 | its extra file `metadata.json` |
+    | `"web"` | a folder | TensorFlow | float32, float16, int8 | entry `metadata` of `about.json` |
 
     Under another backend a process of its own runs the one that writes the format, which must be
     installed.
@@ -126,6 +132,12 @@ def export(
     stored and computed (OpenVINO and LiteRT only store it so: their converters do it, and their
     runtimes choose what to compute in). `"int8"` is LiteRT's rounding of kernels, for it does not
     run what `keras_smlp.quantize` returns; the other formats do.
+
+    `"web"` writes a page, static files around a LiteRT file, that classifies photos in the browser.
+    It takes RGB or gray images, one at a time. If the model ends in the layers `avg_pool` and
+    `predictions` of `SMLPNet`, the file also returns `maps` `(batch, rows, columns, classes)`, the
+    class activation maps: what each position of the last feature map adds to each logit, as
+    `keras_smlp.explain.grad_cam` computes it (plus the bias, where the model is folded).
 
     Args:
         model: A model that `keras_smlp.SMLPNet` made, with its classifier, or one built on it that
@@ -148,6 +160,10 @@ def export(
             or a sigmoid at its end, or the logits of the network's own head for at least two
             classes. If those are not logits of a softmax (several labels for an image, a
             regression), give `"unknown"`.
+        runtime: For `"web"`, path of the folder `node_modules` in which npm installed LiteRT.js,
+            the runtime: its files are copied beside the page, which then needs no other server.
+            Defaults to `None`: the browser loads them from a public server and compares their
+            hashes.
 
     Returns:
         The path as a `pathlib.Path`.
@@ -172,13 +188,19 @@ def export(
     license = check_text("license", license, none=True)
     check(model, path, format, features, precision, class_names)
     means = meaning(model, inputs, outputs)
+    if format == "web":
+        runtime = site.check(model, means, features, runtime)
+    elif runtime is not None:
+        raise refusal("runtime", runtime, f"None for {format!r}")
     model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
-    metadata = json.dumps(describe(model, means, class_names, origin, license))
+    about = describe(model, means, class_names, origin, license)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         run = write if is_written_here(model, format) else write_in_subprocess
         try:
-            run(model, made, format, means, features, precision, metadata)
+            run(model, made, format, means, features, precision, json.dumps(about))
+            if format == "web":
+                site.write(made, model, means, about, runtime)
         except Exception as error:  # each exporter has its own
             full = os.strerror(errno.ENOSPC)
             if full in str(error) or shutil.disk_usage(path.parent).free < 2**16:
@@ -223,10 +245,10 @@ def check(model, path, format, features, precision, class_names):
             f"`features` must be False for a model without the layer {naming.AVG_POOL} in its own "
             f"graph. Received: features={features!r} and the model {shown(model.name)}"
         )
-    if format == "litert" and any(x.dtype == "int8" for x in model.weights):
+    if format in ("litert", "web") and any(x.dtype == "int8" for x in model.weights):
         raise ValueError(
-            "`model` must not be quantized for 'litert', which does not run Keras' 8-bit layers: "
-            f"give `precision='int8'` instead. Received: {model.name!r}"
+            f"`model` must not be quantized for {format!r}: LiteRT does not run Keras' 8-bit "
+            f"layers. Give `precision='int8'` instead. Received: {model.name!r}"
         )
 
 
@@ -294,20 +316,23 @@ def describe(model, means, class_names, origin, license):
     }
 
 
-def endpoint(model, means, features):
+def endpoint(model, means, features, maps=False):
     """The model as it is exported: from `images` to a dict of float32 outputs, its answer first."""
-    inner = model
+    inner, more = model, {}
     if is_graph(model):
         # whatever the structure of its own input and output is
-        pooled = [model.get_layer(naming.AVG_POOL).output] if features else []
-        inner = keras.Model(model.inputs[0], [model.outputs[0], *pooled], name="network")
+        if features:
+            more["features"] = model.get_layer(naming.AVG_POOL).output
+        if maps and class_maps.size(model):
+            more["maps"] = class_maps.of(model)
+        inner = keras.Model(model.inputs[0], [model.outputs[0], *more.values()], name="network")
     images = keras.Input(model.inputs[0].shape[1:], name="images", dtype="float32")
     found = keras.tree.flatten(inner(images))
     # layers, for under 16-bit policies they are not float32
     layer = keras.layers.Softmax if means.outputs == LOGITS else keras.layers.Identity
     outputs = {output_name(means): layer(name="answer", dtype="float32")(found[0])}
-    if features:
-        outputs["features"] = keras.layers.Identity(name="features", dtype="float32")(found[1])
+    for name, x in zip(more, found[1:], strict=True):
+        outputs[name] = keras.layers.Identity(name=name, dtype="float32")(x)
     return PortableModel(images, outputs, name=model.name)
 
 
@@ -326,12 +351,13 @@ def is_written_here(model, format):
 
 def write(model, path, format, means, features, precision, metadata):
     """Writes a format that the running backend writes."""
-    if format in ("tf_saved_model", "litert"):
+    if "tensorflow" in FORMATS[format].backends:
         from keras_smlp.deploy.export.tensorflow_formats import WRITERS
     else:
         from keras_smlp.deploy.export.torch_formats import WRITERS
     takes_pixels = means.inputs == PIXELS
-    WRITERS[format](endpoint(model, means, features), path, precision, metadata, takes_pixels)
+    made = endpoint(model, means, features, maps=format == "web")
+    WRITERS[format](made, path, precision, metadata, takes_pixels)
 
 
 # what the other process runs; before this package is imported, it must be found there as here

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 
+from keras_smlp.deploy.export.web import site
+
 
 def opened(path, format, threads=None):
     """Opens an exported model.
@@ -81,6 +83,16 @@ def litert(path, threads):
     return run
 
 
+def web(path, threads):
+    one = litert(path / site.MODEL, threads)
+
+    def run(images):
+        found = [one(np.float32(image[None])) for image in images]
+        return {name: np.concatenate([x[name] for x in found]) for name in found[0]}
+
+    return run
+
+
 def exported_program(path, threads):
     import torch
 
@@ -105,6 +117,7 @@ OPEN = {
     "openvino": openvino,
     "litert": litert,
     "torch": exported_program,
+    "web": web,
 }
 
 

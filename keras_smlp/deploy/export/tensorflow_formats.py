@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_smlp.data import decode
+from keras_smlp.deploy.export.web.site import MODEL
 from keras_smlp.inference.photos import OF_PHOTOS
 from keras_smlp.preprocessing import shorter_side
 
@@ -23,7 +24,7 @@ def tf_saved_model(model, path, precision, metadata, takes_pixels):
     (path / "assets.extra" / "metadata.json").write_text(metadata)
 
 
-def served(model, takes_pixels, names):
+def served(model, takes_pixels, names, batch=None):
     """An archive with the endpoint for float32 images, and that for uint8 ones (or `None`)."""
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -32,7 +33,8 @@ def served(model, takes_pixels, names):
         return model(images, training=False)
 
     def images(dtype):
-        return [keras.InputSpec(shape=model.input_shape, dtype=dtype, name="images")]
+        shape = (batch, *model.input_shape[1:])
+        return [keras.InputSpec(shape=shape, dtype=dtype, name="images")]
 
     archive.add_endpoint(names[0], run, images("float32"))
     uint8 = archive.add_endpoint(names[1], run, images("uint8")) if takes_pixels else None
@@ -78,14 +80,38 @@ def jpeg_endpoint(serve, model):
 
 def litert(model, path, precision, metadata, takes_pixels):
     """Writes a LiteRT file, with the metadata in a zip at its end, as LiteRT's tools leave it."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # of an endpoint "serve" TensorFlow would convert that alone; the first in alphabetical
-        # order is the one that `Interpreter.invoke` runs
-        names = ("serving_default", "serving_uint8")
-        served(model, takes_pixels, names)[0].write_out(folder, verbose=False)
-        signatures = list(names if takes_pixels else names[:1])
+    # of an endpoint "serve" TensorFlow would convert that alone; the first in alphabetical order
+    # is the one that `Interpreter.invoke` runs
+    names = ("serving_default", "serving_uint8")
+    path.write_bytes(converted(model, path.parent, precision, names[: 1 + takes_pixels]))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("metadata.json", metadata)
+
+
+def web(model, path, precision, metadata, takes_pixels):
+    """Writes a folder with a LiteRT file for one image at a time, the fastest in a browser."""
+    path.mkdir()
+    data = converted(model, path.parent, precision, ("serving_default",), batch=1)
+    (path / MODEL).write_bytes(data)
+
+
+def converted(model, folder, precision, names, batch=None):
+    """The content of a LiteRT file.
+
+    Args:
+        model: What `api.endpoint` returned.
+        folder: Path of a folder to write to meanwhile.
+        precision: One of those of the format.
+        names: Names of the signatures, for float32 images and, if there are two, uint8 ones.
+        batch: Positive integer. How many images it takes at a time; `None` is any number.
+
+    Returns:
+        Bytes.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as saved:
+        served(model, len(names) > 1, names, batch)[0].write_out(saved, verbose=False)
         with contextlib.redirect_stdout(io.StringIO()):
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=signatures)
+            converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(names))
             converter.experimental_enable_resource_variables = True
             converter.target_spec.supported_ops = [
                 tf.lite.OpsSet.TFLITE_BUILTINS,
@@ -95,9 +121,7 @@ def litert(model, path, precision, metadata, takes_pixels):
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
             if precision == "float16":
                 converter.target_spec.supported_types = [tf.float16]
-            path.write_bytes(converter.convert())
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("metadata.json", metadata)
+            return converter.convert()
 
 
-WRITERS = {"tf_saved_model": tf_saved_model, "litert": litert}
+WRITERS = {"tf_saved_model": tf_saved_model, "litert": litert, "web": web}

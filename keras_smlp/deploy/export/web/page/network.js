@@ -1,0 +1,116 @@
+// The network: its files, the runtime (LiteRT.js) and how a photo goes through it.
+
+import { Failure, inWords } from "./failure.js";
+
+// What about.json says of the site; beside it are the model and, perhaps, the runtime.
+export async function readAbout() {
+  const response = await answer("about.json", {}, "The description of the network");
+  return response.json();
+}
+
+async function answer(address, options, what) {
+  let response;
+  try {
+    response = await fetch(address, options);
+  } catch (cause) {
+    const words = `${what} cannot be loaded: no connection, or not the file that belongs here.`;
+    throw new Failure(`${words} (${address})`, { cause });
+  }
+  if (!response.ok) {
+    throw new Failure(`${what} cannot be loaded. (${address}: status ${response.status})`);
+  }
+  return response;
+}
+
+// The bytes of the model; `progress` is called with how many have come.
+export async function readModel({ file, bytes }, progress) {
+  const response = await answer(file, {}, "The network");
+  const parts = [];
+  let count = 0;
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    progress((count += value.length));
+  }
+  if (count !== bytes) {
+    throw new Failure(`The network is not whole. (${file}: ${count} of ${bytes} bytes)`);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+// LiteRT.js, of the version that about.json names. Its files are beside the page, or on another
+// server: then each is loaded with the hash that it must have, and runs from this page's memory.
+export async function loadRuntime({ files, isHere }) {
+  const what = "The runtime of the network";
+  const load = (name) => answer(files[name].address, { integrity: files[name].integrity }, what);
+  const addressOf = async (name, change = (code) => code) => {
+    if (isHere) return new URL(files[name].address, document.baseURI).href;
+    const code = change(await (await load(name)).text());
+    return URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+  };
+  try {
+    const utilities = isHere || (await addressOf("utilities"));
+    const core = await addressOf("core", (code) =>
+      code.replace('"@litertjs/wasm-utils"', JSON.stringify(utilities)),
+    );
+    const runtime = await import(core);
+    // older browsers need another build
+    const kind = (await runtime.supportsFeature("relaxedSimd")) ? "simd" : "compatible";
+    const [script, wasm] = await Promise.all([addressOf(`${kind}Script`), load(`${kind}Wasm`)]);
+    // what it reports of itself is no error of the page
+    self.Module = { wasmBinary: await wasm.arrayBuffer(), printErr: console.debug };
+    await runtime.loadLiteRt(`${script}#.js`); // it asks for this ending
+    return runtime;
+  } catch (error) {
+    throw inWords(error, `${what} cannot be started`);
+  }
+}
+
+export class Network {
+  constructor(runtime, compiled, about, device) {
+    Object.assign(this, { runtime, compiled, about, device });
+  }
+
+  // On the graphics processor where the browser has WebGPU and all of the network can run there.
+  static async open(runtime, model, about, wanted) {
+    const canUseGpu = wanted !== "wasm" && runtime.getWebGpuDevice();
+    try {
+      if (canUseGpu) {
+        const options = { accelerator: "webgpu", gpuOptions: { precision: "fp32" } };
+        const compiled = await runtime.loadAndCompile(model, options);
+        if (compiled.isFullyAccelerated) return new Network(runtime, compiled, about, "WebGPU");
+        compiled.delete();
+      }
+    } catch (error) {
+      console.warn("WebGPU does not run this network; WebAssembly does.", error);
+    }
+    try {
+      const compiled = await runtime.loadAndCompile(model, { accelerator: "wasm" });
+      return new Network(runtime, compiled, about, "WebAssembly");
+    } catch (error) {
+      throw inWords(error, "The network cannot be opened");
+    }
+  }
+
+  // From pixels (height, width, channels) to the arrays of the model's outputs, by name.
+  async run(pixels) {
+    const { size, channels, scale, offset } = this.about;
+    const values = Float32Array.from(pixels);
+    if (scale) values.forEach((x, i) => (values[i] = x * scale[i % channels] + offset[i % channels]));
+    let images;
+    let outputs = {};
+    try {
+      images = new this.runtime.Tensor(values, [1, ...size, channels]);
+      outputs = await this.compiled.run({ images });
+      const found = {};
+      for (const [name, tensor] of Object.entries(outputs)) found[name] = await tensor.data();
+      return found;
+    } catch (error) {
+      throw inWords(error, "The network failed");
+    } finally {
+      images?.delete();
+      Object.values(outputs).forEach((tensor) => tensor.delete());
+    }
+  }
+}
