@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -228,7 +229,9 @@ def configuration(model, means, class_names, origin, license, figures, folder, f
         "model_type": "smlpnet",
         "variant": known and known.name,
         "architecture": architecture and dataclasses.asdict(architecture),
-        "parameters": model.count_params(),
+        "parameters": sum(  # without the statistics of batch normalizations
+            math.prod(x.shape) for x in model.weights if not x.name.startswith("moving_")
+        ),
         "classes": model.output_shape[-1],
         **about,
         # as the figures were measured: `None` is the default of `keras_smlp.load_image`

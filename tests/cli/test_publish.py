@@ -73,6 +73,7 @@ def test_a_folder_with_its_card(here, run_command):
     assert "| measured on 40 validation images | |" in text and "| these weights | MIT |" in text
     assert "| the data set that they were trained on | own |" in text
     config = json.loads(Path("out/config.json").read_text())
+    assert config["parameters"] == sum(np.prod(x.shape) for x in square().trainable_weights)
     assert config["architecture"]["dim"] == 8 and config["class_names"] == CLASSES
     assert (config["input"], config["license"]) == ("RGB in [0, 255]", "MIT")
 
