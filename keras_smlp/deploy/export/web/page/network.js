@@ -72,25 +72,37 @@ export class Network {
     Object.assign(this, { runtime, compiled, about, device });
   }
 
-  // On the graphics processor where the browser has WebGPU and all of the network can run there.
+  // On WebAssembly; on WebGPU if that is wanted and all of the network can run there.
   static async open(runtime, model, about, wanted) {
-    const canUseGpu = wanted !== "wasm" && runtime.getWebGpuDevice();
-    try {
-      if (canUseGpu) {
-        const options = { accelerator: "webgpu", gpuOptions: { precision: "fp32" } };
-        const compiled = await runtime.loadAndCompile(model, options);
-        if (compiled.isFullyAccelerated) return new Network(runtime, compiled, about, "WebGPU");
-        compiled.delete();
-      }
-    } catch (error) {
-      console.warn("WebGPU does not run this network; WebAssembly does.", error);
+    let device = "WebAssembly";
+    if (wanted === "webgpu") {
+      const network = await Network.openOnWebGpu(runtime, model, about);
+      if (network) return network;
+      device += ", for WebGPU is not there or does not run all of this network";
     }
     try {
       const compiled = await runtime.loadAndCompile(model, { accelerator: "wasm" });
-      return new Network(runtime, compiled, about, "WebAssembly");
+      return new Network(runtime, compiled, about, device);
     } catch (error) {
       throw inWords(error, "The network cannot be opened");
     }
+  }
+
+  static async openOnWebGpu(runtime, model, about) {
+    if (!runtime.getWebGpuDevice()) return null;
+    try {
+      const options = { accelerator: "webgpu", gpuOptions: { precision: "fp32" } };
+      const compiled = await runtime.loadAndCompile(model, options);
+      const network = new Network(runtime, compiled, about, "WebGPU");
+      if (compiled.isFullyAccelerated) {
+        await network.run(new Uint8Array(about.size[0] * about.size[1] * about.channels)); // a trial
+        return network;
+      }
+      compiled.delete();
+    } catch (error) {
+      console.warn(error);
+    }
+    return null;
   }
 
   // From pixels (height, width, channels) to the arrays of the model's outputs, by name.
