@@ -94,7 +94,7 @@ def check(folder, formats=(), hashes=True):
         found.add(status)
     status = 1 if 1 in found else max(found)
     lines.append({0: "all is well", 1: "SOMETHING DIFFERS", 2: "NOT ALL WAS CHECKED"}[status])
-    return lines, status, max(differences)
+    return lines, status, float(np.max(differences))  # not a number, if one is none
 
 
 def compare_hash(path, expected):
