@@ -82,13 +82,14 @@ def serve(parser, argv):
     except (ValueError, OSError) as error:
         parser.error(str(error))
     try:
-        server = importlib.import_module(f".with_{options.server}", __package__)
-        print(
-            f"{parser.prog}: {len(names)} classes, http://{options.host}:{options.port}/predict "
-            f"takes JPEG files (once /health answers)",
-            flush=True,
-        )
-        return server.run(options, listener)
+        with listener:
+            server = importlib.import_module(f".with_{options.server}", __package__)
+            print(
+                f"{parser.prog}: {len(names)} classes, http://{options.host}:{options.port}/predict "
+                f"takes JPEG files (once /health answers)",
+                flush=True,
+            )
+            return server.run(options, listener)
     except ModuleNotFoundError as error:
         if error.name not in ("tensorflow", "litserve", "starlette", "uvicorn", "python_multipart"):
             raise
