@@ -122,8 +122,8 @@ class Model:
             photos: List of bytes, JPEG files that `check` has let through.
 
         Returns:
-            List: a dict `{"predictions": [...]}` as of `keras-smlp predict --json`, or a `Refused`
-            for a damaged file.
+            List: a dict `{"predictions": [...]}` with the `predictions` of `keras-smlp predict
+            --json` (without `wnid`), or a `Refused` for a damaged file.
         """
         try:
             rows = self.probabilities(photos)
