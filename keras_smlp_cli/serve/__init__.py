@@ -82,16 +82,18 @@ def serve(parser, argv):
                 f"--host and --port: {options.host} and {options.port}, allowed with litserve: "
                 f"{allowed}"
             )
+        if not options.host:
+            raise ValueError("--host must be an address or a name, not empty")
         listener = bound(options.host, options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     try:
         with listener:
             server = importlib.import_module(f".with_{options.server}", __package__)
+            host = f"[{options.host}]" if ":" in options.host else options.host
             print(
-                f"{parser.prog}: {len(names)} classes, "
-                f"http://{options.host}:{options.port}/predict takes JPEG files (once /health "
-                "answers)",
+                f"{parser.prog}: {len(names)} classes, http://{host}:{options.port}/predict "
+                f"takes JPEG files (once /health answers)",
                 flush=True,
             )
             return server.run(options, listener)
