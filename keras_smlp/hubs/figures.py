@@ -140,10 +140,11 @@ def read_config(path):
         config = yaml.safe_load(read_text(path, MOST))
     if not isinstance(config, dict):
         return {}
-    # a section without keys is `None`
-    config = {key: x for key, x in config.items() if key not in MACHINE and x is not None}
+    config = {key: value for key, value in config.items() if key not in MACHINE}
     for section in ("data", "model", "train"):
-        if not isinstance(config.get(section, {}), dict):
+        if config.get(section) is None:  # without keys
+            config.pop(section, None)
+        elif not isinstance(config[section], dict):
             raise ValueError(
                 f"{shown(path)}: {section} must be a section of keys. "
                 f"Received: {received(section, config[section])}"

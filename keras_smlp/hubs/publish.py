@@ -198,7 +198,7 @@ def check_folder(path):
 
 
 def check_packages(formats):
-    """Refuses formats, and a card, whose packages are not installed."""
+    """Refuses formats, and the card, for which a package is not installed."""
     for name in formats:
         packages, extra = NEEDS.get(name, ((), ""))
         for package in packages:
