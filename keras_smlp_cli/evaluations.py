@@ -7,6 +7,7 @@ from keras_smlp.training import network, probe, several_probe
 from keras_smlp.training.callbacks import Signals
 from keras_smlp.training.review import review_of
 from keras_smlp.training.run import CHECKPOINTS
+from keras_smlp.weights import loading
 from keras_smlp_cli.failures import Failure, exit_on_errors
 from keras_smlp_cli.prepared import KEYS
 
@@ -14,9 +15,12 @@ from keras_smlp_cli.prepared import KEYS
 def evaluate(prepared):
     """Prints the score of the weights, and writes what else is asked for."""
     config, say = prepared.config, prepared.say
-    folder, weights = Path(config.output_dir), Path(config.model.weights)
-    is_of_run = (folder / CHECKPOINTS).exists()
-    if config.eval.calibrate and is_of_run and weights.resolve().parent != folder.resolve():
+    folder, weights = Path(config.output_dir), config.model.weights
+    if (
+        config.eval.calibrate
+        and (folder / CHECKPOINTS).exists()
+        and Path(loading.local(weights)).resolve().parent != folder.resolve()
+    ):
         raise Failure(
             f"output_dir: {folder} has a run with other weights than {weights}, allowed: another "
             "folder, for eval.calibrate writes into it"

@@ -14,12 +14,21 @@ with the model on two random images.
 import os
 
 from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source
-from keras_smlp_cli.failures import run
+from keras_smlp_cli.failures import exit_on_errors, run
 
 # those of keras_smlp.export
 FORMATS = ("tf_saved_model", "onnx", "openvino", "litert", "torch", "web")
 BY_LITERT = ("litert", "web")  # whose converter rounds to 8 bits
 EXACT = 1e-4  # of the largest output, in float32
+# arguments of the package -> options
+KEYS = {"model": "MODEL", "path": "--out", "class_names": "--classes"}
+KEYS |= {
+    name: f"--{name}"
+    for name in (
+        *("format", "features", "precision", "origin", "license"),
+        *("inputs", "outputs", "runtime"),
+    )
+}
 
 
 def main(argv: list[str], prog: str = "keras-smlp export") -> int:
@@ -69,6 +78,8 @@ def export(parser, argv):
     # ---- model ----------------------------------------------------------------------------------
     if arguments.quantize and arguments.precision != "float32":
         raise ValueError("--precision must not stand with --quantize, around which it is float32")
+    if arguments.runtime is not None and arguments.format != "web":
+        raise ValueError("--runtime must stand with --format web")
     file, address = located(arguments.model, "MODEL")
     names = read_names(file, arguments.classes)
     model = open_model(file, arguments.variant, "MODEL")
@@ -77,7 +88,8 @@ def export(parser, argv):
     if is_classifier(model):  # else the export says what it must be
         pairs = labels(names, model.output_shape[1])
         names = pairs and [name for _, name in pairs]
-        inputs, outputs = meaning(model, inputs, outputs)
+        with exit_on_errors(keys=KEYS):
+            inputs, outputs = meaning(model, inputs, outputs)
         images = random_images(model, inputs)
         answer = reference(model, images, outputs)
     if arguments.fold:
@@ -89,19 +101,20 @@ def export(parser, argv):
 
     # ---- file -----------------------------------------------------------------------------------
     origin, license = source(arguments, address)
-    path = keras_smlp.export(
-        model,
-        arguments.out,
-        arguments.format,
-        features=arguments.features,
-        precision=precision,
-        class_names=names,
-        origin=origin,
-        license=license,
-        inputs=inputs,
-        outputs=outputs,
-        runtime=arguments.runtime,
-    )
+    with exit_on_errors(keys=KEYS):
+        path = keras_smlp.export(
+            model,
+            arguments.out,
+            arguments.format,
+            features=arguments.features,
+            precision=precision,
+            class_names=names,
+            origin=origin,
+            license=license,
+            inputs=inputs,
+            outputs=outputs,
+            runtime=arguments.runtime,
+        )
     print(f"{path}: {arguments.format}, {size(path) / 1e6:.1f} MB")
     compare(
         path, arguments.format, images, answer, is_exact=precision == "float32" and not quantize

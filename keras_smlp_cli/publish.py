@@ -11,6 +11,7 @@ login`, or set HF_TOKEN.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source
@@ -26,6 +27,7 @@ KEYS = {
     "class_names": "--classes",
 }
 KEYS |= {"license": "--license", "data": "--data", "data_license": "--data-license"}
+KEYS |= {"model": "MODEL", "origin": "--origin", "inputs": "--inputs", "outputs": "--outputs"}
 
 
 def main(argv: list[str], prog: str = "keras-smlp publish") -> int:
@@ -61,9 +63,7 @@ def publish(parser, argv):
     if arguments.private and not arguments.push:
         raise ValueError("--private must stand with --push ACCOUNT/NAME")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import yaml as yaml  # now, not after the work
-
-    from keras_smlp.hubs import figures
+    from keras_smlp.hubs import figures, upload
     from keras_smlp.hubs import publish as hubs
 
     # ---- what can be refused at once ------------------------------------------------------------
@@ -72,15 +72,15 @@ def publish(parser, argv):
         hubs.check_folder(folder)
         hubs.check_packages(formats)
         if arguments.push:
-            hubs.check_push(arguments.push)
+            upload.check_push(arguments.push)
     file, address = located(arguments.model, "MODEL")
     names = read_names(file, arguments.classes)
+    found = figures.read(file)
     model = open_model(file, arguments.variant, "MODEL")
 
     # ---- folder ---------------------------------------------------------------------------------
     pairs = labels(names, model.output_shape[-1])
     origin, license = source(arguments, address)
-    found = figures.read(file)
     if found.config and not arguments.origin:
         began = found.config.get("model", {}).get("weights") or "random initial values"
         origin = f"a training by keras-smlp that began with {began}"
@@ -105,7 +105,13 @@ def publish(parser, argv):
     # ---- hub ------------------------------------------------------------------------------------
     if arguments.push:
         try:
-            print(hubs.push(folder, arguments.push, arguments.private))
+            print(upload.push(folder, arguments.push, arguments.private))
+        except upload.IsPublic as error:  # no command that uploads it there
+            raise upload.IsPublic(f"{error}; {folder} is whole") from error
         except OSError as error:
-            again = f"hf upload {arguments.push} {folder}"
-            raise type(error)(f"{error}; {folder} is whole, and `{again}` uploads it") from error
+            words = ["hf", "upload", arguments.push, str(folder)]
+            words += ["--private"] * arguments.private
+            publicly = f" (publicly, if {arguments.push} is public)" * arguments.private
+            raise type(error)(
+                f"{error}; {folder} is whole, and `{shlex.join(words)}` uploads it{publicly}"
+            ) from error

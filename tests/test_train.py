@@ -260,6 +260,15 @@ def test_a_temperature_of_other_weights_stays_out_of_a_runs_folder(run, capsys, 
     assert not (run.folder / "calibrated.keras").exists()
 
 
+@pytest.mark.once
+def test_an_address_is_said_as_it_is(run, capsys, hub):
+    commit = hub.add("me/run", {"model.keras": (run.folder / "best.keras").read_bytes()})
+    options = ["--eval", "--model.weights=hf://me/run", "--eval.calibrate=true"]
+    status = train.main([*run.argv, *options], "train.py")
+    error = capsys.readouterr().err
+    assert status == 2 and f"other weights than hf://me/run@{commit}/model.keras, allowed" in error
+
+
 @pytest.mark.deep
 @pytest.mark.once
 def test_a_disk_that_is_full_at_the_report_keeps_the_models(run, small_disk):

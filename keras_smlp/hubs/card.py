@@ -6,21 +6,23 @@ import shlex
 from typing import Any
 
 from keras_smlp.checks import shown
-from keras_smlp.hubs import checker
+from keras_smlp.deploy.export.meaning import PIXELS
+from keras_smlp.hubs import checker, names
 
 PAPER = "https://arxiv.org/abs/2109.05422"
 TASK = "image-classification"
+INSTALL = 'pip install "keras-smlp[hub,jax]"'
 # of the identifiers that the hub knows, those that weights of images are often under
 LICENSES = (
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "gpl-3.0", "unlicense"),
     *("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
 )
-# the file of each format, and what it is for
+# what each format is for
 ABOUT = {
-    "keras": ("model.keras", "the whole model, for Keras 3 on TensorFlow, JAX and PyTorch"),
-    "safetensors": ("model.safetensors", "the weights under the official code's keys"),
-    "onnx": (checker.RUNS["onnx"][0], "for ONNX Runtime and others"),
-    "litert": (checker.RUNS["litert"][0], "for LiteRT, on phones too"),
+    "keras": "the whole model, for Keras 3 on TensorFlow, JAX and PyTorch",
+    "safetensors": "the weights under the official code's keys",
+    "onnx": "for ONNX Runtime and others",
+    "litert": "for LiteRT, on phones too",
 }
 NOT_STATED = "not stated"
 DIGITS = 3  # of figures, behind the point
@@ -116,7 +118,7 @@ def use(about):
     address = f"hf://{about.repository or 'ACCOUNT/NAME'}"
     parts = []
     load = f'model = keras_smlp.load_model("{address}")  # on TensorFlow, JAX or PyTorch\n'
-    if "keras" in about.formats and not config["input"].endswith("[0, 255]"):
+    if "keras" in about.formats and about.means.inputs != PIXELS:
         parts.append(f"```python\nimport keras_smlp\n\n{load}```")
     elif "keras" in about.formats:
         evaluated = config["evaluated"]
@@ -136,8 +138,8 @@ def use(about):
         ]
     if "keras" in about.formats:
         parts.append(f"Append `@COMMIT` to the address to pin it. The package: `{INSTALL}`.")
-    names = {"onnx": "the ONNX file", "litert": "the LiteRT file's signature `serving_default`"}
-    if served := [names[name] for name in about.formats if name in names]:
+    called = {"onnx": "the ONNX file", "litert": "the LiteRT file's signature `serving_default`"}
+    if served := [called[name] for name in about.formats if name in called]:
         shape = f"({config['height']}, {config['width']}, {config['channels']})"
         takes = "Both take" if len(served) > 1 else "It takes"
         parts.append(
@@ -146,9 +148,6 @@ def use(about):
             f"answer is {answer(config)}."
         )
     return "\n\n".join(parts) or "See the files below."
-
-
-INSTALL = 'pip install "keras-smlp[hub,jax]"'
 
 
 def answer(config):
@@ -162,11 +161,14 @@ def answer(config):
 def files(about):
     """A table of the files."""
     rows = ["| file | |", "|---|---|"]
-    rows += [f"| `{name}` | {what} |" for name, what in map(ABOUT.__getitem__, about.formats)]
+    rows += [f"| `{names.MODELS[name]}` | {ABOUT[name]} |" for name in about.formats]
     if about.class_names:
-        rows.append("| `classes.json` | the names of the classes, in the order of the answers |")
-    rows.append("| `config.json` | architecture, input, preprocessing, classes |")
-    rows.append(f"| `check.py`, `{checker.LIST}`, `{checker.VECTORS}` | the check, see below |")
+        rows.append(
+            f"| `{names.CLASSES}` | the names of the classes, in the order of the answers |"
+        )
+    rows.append(f"| `{names.CONFIG}` | architecture, input, preprocessing, classes |")
+    checks = f"`{names.CHECKER}`, `{checker.LIST}`, `{checker.VECTORS}`"
+    rows.append(f"| {checks} | the check, see below |")
     return "\n".join(rows)
 
 
@@ -184,7 +186,7 @@ def figures(about):
     if about.data:
         parts.append(f"Data set: {cell(about.data)}.")
     if found.curves:
-        parts.append("![loss and accuracy over the epochs](curves.png)")
+        parts.append(f"![loss and accuracy over the epochs]({names.CURVES})")
     if found.config:
         import yaml
 
@@ -201,11 +203,11 @@ def check(about):
     runs = [name for name in about.formats if name in checker.RUNS]
     packages = ["numpy", *(checker.RUNS[name][1] for name in runs)]
     return (
-        f"```\npip install {' '.join(packages)}\npython check.py\n```\n\n"
+        f"```\npip install {' '.join(packages)}\npython {names.CHECKER}\n```\n\n"
         "compares the SHA-256 of each file"
         + (
-            f" and the answers to the stored images ({', '.join(runs)}). `python check.py onnx` "
-            "does it for one format."
+            f" and the answers to the stored images ({', '.join(runs)}). "
+            f"`python {names.CHECKER} {runs[0]}` does it for one format."
             if runs
             else "."
         )
@@ -217,7 +219,7 @@ def licenses(about):
     rows = [
         ("these weights", about.license),
         ("the data set that they were trained on", about.data_license),
-        ("keras_smlp, which wrote the files and `check.py`", "MIT"),
+        (f"keras_smlp, which wrote the files and `{names.CHECKER}`", "MIT"),
         ("the official code, whose architecture this is", "MIT"),
     ]
     table = [f"| {what} | {cell(license or NOT_STATED)} |" for what, license in rows]

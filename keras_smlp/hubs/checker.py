@@ -58,11 +58,17 @@ def check(folder, formats=(), hashes=True):
         the formats that were run.
     """
     folder = Path(folder)
-    about = json.loads((folder / LIST).read_text("utf-8"))
+    try:
+        about = json.loads((folder / LIST).read_text("utf-8"))
+        listed, may_change = dict(about["sha256"]), list(about["may_change"])
+        compared, tolerance = str(about["compared"]), float(about["tolerance"])
+    except Exception as error:  # missing, no text, no JSON, or of another form
+        text = f"{type(error).__name__}: {error}"
+        return [f"{LIST}: CANNOT BE READ ({text})", "SOMETHING DIFFERS"], 1, float("nan")
     lines, found, differences = [], {0}, [0.0]
-    for name, expected in about["sha256"].items() if hashes else ():
+    for name, expected in listed.items() if hashes else ():
         is_same, what = compare_hash(folder / name, expected)
-        if not is_same and name in about["may_change"]:
+        if not is_same and name in may_change:
             what += ", which it may"
         else:
             found.add(0 if is_same else 1)
@@ -73,7 +79,7 @@ def check(folder, formats=(), hashes=True):
     except Exception as error:  # of zipfile, zlib or NumPy
         lines += [f"{VECTORS}: CANNOT BE READ ({error})", "SOMETHING DIFFERS"]
         return lines, 1, float("nan")
-    for name in formats or [x for x in RUNS if RUNS[x][0] in about["sha256"]]:
+    for name in formats or [x for x in RUNS if RUNS[x][0] in listed]:
         file, package, module = RUNS[name]
         try:
             answers = RUNNERS[name](str(folder / file), images.astype("float32"))
@@ -85,10 +91,10 @@ def check(folder, formats=(), hashes=True):
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             what, status = f"DOES NOT RUN: {text}", 1
         else:
-            largest = difference(answers, expected, about["compared"])
+            largest = difference(answers, expected, compared)
             differences.append(largest)
-            is_good = largest <= about["tolerance"]  # not, if it is not a number
-            what = f"{largest:.1e} from the stored outputs, {about['tolerance']:.1e} allowed"
+            is_good = largest <= tolerance  # not, if it is not a number
+            what = f"{largest:.1e} from the stored outputs, {tolerance:.1e} allowed"
             what, status = (what, 0) if is_good else (f"DIFFERS: {what}", 1)
         lines.append(f"{file}: {what}")
         found.add(status)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_smlp.checks import read_text
+from keras_smlp.checks import is_positive_integer, read_text, received, shown
+from keras_smlp.hubs.names import CURVES
 
 MOST = 4 << 20  # bytes of a file
 # the model's file -> how the columns of its scores begin; that of the best epoch is in the summary
@@ -61,9 +62,13 @@ def read(model):
 
     Returns:
         A `Figures`, empty if there is no run's folder around the file.
+
+    Raises:
+        ValueError: If a file of the run holds something else than a run writes; it names the file.
     """
     folder, name = Path(model).parent, Path(model).name
-    rows = read_history(folder / "history.csv")
+    history = folder / "history.csv"
+    rows = read_history(history)
     if name not in (*PREFIXES, *OTHERS) or not rows:
         return Figures()
     config = read_config(folder / "config.yaml")
@@ -71,7 +76,7 @@ def read(model):
     if name in OTHERS:
         return Figures(config=config)
     best = re.fullmatch(r"(\d+) of (\d+)(.*)", summary.get("best epoch", ""))
-    if best and int(best[2]) != len(rows):
+    if best and not 1 <= int(best[1]) <= int(best[2]) == len(rows):
         best, summary = None, {}
     row, prefix = rows[-1], PREFIXES[name]
     if prefix is None:
@@ -81,10 +86,10 @@ def read(model):
         prefix = "ema_" if AVERAGED in best[3] else "val_"
     is_best = PREFIXES[name] is None
     images = re.search(r" on (\d+) images", summary.get("result", ""))
-    curves = folder / "curves.png"
+    curves = folder / CURVES
     return Figures(
         [
-            (metric, name, float(row[prefix + column]) * factor)
+            (metric, name, number(history, prefix + column, row) * factor)
             for column, (metric, name, factor) in METRICS.items()
             if row.get(prefix + column)
         ],
@@ -108,13 +113,26 @@ def read_summary(path):
 
 def read_history(path):
     """The rows of a run's `history.csv`, dicts by column; none if there is no such file."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, csv.Error):
         return list(csv.DictReader(read_text(path, MOST).splitlines()))
     return []
 
 
+def number(path, column, row):
+    """A number in a row of a table; `ValueError` if there is something else."""
+    try:
+        return float(row[column])
+    except ValueError as error:
+        raise ValueError(
+            f"{shown(path)}: {column} must be a number. Received: {received(column, row[column])}"
+        ) from error
+
+
 def read_config(path):
-    """A run's configuration without what is about one machine; empty if there is none."""
+    """A run's configuration without what is about one machine; empty if there is none.
+
+    Its sections are dicts, and `data.resize_size` is a positive integer or `None`.
+    """
     import yaml
 
     config: Any = {}
@@ -123,6 +141,20 @@ def read_config(path):
     if not isinstance(config, dict):
         return {}
     config = {key: value for key, value in config.items() if key not in MACHINE}
+    for section in ("data", "model", "train"):
+        if config.get(section) is None:  # without keys
+            config.pop(section, None)
+        elif not isinstance(config[section], dict):
+            raise ValueError(
+                f"{shown(path)}: {section} must be a section of keys. "
+                f"Received: {received(section, config[section])}"
+            )
+    resize_size = config.get("data", {}).get("resize_size")
+    if resize_size is not None and not is_positive_integer(resize_size):
+        raise ValueError(
+            f"{shown(path)}: data.resize_size must be a positive integer. "
+            f"Received: {received('resize_size', resize_size)}"
+        )
     for section, keys in PATHS.items():
         for key in keys:
             config.get(section, {}).pop(key, None)

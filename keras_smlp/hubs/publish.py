@@ -1,4 +1,4 @@
-"""`publish`: a folder as the Hugging Face hub expects it; `push`: its upload, in one commit."""
+"""`publish`: a folder as the Hugging Face hub expects it."""
 
 import contextlib
 import dataclasses
@@ -14,30 +14,33 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_smlp.checks import check_choice, check_names, check_path, check_text, received, shown
+from keras_smlp.checks import (
+    check_choice,
+    check_names,
+    check_path,
+    check_positive_integer,
+    check_text,
+    received,
+)
 from keras_smlp.deploy.export import api
-from keras_smlp.deploy.export.meaning import NORMALIZED, UNKNOWN, meaning
+from keras_smlp.deploy.export.meaning import NORMALIZED, UNKNOWN, Meaning, meaning
 from keras_smlp.deploy.precision import with_precision
-from keras_smlp.hubs import card, checker
+from keras_smlp.hubs import card, checker, names
 from keras_smlp.hubs.figures import Figures
-from keras_smlp.preprocessing import MEAN, STD
+from keras_smlp.hubs.upload import check_repository
+from keras_smlp.preprocessing import OFFSET, SCALE, of_channels
 from keras_smlp.saving import sync_folder
 from keras_smlp.variants import variant_of
-from keras_smlp.weights import hub, identify, keras_files
+from keras_smlp.weights import identify
+from keras_smlp.weights.download import sha256
 from keras_smlp.weights.official import save_official
 
-FORMATS = tuple(card.ABOUT)
+FORMATS = tuple(names.MODELS)
 # what must be installed to write a format and to run it -> the extra that installs it
 NEEDS = {
     "onnx": (("torch", "onnxscript", "onnxruntime"), "onnx"),
     "litert": (("tensorflow", "ai_edge_litert"), "litert"),
 }
-CHECKER, CONFIG, CURVES, README = "check.py", "config.json", "curves.png", "README.md"
-# all that a published folder may hold; an upload removes those of a former one
-FILES = (
-    *(file for file, _ in card.ABOUT.values()),
-    *(keras_files.CLASSES, CONFIG, CURVES, README, CHECKER, checker.LIST, checker.VECTORS),
-)
 IMAGES = 12  # of the test vectors
 # how far an answer may be from the stored one, in the terms of `checker.difference`: so many times
 # as far as the runtimes were when the folder was written, for processors round otherwise
@@ -47,7 +50,10 @@ LEAST, MOST = 1e-5, 1e-3  # and within these; what is written must be within the
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a card says, see `publish`; `config` is the content of `config.json`."""
+    """What a card says, see `publish`; `config` is the content of `config.json`.
+
+    `means` says what the model takes and answers with.
+    """
 
     title: str
     repository: str | None
@@ -57,6 +63,7 @@ class About:
     data: str | None
     data_license: str | None
     figures: Figures
+    means: Meaning
     config: dict
 
 
@@ -114,21 +121,24 @@ def publish(
     'all is well'
     """
     path = check_path("folder", folder)
-    names = dict.fromkeys(check_names("formats", formats))
-    chosen = tuple(check_choice("formats", name, FORMATS) for name in names)
+    given = dict.fromkeys(check_names("formats", formats))
+    chosen = tuple(check_choice("formats", name, FORMATS) for name in given)
     if class_names is not None:
         class_names = check_names("class_names", class_names, "None or a list of strings")
     texts = {"origin": origin, "license": license, "data": data, "data_license": data_license}
-    for name, value in {**texts, "repository": repository}.items():
+    for name, value in texts.items():
         check_text(name, value, none=True)
+    if repository is not None:
+        check_repository(repository)
     check_folder(path)
     check_packages(chosen)
     figures = figures or Figures()
+    evaluated = evaluation(figures)
     with tempfile.TemporaryDirectory(prefix=".publish-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         made.mkdir()
         api.check_classifier(model, class_names)
-        exported = {name: made / card.ABOUT[name][0] for name in chosen if name in api.FORMATS}
+        exported = {name: made / names.MODELS[name] for name in chosen if name in api.FORMATS}
         for name, target in exported.items():
             api.check(model, target, name, False, "float32", class_names)
         means = meaning(model, inputs, outputs)
@@ -145,22 +155,33 @@ def publish(
                 outputs=means.outputs,
             )
         if class_names:
-            (made / keras_files.CLASSES).write_text(json.dumps(list(class_names)), "utf-8")
+            (made / names.CLASSES).write_text(json.dumps(list(class_names)), "utf-8")
         if figures.curves:
-            shutil.copyfile(figures.curves, made / CURVES)
-        config = configuration(model, means, class_names, origin, license, figures, made, chosen)
-        write_json(made / CONFIG, config)
+            shutil.copyfile(figures.curves, made / names.CURVES)
+        config = configuration(model, means, class_names, origin, license, evaluated, made, chosen)
+        write_json(made / names.CONFIG, config)
         title = (repository or path.name).rpartition("/")[2]
         about = About(
-            title, repository, chosen, class_names, license, data, data_license, figures, config
+            title,
+            repository,
+            chosen,
+            class_names,
+            license,
+            data,
+            data_license,
+            figures,
+            means,
+            config,
         )
-        (made / README).write_text(card.text(about), "utf-8")
+        (made / names.README).write_text(card.text(about), "utf-8")
         compared = write_vectors(model, means, made)
         lines = write_check(made, compared)
         for file in made.iterdir():
             with open(file, "r+b") as written:
                 os.fsync(written.fileno())
-        check_folder(path)  # something may have come there meanwhile
+        sync_folder(made)
+        # something may have come there meanwhile; an empty folder that comes after this is replaced
+        check_folder(path)
         os.rename(made, path)
         sync_folder(path.parent)
     return lines
@@ -177,7 +198,7 @@ def check_folder(path):
 
 
 def check_packages(formats):
-    """Refuses formats whose packages are not installed."""
+    """Refuses formats, and the card, for which a package is not installed."""
     for name in formats:
         packages, extra = NEEDS.get(name, ((), ""))
         for package in packages:
@@ -187,13 +208,17 @@ def check_packages(formats):
                     f"{name!r} needs {package}, which is not installed: pip install "
                     f'"keras-smlp[{extra}]"' + (f", or give the formats {others}" * bool(others))
                 )
+    if importlib.util.find_spec("yaml") is None:
+        raise ModuleNotFoundError(
+            'a model card needs PyYAML, which is not installed: pip install "keras-smlp[hub]"'
+        )
 
 
 def write_models(model, folder, formats):
     """Writes the files of Keras and of the official code."""
     if "safetensors" in formats:
         try:
-            save_official(model, folder / card.ABOUT["safetensors"][0])
+            save_official(model, folder / names.MODELS["safetensors"])
         except ValueError as error:
             others = ",".join(x for x in formats if x != "safetensors")
             raise ValueError(
@@ -201,29 +226,29 @@ def write_models(model, folder, formats):
                 f"{others or 'keras'}."
             ) from error
     if "keras" in formats:
-        model.save(folder / card.ABOUT["keras"][0])
+        model.save(folder / names.MODELS["keras"])
 
 
-def configuration(model, means, class_names, origin, license, figures, folder, formats):
+def evaluation(figures):
+    """How the photos were prepared that the figures are of, as arguments of `load_image`."""
+    trained = figures.config.get("data", {})
+    resize_size = trained.get("resize_size")
+    if resize_size is not None:
+        resize_size = check_positive_integer("resize_size", resize_size)
+    return {"resize_size": resize_size, "exif_orientation": bool(trained.get("exif_orientation"))}
+
+
+def configuration(model, means, class_names, origin, license, evaluated, folder, formats):
     """The content of `config.json`."""
-    about = api.describe(model, means, class_names, origin, license)
+    about = api.describe(model, means, class_names, origin, license, **evaluated)
     architecture = None
     for name in ("keras", "safetensors"):
         if name in formats and architecture is None:
             with contextlib.suppress(ValueError):  # the network is a layer of another model
-                architecture = identify.infer(folder / card.ABOUT[name][0])
+                architecture = identify.infer(folder / names.MODELS[name])
     known = architecture and variant_of(
         architecture.dim, architecture.depths, architecture.expansion, architecture.patch_size
     )
-    trained = figures.config.get("data", {})
-    resize_size, turned = trained.get("resize_size"), bool(trained.get("exif_orientation"))
-    if resize_size and means.inputs != UNKNOWN:
-        about["preprocessing"] = (
-            "turn as EXIF says; " * turned
-            + f"resize, bicubic and antialiased, so that the shorter side has {resize_size} pixels;"
-            + f" crop the middle {about['height']} x {about['width']}"
-            + "; normalize" * (means.inputs == NORMALIZED)
-        )
     return {
         "library_name": "keras_smlp",
         "model_type": "smlpnet",
@@ -235,10 +260,7 @@ def configuration(model, means, class_names, origin, license, figures, folder, f
         "classes": model.output_shape[-1],
         **about,
         # as the figures were measured: `None` is the default of `keras_smlp.load_image`
-        "evaluated": {
-            "resize_size": resize_size,
-            "exif_orientation": turned,
-        },
+        "evaluated": evaluated,
     }
 
 
@@ -253,8 +275,8 @@ def write_vectors(model, means, folder):
     images = test_images(model.inputs[0].shape[1:])
     if means.inputs == NORMALIZED:
         channels = images.shape[-1]
-        mean, std = (np.resize(np.array(x, "float32"), channels) for x in (MEAN, STD))
-        images = (images.astype("float32") - mean) / std
+        scale, offset = (np.float32(of_channels(x, channels)) for x in (SCALE, OFFSET))
+        images = images * scale + offset
     served = api.endpoint(with_precision(model, "float32"), means, False)
     (answers,) = served.predict_on_batch(images.astype("float32")).values()
     np.savez_compressed(folder / checker.VECTORS, images=images, outputs=np.asarray(answers))
@@ -284,12 +306,12 @@ def test_images(shape, count=IMAGES):
 
 def write_check(folder, compared):
     """Writes the checker with its list, and runs it; returns its lines."""
-    shutil.copyfile(checker.__file__, folder / CHECKER)
+    shutil.copyfile(checker.__file__, folder / names.CHECKER)
     about = {
         "compared": compared,
         "tolerance": MOST,
-        "may_change": [README],  # people edit the card on the hub
-        "sha256": {file.name: hub.sha256(file) for file in sorted(folder.iterdir())},
+        "may_change": [names.README],  # people edit the card on the hub
+        "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())},
     }
     write_json(folder / checker.LIST, about)
     lines, status, largest = checker.check(folder, hashes=False)
@@ -300,79 +322,7 @@ def write_check(folder, compared):
         )
     about["tolerance"] = min(max(MARGIN * largest, LEAST), MOST)
     write_json(folder / checker.LIST, about)
-    return checker.check(folder)[0]
-
-
-# ---- the hub ------------------------------------------------------------------------------------
-def check_push(repository):
-    """Refuses, before anything is written, an upload that cannot be.
-
-    Args:
-        repository: String, `ACCOUNT/NAME`.
-
-    Raises:
-        ValueError: If it is no such name.
-        PermissionError: If there is no token.
-        ConnectionError: If huggingface_hub is told to stay offline.
-        ModuleNotFoundError: If it is not installed.
-    """
-    library = hub.library()
-    try:
-        uri = library.parse_hf_uri(f"{hub.SCHEME}{repository}")
-        is_name = (uri.type, uri.id) == ("model", repository)
-    except ValueError:
-        is_name = False
-    if not is_name:
-        raise ValueError(
-            f"`repository` must be ACCOUNT/NAME. Received: {received('repository', repository)}"
-        )
-    if library.is_offline_mode():
-        raise ConnectionError("HF_HUB_OFFLINE is set, so that nothing can be uploaded")
-    if library.get_token() is None:
-        raise PermissionError(f"{hub.SCHEME}{repository} needs a token: {hub.LOG_IN}")
-
-
-def push(folder: str | os.PathLike, repository: str, private: bool = False) -> str:
-    """Uploads a published folder to the Hugging Face hub, in one commit.
-
-    The repository is made if there is none. Files of a former upload that the folder does not have
-    are removed from it.
-
-    Args:
-        folder: Path of the folder that `publish` wrote.
-        repository: String, `ACCOUNT/NAME`.
-        private: Boolean. Whether the repository must be private; one that is made is public
-            otherwise, as far as the account's settings say so. Defaults to `False`.
-
-    Returns:
-        The address of the commit: `hf://ACCOUNT/NAME@COMMIT`.
-
-    Raises:
-        ValueError: If `repository` is no such name.
-        PermissionError: If the token is missing or does not suffice, or the repository must be
-            private and is public.
-        ConnectionError: If the hub cannot be reached or refuses the files.
-    """
-    check_push(repository)
-    library = hub.library()
-    address = f"{hub.SCHEME}{repository}"
-    with hub.in_words(address):
-        hub_api = library.HfApi()
-        hub_api.create_repo(repository, private=private or None, exist_ok=True)
-        info = hub_api.model_info(repository)
-        if private and not info.private:
-            raise PermissionError(f"{address} is public already; nothing was uploaded")
-        written = {file.name: file for file in sorted(Path(folder).iterdir())}
-        there = {file.rfilename for file in info.siblings or ()}
-        operations = [
-            library.CommitOperationAdd(path_in_repo=name, path_or_fileobj=file)
-            for name, file in written.items()
-        ]
-        operations += [
-            library.CommitOperationDelete(path_in_repo=name)
-            for name in FILES
-            if name in there and name not in written
-        ]
-        message = f"Publish {shown(Path(folder).name)}, written by keras_smlp"
-        commit = hub_api.create_commit(repository, operations=operations, commit_message=message)
-    return f"{address}@{commit.oid}"
+    lines, status, _ = checker.check(folder)
+    if status:
+        raise RuntimeError(f"what was written does not pass its own check ({'; '.join(lines)})")
+    return lines

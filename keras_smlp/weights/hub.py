@@ -197,13 +197,17 @@ def verify(address, path, repository, file, commit):
         etag = Path(os.readlink(path)).name  # the cache names the contents so
     else:  # a file system without links
         url = hub.hf_hub_url(repository, file, revision=commit)
+        said, why = None, "the hub does not say what it holds"
         try:
-            etag = hub.get_hf_file_metadata(url).etag
+            said = hub.get_hf_file_metadata(url).etag
         except Exception as error:
             if not is_unreachable(error):
                 raise
-            print(f"{shown(path)} is not verified; the hub cannot be reached", flush=True)
+            why = "the hub cannot be reached"
+        if said is None:
+            print(f"{shown(path)} is not verified; {why}", flush=True)
             return
+        etag = said
     status = path.stat()
     if digest(path, bool(SHA256.fullmatch(etag)), status.st_size, status.st_mtime_ns) == etag:
         return

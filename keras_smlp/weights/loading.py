@@ -66,6 +66,11 @@ def check_path(path, argument, files=hub.OF_WEIGHTS):
     others = "None, 'imagenet' or " if argument == "weights" else ""
     allowed = f"{others}the path of a file ending in one of {ENDINGS}, or hf://ACCOUNT/NAME"
     file = checks.check_path(argument, path, allowed)
+    if not isinstance(path, str) and file.as_posix().startswith("hf:/"):  # a slash is lost
+        raise ValueError(
+            f"`{argument}` must not be an address of the hub as a path: give the address as text. "
+            f"Received: {checks.received(argument, path)}"
+        )
     if not file.name.endswith(ENDINGS):
         raise checks.refusal(argument, path, allowed)
     if not file.is_file():

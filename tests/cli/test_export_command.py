@@ -177,30 +177,35 @@ def test_a_folded_onnx_file_is_equal(here, run_command):
     assert not status and "m.onnx: onnx, 0." in first
     assert last.startswith("run: probabilities differ by")
     status, _, err = run_command(export, f"m.keras {ONNX} --fold")
-    assert status == 2 and "`path` must not exist yet" in err
+    assert status == 2 and "--out must not exist yet" in err
 
 
 def test_wrong_arguments_are_one_line_and_status_2(here, refused):
     pytest.importorskip("torch", reason="writes ONNX")
     Path("bad.keras").write_text("nothing")
     net(include_top=False).save("body.keras")
+    images = keras.Input((16, 32, 3))
+    flat = keras.layers.Flatten()(images)
+    keras.Model(images, keras.layers.Dense(5)(flat)).save("plain.keras")
     before = sorted(here.iterdir())
     cases = {
         "m.keras --format tflite --out x": "argument --format: invalid choice",
         "m.keras --format onnx": "arguments are required: --out",
         f"no.keras {ONNX}": "MODEL names no file",
         f"bad.keras {ONNX}": "bad.keras",
-        f"body.keras {ONNX}": "`model` must be a classifier",
+        f"body.keras {ONNX}": "MODEL must be a classifier",
         f"x.pth {ONNX}": "MODEL names no file",
         f"m.keras {ONNX} --variant tiny": "--variant must not stand with a .keras",
         f"m.keras {ONNX} --quantize int4": "argument --quantize: invalid choice",
         f"m.keras {ONNX} --inputs rgb": "argument --inputs: invalid choice",
-        f"m.keras {ONNX} --inputs normalized": "`inputs` must not be 'normalized'",
-        f"m.keras {ONNX} --precision bfloat16": "`precision` must be one of",
+        f"m.keras {ONNX} --inputs normalized": "--inputs must not be 'normalized'",
+        f"m.keras {ONNX} --precision bfloat16": "--precision must be one of",
         f"m.keras {ONNX} --precision float16 --quantize int8": (
             "--precision must not stand with --quantize"
         ),
-        "m.keras --format onnx --out m": "`path` must end in .onnx",
+        "m.keras --format onnx --out m": "--out must end in .onnx",
+        f"plain.keras {ONNX} --features": "--features must be False for a model without",
+        f"no.keras {ONNX} --runtime node_modules": "--runtime must stand with --format web",
         "m.keras --format onnx --out no/m.onnx": "in a folder that exists",
         f"m.keras {ONNX} --classes no.json": "no.json",
     }

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ from helpers.nets import assert_same_weights, net, quantized
 
 import keras_smlp
 from benchmarks import flipped
-from keras_smlp.hubs import checker
+from keras_smlp.hubs import checker, figures, upload
 from keras_smlp.hubs import publish as hubs
+from keras_smlp.preprocessing import MEAN, STD
 from keras_smlp_cli import arguments, publish
 
 pytestmark = pytest.mark.once
@@ -91,7 +93,6 @@ def test_texts_from_outside_are_no_markup(here, run_command):
 
 def test_what_cannot_be_is_refused_and_nothing_is_written(here, refused, monkeypatch):
     Path("there").mkdir()
-    before = sorted(here.rglob("*"))
     net().save("wide.keras")
     quantized().save("int8.keras")
     Path("two.json").write_text('["a", "b"]')
@@ -101,10 +102,12 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(here, refused, monkeyp
         f"best.keras --out no/where {OF_KERAS}": "--out must be in a folder that exists",
         "best.keras --out out --formats keras,pickle": "--formats must be some of keras,",
         f"no.keras --out out {OF_KERAS}": "MODEL names no file",
-        f"wide.keras --out out {OF_KERAS}": "'safetensors' cannot hold it: `model` must have a sq",
+        f"wide.keras --out out {OF_KERAS}": "'safetensors' cannot hold it: MODEL must have a sq",
         f"int8.keras --out out {OF_KERAS}": "'safetensors' cannot hold it: ",
         f"best.keras --out out {OF_KERAS} --classes two.json": "--classes must name the model's 5",
         f"best.keras --out out {OF_KERAS} --private": "--private must stand with --push",
+        f"best.keras --out out {OF_KERAS} --inputs normalized": "--inputs must not be 'normalized'",
+        f"best.keras --out out {OF_KERAS} --outputs logits": "--outputs must not be 'logits' for",
     }
     for line, words in cases.items():
         assert words in refused(publish, line), line
@@ -113,6 +116,8 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(here, refused, monkeyp
     assert (
         'torch, which is not installed: pip install "keras-smlp[onnx]", or give the formats' in said
     )
+    said = refused(publish, "no.keras --out out --formats keras")
+    assert 'PyYAML, which is not installed: pip install "keras-smlp[hub]"' in said
     assert sorted(here.rglob("*")) == before
 
 
@@ -128,6 +133,54 @@ def test_a_folder_that_does_not_pass_its_check_is_not_there(here, refused, monke
     said = refused(publish, "best.keras --out out --formats onnx")
     assert "what was written answers otherwise than the model" in said and "DIFFERS" in said
     assert listed(here) == before
+
+
+def test_a_folder_that_changed_on_the_way_is_not_there(here, refused, monkeypatch):
+    monkeypatch.setattr(checker, "compare_hash", lambda path, expected: (False, "CHANGED"))
+    before = listed(here)
+    said = refused(publish, f"best.keras --out out {OF_KERAS}")
+    assert "what was written does not pass its own check (README.md: CHANGED" in said
+    assert listed(here) == before
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_stored_images_are_what_a_model_of_normalized_ones_takes(tmp_path, channels):
+    model = net(input_shape=(32, 32, channels), include_preprocessing=False)
+    hubs.publish(model, tmp_path / "out", ["keras"])
+    images = np.load(tmp_path / "out" / checker.VECTORS)["images"]
+    pixels = hubs.test_images((32, 32, channels)).astype("float64")
+    factors = [keras_smlp.preprocessing.of_channels(x, channels) for x in (MEAN, STD)]
+    np.testing.assert_allclose(images, (pixels / 255 - factors[0]) / factors[1], atol=1e-5)
+    assert images.dtype == "float32" and np.abs(images).max() < 3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "keras_smlp.load_model" in card and "load_image" not in card
+
+
+@pytest.mark.parametrize("name", ["new", "me/a/b", "datasets/me/x", 'me/x"\nimport os', 3])
+def test_a_repository_is_a_name(tmp_path, name):
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(ValueError, match="^`repository` must be ACCOUNT/NAME. Received: "):
+        hubs.publish(square(), tmp_path / "out", ["keras"], repository=name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_preparation_is_the_one_of_the_figures(here, run_command, refused):
+    keras_smlp.SMLPNet(8, (1, 1), input_shape=(16, 32, 3), classes=5).save("best.keras")
+    Path("config.yaml").write_text("data: {resize_size: 48, exif_orientation: true}\nmodel:\n")
+    assert run_command(publish, "best.keras --out out --formats keras")[0] == 0
+    assert json.loads(Path("out/config.json").read_text())["preprocessing"] == (
+        "turn as EXIF says; resize, bicubic and antialiased, so that 48 x 48 pixels (height x "
+        "width) are just covered; crop the middle 16 x 32"
+    )
+    text = Path("out/README.md").read_text()
+    assert "size=(16, 32), resize_size=48, exif_orientation=True" in text
+    Path("config.yaml").write_text("data: {resize_size: 'print(1)'}\n")
+    said = refused(publish, "best.keras --out other --formats keras")
+    assert "config.yaml: data.resize_size must be a positive integer. Received: " in said
+    odd = figures.Figures(config={"data": {"resize_size": "print(1)"}})
+    with pytest.raises(ValueError, match="`resize_size` must be a positive integer"):
+        hubs.publish(square(), "other", ["keras"], figures=odd)
+    assert not Path("other").exists()
 
 
 # ---- its check ----------------------------------------------------------------------------------
@@ -155,8 +208,6 @@ def test_one_bit_of_any_file_is_noticed(published):
     lines, status, _ = checker.check(published)
     assert status == 0 and lines[-1] == "all is well"
     for name in listed(published):
-        if name == checker.LIST:
-            continue
         file = published / name
         data = file.read_bytes()
         changed = bytearray(data)
@@ -166,8 +217,20 @@ def test_one_bit_of_any_file_is_noticed(published):
             lines, status, _ = checker.check(published)
         finally:
             file.write_bytes(data)
-        assert f"{name}: CHANGED" in "\n".join(lines)
+        what = "CANNOT BE READ" if name == checker.LIST else "CHANGED"
+        assert f"{name}: {what}" in "\n".join(lines)
         assert status == (0 if name == "README.md" else 1)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"sha256": 1}'])
+def test_a_list_that_cannot_be_read_is_said(published, tmp_path, text):
+    folder = shutil.copytree(published, tmp_path / "copy")
+    (folder / checker.LIST).unlink()
+    if text is not None:
+        (folder / checker.LIST).write_text(text)
+    status, said = check(folder)
+    assert status == 1 and said.startswith("check.json: CANNOT BE READ (")
+    assert said.endswith("SOMETHING DIFFERS\n")
 
 
 def test_the_check_runs_by_itself(published):
@@ -208,7 +271,7 @@ def test_a_folder_is_pushed_in_one_commit_and_loaded_back(here, hub, token, run_
 
 def test_what_a_former_upload_had_is_removed(published, hub, token):
     hub.add("me/old", {"model.onnx": b"old", "notes.md": b"theirs", "model.keras": b"old"})
-    hubs.push(published, "me/old")
+    upload.push(published, "me/old")
     files = hub.repositories["me/old"].files
     assert set(files) == {*listed(published), "notes.md"}
     assert files["model.keras"] == (published / "model.keras").read_bytes()
@@ -223,16 +286,38 @@ def test_uploads_that_cannot_be(here, hub, run_command, refused, monkeypatch):
     assert not Path("out").exists()
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
     status, _, err = run_command(publish, line("me/new"))
-    assert status == 2 and "out is whole, and `hf upload me/new out` uploads it" in err
+    assert status == 2 and err.endswith("out is whole, and `hf upload me/new out` uploads it\n")
     assert Path("out/README.md").exists() and hub.repositories == {}
+    spaced = line("me/new", "--private").replace("--out out", "--out 'o t'")
+    err = run_command(publish, spaced)[2]
+    assert "`hf upload me/new 'o t' --private` uploads it (publicly, if me/new is public)" in err
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.add("me/public", {"x": b""})
     with pytest.raises(PermissionError, match="is public already; nothing was uploaded"):
-        hubs.push("out", "me/public", private=True)
+        upload.push("out", "me/public", private=True)
+    status, _, err = run_command(publish, line("me/public", "--private").replace(" out ", " b "))
+    assert status == 2 and err.endswith("is public already; nothing was uploaded; b is whole\n")
     assert hub.repositories["me/public"].files == {"x": b""}
     hub.status = 500
     with pytest.raises(ConnectionError, match="HTTP 500"):
-        hubs.push("out", "me/public")
+        upload.push("out", "me/public")
+
+
+def test_only_what_was_published_is_uploaded(published, hub, token, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "copy")
+    for name in (".env", "checkpoints", "config.json/x"):
+        if "/" in name:
+            (folder / "config.json").unlink()
+            (folder / name).parent.mkdir()
+        (folder / name).write_text("secret")
+        with pytest.raises(ValueError, match="`folder` must be one that publish wrote, with nothi"):
+            upload.push(folder, "me/new")
+        shutil.rmtree((folder / name).parent) if "/" in name else (folder / name).unlink()
+    (folder / checker.LIST).unlink()
+    for path in (folder, tmp_path / "none"):
+        with pytest.raises(ValueError, match="`folder` must .*, without check.json$"):
+            upload.push(path, "me/new")
+    assert hub.log == [] and hub.repositories == {}
 
 
 # ---- the exported files -------------------------------------------------------------------------

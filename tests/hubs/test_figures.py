@@ -1,5 +1,7 @@
 """Tests of what a model card says of a run, read from the files that a run leaves."""
 
+import re
+
 import pytest
 import yaml
 
@@ -71,6 +73,41 @@ def test_nothing_is_said_of_what_was_not_measured(run, tmp_path):
     (run / "summary.md").unlink()
     assert figures.read(run / "best.keras").metrics == []
     assert figures.read(tmp_path / "elsewhere" / "best.keras") == figures.Figures()
+
+
+ODD = {
+    "data: [1]": "data must be a section of keys. Received: data=[1]",
+    "model: x": "model must be a section of keys. Received: model='x'",
+    "train: 1": "train must be a section of keys. Received: train=1",
+    **{
+        f"data: {{resize_size: {x}}}": "data.resize_size must be a positive integer. Received: "
+        for x in ("'64'", 64.5, "true", 0, "[64, 64]", "print(1)")
+    },
+}
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_configurations_are_refused_with_the_file(run, text):
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(f"{run / 'config.yaml'}: {ODD[text]}")):
+        figures.read(run / "best.keras")
+
+
+def test_empty_sections_are_none(run):
+    (run / "config.yaml").write_text("data:\nmodel:\ntrain:\noutput_dir: x\n")
+    assert figures.read(run / "best.keras").config == {}
+
+
+def test_odd_histories(run):
+    (run / "history.csv").write_text(HISTORY.replace("0.625", "abc"))
+    said = f"{run / 'history.csv'}: ema_accuracy must be a number. Received: ema_accuracy='abc'"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        figures.read(run / "best.keras")
+    assert figures.read(run / "other.keras") == figures.Figures()
+    (run / "summary.md").write_text(SUMMARY.replace("2 of 3", "0 of 3"))
+    assert figures.read(run / "best.keras").metrics == []
+    (run / "history.csv").write_text("a,b\n" + "1" * 200_000 + ",2\n")  # more than csv reads
+    assert figures.read(run / "last.keras") == figures.Figures()
 
 
 def test_the_configuration_has_no_paths(run):

@@ -165,6 +165,19 @@ def test_models_that_are_no_whole_network(hub, model, message):
 
 
 @pytest.mark.once
+def test_addresses_are_handed_on_as_they_are(hub, monkeypatch):
+    given = []
+
+    def opened(path, compile):
+        given.append(path)
+        return net()
+
+    monkeypatch.setattr("keras_smlp.hubs.keras_hub.backbone.load_model", opened)
+    hub.SMLPNetBackbone.from_keras_smlp("hf://me/net")
+    assert given == ["hf://me/net"]
+
+
+@pytest.mark.once
 def test_arguments_are_refused_by_name(hub):
     with pytest.raises(ValueError, match="`image_shape` must be .* multiples of 8"):
         hub.SMLPNetBackbone(8, (1, 1), image_shape=(12, 32, 3))
@@ -245,6 +258,9 @@ def test_images_and_sizes_that_it_refuses(hub):
     for wrong in (np.full((8, 8, 3), 300), np.full((8, 8, 3), -1.0)):
         with pytest.raises(ValueError, match=r"must be .*in \[0, 255\]. Received"):
             converter(wrong)
+    for empty in ([], ()):
+        with pytest.raises(ValueError, match="`inputs` must be at least one image. Received: inp"):
+            converter(empty)
     with pytest.raises(ValueError, match="`resize_size` must be at least `size`"):
         hub.SMLPNetImageConverter(SIZE, resize_size=8)
     assert hub.SMLPNetImageConverter(None, scale=2.0, offset=None)(pixels(4, 6, 3)).max() > 255

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import sys
+import types
 from pathlib import Path
 
 import keras
@@ -155,6 +156,13 @@ def test_what_is_not_there_is_one_sentence(address, hub, commit, files, hub_cach
     assert "\n" not in str(caught.value) and cached(hub_cache) == []
 
 
+def test_an_address_as_a_path_is_refused_in_words():
+    for load, name in ((keras_smlp.load_model, "path"), (lambda x: net(weights=x), "weights")):
+        said = f"`{name}` must not be .*: give the address as text. Received: "
+        with pytest.raises(ValueError, match=said):
+            load(Path("hf://me/net"))
+
+
 @pytest.mark.parametrize("name", ["model.keras", "classes.json"])
 def test_other_contents_than_announced_are_removed(name, hub, commit, files, hub_cache):
     """huggingface_hub compares the sizes alone: it takes these."""
@@ -190,6 +198,12 @@ def test_a_cache_without_links_is_verified_by_the_hub(hub, commit, files, monkey
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     keras_smlp.load_model(f"hf://me/net@{commit}/model.keras")
     assert "model.keras is not verified; the hub cannot be reached" in capsys.readouterr().out
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        "huggingface_hub.get_hf_file_metadata", lambda url: types.SimpleNamespace(etag=None)
+    )
+    keras_smlp.load_model(f"hf://me/net@{commit}/model.keras")
+    assert "model.keras is not verified; the hub does not say what" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

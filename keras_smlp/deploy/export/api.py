@@ -283,16 +283,19 @@ def ends(model):
     return (inputs[0].shape, outputs[0].shape) if one_of_each else ((), ())
 
 
-def describe(model, means, class_names, origin, license):
-    """The metadata that every exported file carries (docs/export.md says where), for JSON."""
+def describe(model, means, class_names, origin, license, resize_size=None, exif_orientation=False):
+    """The metadata that every exported file carries (docs/export.md says where), for JSON.
+
+    `resize_size` (an integer) and `exif_orientation` are those of `keras_smlp.load_image`.
+    """
     import keras_smlp
 
     _, height, width, channels = model.inputs[0].shape
     colors = {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels")
-    preprocessing = (
-        f"resize, bicubic and antialiased, so that {shorter_side(height)} x "
-        f"{shorter_side(width)} pixels (height x width) are just covered; crop the middle "
-        f"{height} x {width}"
+    rows, columns = (resize_size or shorter_side(side) for side in (height, width))
+    preprocessing = "turn as EXIF says; " * exif_orientation + (
+        f"resize, bicubic and antialiased, so that {rows} x {columns} pixels (height x width) are "
+        f"just covered; crop the middle {height} x {width}"
     )
     return {
         "class_names": class_names,

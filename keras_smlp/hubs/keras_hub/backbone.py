@@ -97,7 +97,7 @@ class SMLPNetBackbone(keras_hub.models.FeaturePyramidBackbone, PortableModel):
 
         Args:
             model: A model that `keras_smlp.SMLPNet` made or one built on its tensors, with or
-                without a classifier; or the path of a file that `keras_smlp.load_model` reads. A
+                without a classifier; or a path or an address that `keras_smlp.load_model` takes. A
                 normalization of the pixels inside it is left out: it is the preprocessor's here.
             dtype: Dtype policy of the backbone. Defaults to the model's own.
             **kwargs: Keyword arguments of a functional `keras.Model`: `name`, `trainable`.
@@ -175,8 +175,8 @@ class SMLPNetBackbone(keras_hub.models.FeaturePyramidBackbone, PortableModel):
 def opened(model):
     """The model itself, or the one in a file; refuses what has not all plain weights."""
     if not isinstance(model, keras.Model):
-        path = checks.check_path("model", model, "a Keras model or the path of a file")
-        model = load_model(path, compile=False)
+        checks.check_path("model", model, "a Keras model or the path of a file")
+        model = load_model(model, compile=False)  # as it is: an address is no path
     naming.refuse(model, "folded", "quantized", "adapted by LoRA")
     if naming.NORM not in {layer.name for layer in model.layers}:
         raise ValueError(

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_smlp import shapes
+from keras_smlp.checks import refusal
 from keras_smlp.hubs.keras_hub.backbone import SMLPNetBackbone
 from keras_smlp.hubs.keras_hub.needed import keras_hub
 from keras_smlp.inference.images import Size, check_sizes, preprocess_input
@@ -80,6 +81,8 @@ class SMLPNetImageConverter(keras_hub.layers.ImageConverter):
 
     def converted(self, images):
         """What `call` returns, of arrays of any framework, as a NumPy array."""
+        if isinstance(images, (list, tuple)) and not images:
+            raise refusal("inputs", images, "at least one image")
         if isinstance(images, (list, tuple)) and all(hasattr(x, "shape") for x in images):
             return np.stack([self.converted(x) for x in images])
         pixels = as_pixels(images)
