@@ -7,7 +7,6 @@ or the highest bit of the exponent. Prints a table of how many changes are notic
 answers then are from the stored ones, as `check.py` measures it.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import tables
+from keras_smlp_cli.arguments import Parser, positive
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 BITS = {"sign": 0x80, "exponent": 0x40}  # of a float's last byte
@@ -58,14 +58,17 @@ def flipped(data, position, bit):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="what keras-smlp publish wrote")
-    parser.add_argument("--flips", type=int, default=200, help="weights a file")
+    parser.add_argument("--flips", type=positive, default=200, help="weights a file")
     options = parser.parse_args()
 
     import keras_smlp
     from keras_smlp.hubs import checker
 
+    for file in ("model.keras", checker.LIST, *(file for file, *_ in checker.RUNS.values())):
+        if not (options.folder / file).is_file():
+            parser.error(f"FOLDER must have all that keras-smlp publish writes, not without {file}")
     model = keras_smlp.load_model(options.folder / "model.keras", compile=False)
     about = json.loads((options.folder / checker.LIST).read_text())
     print(f"allowed: {about['tolerance']:.1e}\n")

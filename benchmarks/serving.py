@@ -41,6 +41,8 @@ def main():
     parser.add_argument("--port", type=positive, default=8000)
     options = parser.parse_args()
     files = sorted(x for x in options.photos.iterdir() if x.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
+        parser.error(f"PHOTOS must have JPEG files in it; {options.photos} has none")
     photos = [file.read_bytes() for file in files]
     print(f"{len(photos)} photos, {statistics.mean(map(len, photos)) / 1000:.0f} kB on average")
     command = [sys.executable, "-m", "keras_smlp_cli", "serve", options.folder]
@@ -55,9 +57,10 @@ def main():
             names = ("clients", "answers", "answers/s", "median, ms", "95%, ms", "99%, ms")
             print(tables.head("server", *names))
             for clients in options.clients:
+                begin = time.perf_counter()
                 found, _ = load(options.port, photos, clients, options.seconds)
-                count = len(found)
-                cells = [str(clients), str(count), f"{count / options.seconds:.1f}"]
+                count, seconds = len(found), time.perf_counter() - begin
+                cells = [str(clients), str(count), f"{count / seconds:.1f}"]
                 cells += [f"{1000 * x:.0f}" for x in percentiles(found)]
                 print(tables.line(options.server, *cells), flush=True)
     finally:
@@ -121,7 +124,10 @@ def load(port, photos, clients, seconds, is_damaged=lambda number: False):
             is_half = is_damaged(number)
             body = (halves if is_half else bodies)[number % len(bodies)]
             begin = time.perf_counter()
-            status, connection = send(port, body, connection)
+            try:
+                status, connection = send(port, body, connection)
+            except (OSError, http.client.HTTPException) as error:
+                status = repr(error)
             (refused if is_half else found).append(time.perf_counter() - begin)
             if status != (400 if is_half else 200):
                 wrong.append(status)

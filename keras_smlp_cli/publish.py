@@ -5,8 +5,9 @@
 
 MODEL is a .keras file, another file of weights, imagenet or hf://ACCOUNT/NAME@REVISION. The figures
 in the card are those of the run whose folder it is in. FOLDER gets model.keras, model.safetensors,
-model.onnx, model.tflite, config.json, README.md, and check.py with test vectors, which checks these
-files with NumPy and their runtimes. To upload, log in by `hf auth login`, or set HF_TOKEN.
+model.onnx, model.tflite, config.json, classes.json, curves.png, README.md, and check.py with test
+vectors, which checks these files with NumPy and their runtimes. To upload, log in by `hf auth
+login`, or set HF_TOKEN.
 """
 
 import os
@@ -30,7 +31,9 @@ KEYS |= {"license": "--license", "data": "--data", "data_license": "--data-licen
 def main(argv: list[str], prog: str = "keras-smlp publish") -> int:
     """Publishes a network; returns the exit status."""
     parser = Parser(__doc__, prog)
-    parser.add_argument("model", metavar="MODEL", help=".keras file, other weights or imagenet")
+    parser.add_argument(
+        "model", metavar="MODEL", help=".keras file, other weights, imagenet or hf://..."
+    )
     parser.add_argument("--out", metavar="FOLDER", required=True, help="folder to write")
     parser.add_argument(
         "--formats",

@@ -259,6 +259,7 @@ MAY_BE = {
     "key": TEXT,
     "origin": TEXT | OPTIONAL,
     "license": TEXT | OPTIONAL,
+    "runtime": OPTIONAL,  # only for "web"
     "weights": OPTIONAL,
     "path": TEXT,  # `export` writes to any
     "source": set(),

@@ -172,7 +172,8 @@ def test_the_digits():
     (accuracy,) = {re.search(r"Acc@1 (\S+)", row[1])[1] for row in rows}
     assert f"\n# Reaches: {float(accuracy):.1f}% (measured, seed 0;" in text
     notebook = (ROOT / "docs" / "notebooks" / "first_steps.ipynb").read_text()
-    assert "reaches\\n" in notebook and f'"{float(accuracy):.0f}% on these images in' in notebook
+    assert f"({parameters})" in notebook
+    assert f"in ten epochs it reaches {float(accuracy):.0f}% (" in notebook
     for images in ("1,437 real", "360 "):
         assert images in text.replace("\n# ", " ") and images in RESULTS
 

@@ -18,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the packages of this checkout, installed or not
 
+from keras_docstrings import NAME, linked  # noqa: E402
+
 from keras_smlp_cli.arguments import Parser  # noqa: E402
 
 CONFIG = ROOT / "mkdocs.yml"
@@ -26,8 +28,6 @@ ELSEWHERE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 ELSEWHERE["CHANGELOG.md"] = "changelog.md"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)  # in which nothing is a link
-PUBLIC = {*re.findall(r"^::: (\S+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)}
-NAME = re.compile(r"(?<!\[)`(keras_smlp[\w.]+)(?:\([^`]*\))?`")
 QUIET = re.compile(r"^(Build started|No issues found|Build finished.*|\s*)$")
 
 
@@ -75,7 +75,7 @@ def collect(folder):
         ValueError: If a link leads nowhere, or mkdocs.yml and the pages differ.
     """
     names = pages()
-    config = CONFIG.read_text()
+    config = CONFIG.read_text("utf-8")
     listed = re.findall(r": (\S+\.md)$", config.partition("\nnav:\n")[2], re.MULTILINE)
     if sorted(listed) != sorted(names.values()):
         odd = ", ".join(sorted({*listed} ^ {*names.values()})) or "a page twice"
@@ -86,14 +86,14 @@ def collect(folder):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
     for path, name in names.items():
-        text = (ROOT / path).read_text()
+        text = (ROOT / path).read_text("utf-8")
         text = notebook_as_markdown(json.loads(text)) if path.endswith(".ipynb") else text
         target = folder / "docs" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(with_links_of_the_site(text, path, names))
+        target.write_text(with_links_of_the_site(text, path, names), "utf-8")
     for path in ("keras_smlp", "tools"):
         (folder / path).symlink_to(ROOT / path)
-    (folder / "mkdocs.yml").write_text(config)
+    (folder / "mkdocs.yml").write_text(config, "utf-8")
 
 
 def notebook_as_markdown(notebook):
@@ -139,11 +139,6 @@ def with_links_of_the_site(text, path, names):
     for i in range(0, len(parts), 2):
         parts[i] = NAME.sub(linked, LINK.sub(changed, parts[i]))
     return "".join(parts)
-
-
-def linked(found):
-    """A public name, alone or called, as a link to its docstring."""
-    return f"[{found[0]}][{found[1]}]" if found[1] in PUBLIC else found[0]
 
 
 def build(folder):

@@ -16,8 +16,9 @@ TITLES = ["Call arguments", "Input shape", "Output shape", "Reference"]
 ARGUMENT = re.compile(r"^(\w+): ", re.MULTILINE)
 HALF_A_ROW = re.compile(r"^(\|.*)\n(?=[^|\n].*\|$)", re.MULTILINE)
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
-PUBLIC = {*re.findall(r"^::: (\S+)", PAGE.read_text(), re.MULTILINE)}
-NAME = re.compile(r"(?<!\[)`(keras_smlp[\w.]+)`")
+PUBLIC = {*re.findall(r"^::: (\S+)", PAGE.read_text("utf-8"), re.MULTILINE)}
+# alone or called
+NAME = re.compile(r"(?<!\[)`(keras_smlp[\w.]+)(?:\([^`]*\))?`")
 
 
 class KerasDocstrings(griffe.Extension):
@@ -53,5 +54,5 @@ def titled(found):
 
 
 def linked(found):
-    """A name as a link, if api.md has its docstring."""
+    """A public name as a link to its docstring, if api.md has that."""
     return f"[{found[0]}][{found[1]}]" if found[1] in PUBLIC else found[0]

@@ -53,8 +53,8 @@ class Figures:
 def read(model):
     """The `Figures` of a model that a run left in its folder.
 
-    Nothing is said of a file of another name, or if the run's summary is of another number of
-    epochs than its history: then the run went on after the summary was written.
+    There are none for any other file, and none for `best.keras` if the run's summary is of another
+    number of epochs than its history: then the run went on after the summary was written.
 
     Args:
         model: Path of the model's file.

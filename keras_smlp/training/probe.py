@@ -151,7 +151,11 @@ def nearest(
 def neighbors_of(train, validation, neighbors=NEIGHBORS, temperature=TEMPERATURE):
     """The nearest training images of some validation images at a time, and their weights.
 
-    Args: See `nearest`.
+    Args:
+        train: float32 array `(images, channels)`, the features of the training images.
+        validation: float32 array `(others, channels)`.
+        neighbors: Positive integer, at most as many as there are training images.
+        temperature: Positive number. Divides the cosine similarity in the weights.
 
     Returns:
         An iterator over pairs of arrays `(some, neighbors)`: indices and weights.

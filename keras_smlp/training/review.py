@@ -18,7 +18,7 @@ from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import replacing
 from keras_smlp.training.known import inferred
 from keras_smlp.training.report import CALIBRATED, NAMES
-from keras_smlp.training.temperature import Logits
+from keras_smlp.training.temperature import LOSSES, Logits
 from keras_smlp.weights import loading
 
 NAMED = 20  # damaged files
@@ -158,8 +158,10 @@ class Review:
     def result(self, score, network, bad, run):
         """The section of the most important numbers, and what they were measured with."""
         error = findings.expected_calibration_error(self.findings.reliability())
-        loss = "binary cross entropy" if self.config.train.loss == "sigmoid" else "NLL"
-        pairs = [*self.scores(score), (f"loss ({loss})", f"{score.loss:.4f}")]
+        pairs = [
+            *self.scores(score),
+            (f"loss ({LOSSES[self.config.train.loss]})", f"{score.loss:.4f}"),
+        ]
         pairs += [("calibration error", f"{100 * error:.2f}%"), ("images", f"{score.images:,}")]
         pairs.append(("classes", f"{len(self.class_names):,}"))
         said = [

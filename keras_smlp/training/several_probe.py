@@ -51,10 +51,11 @@ def looks(
 
 def nearest(train, labels, validation, seed):
     """Of each class the part of the neighbors' votes, which weigh as in `probe.nearest`."""
-    parts = [
-        (weights[..., None] * labels[near]).sum(axis=1) / weights.sum(axis=1, keepdims=True)
-        for near, weights in probe.neighbors_of(train, validation)
-    ]
+    parts = []
+    for near, weights in probe.neighbors_of(train, validation):
+        # a neighbor at a time, as the votes of all of them may not fit into the memory
+        votes = sum(weights[:, [k]] * labels[near[:, k]] for k in range(near.shape[1]))
+        parts.append(votes / weights.sum(axis=1, keepdims=True))
     return f"k-NN, {min(probe.NEIGHBORS, len(train))} neighbors", np.concatenate(parts)
 
 

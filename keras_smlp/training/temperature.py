@@ -8,6 +8,9 @@ from keras_smlp.analysis.findings import BINS, expected_calibration_error, relia
 from keras_smlp.analysis.several import binary_crossentropy, sigmoid
 from keras_smlp.deploy.calibration import minimum, slopes
 
+# in words, by `train.loss`
+LOSSES = {"softmax": "NLL", "sigmoid": "binary cross entropy"}
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -28,7 +31,7 @@ class Fitted:
     nll: tuple[float, float]
     ece: tuple[float, float]
     bins: np.ndarray
-    loss_name: str = "NLL"
+    loss_name: str = LOSSES["softmax"]
 
     def __str__(self):
         worse = " (worse: too few images)" if self.nll[1] > self.nll[0] else ""
@@ -99,8 +102,7 @@ class Logits:
         (nll, bins), (nll_after, bins_after) = judged(1.0), judged(temperature)
         ece, ece_after = map(expected_calibration_error, (bins, bins_after))
         images, pairs = (len(chosen), count), ((nll, nll_after), (ece, ece_after))
-        name = "binary cross entropy" if self.loss == "sigmoid" else "NLL"
-        return Fitted(temperature, images, *pairs, bins_after, name)
+        return Fitted(temperature, images, *pairs, bins_after, LOSSES[self.loss])
 
 
 def half(images, seed):

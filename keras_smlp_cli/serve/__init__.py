@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m serve") -> int:
         dest="server",
         choices=SERVERS,
         default=SERVERS[0],
-        help="tensorflow (default): uvicorn before TensorFlow; or LitServe",
+        help="tensorflow (default): one process, uvicorn in front of TensorFlow; "
+        "litserve: LitServe",
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--port", type=port, default=8000, help="default: 8000")
@@ -53,10 +54,13 @@ def main(argv: list[str] | None = None, prog: str = "python -m serve") -> int:
         metavar="SECONDS",
         type=positive,
         default=30,
-        help="in which a request must have arrived (default: 30)",
+        help="seconds in which a request must arrive (default: 30)",
     )
     parser.add_argument(
-        "--connections", type=positive, default=64, help="at most, at a time (default: 64)"
+        "--connections",
+        type=positive,
+        default=64,
+        help="most connections at a time (default: 64)",
     )
     try:
         return serve(parser, argv) or 0
@@ -79,14 +83,17 @@ def serve(parser, argv):
                 f"--host and --port: {options.host} and {options.port}, allowed with litserve: "
                 f"{allowed}"
             )
+        if not options.host:
+            raise ValueError("--host must be an address or a name, not empty")
         listener = bound(options.host, options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     try:
         with listener:
             server = importlib.import_module(f".with_{options.server}", __package__)
+            host = f"[{options.host}]" if ":" in options.host else options.host
             print(
-                f"{parser.prog}: {len(names)} classes, http://{options.host}:{options.port}/predict "
+                f"{parser.prog}: {len(names)} classes, http://{host}:{options.port}/predict "
                 f"takes JPEG files (once /health answers)",
                 flush=True,
             )

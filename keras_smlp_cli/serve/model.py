@@ -2,15 +2,22 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 # of one photo: 150 MB in memory while it is decoded
 MAX_PIXELS = 50_000_000
 # of a progressive JPEG file, which are some ten; each costs the time of a whole photo
 MAX_SCANS = 100
+# of a file, scans included; more would take long to count
+MAX_SEGMENTS = 10_000
 METADATA = Path("assets.extra", "metadata.json")
 # what photos begin with that are no JPEG files
 KINDS = {b"\x89PNG": "PNG", b"RIFF": "WebP", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+
+# begins a segment: its kind, then two bytes with its length; the others stand in the data of a scan
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+SCAN, END = b"\xda", b"\xd9"
 
 
 class Refused(Exception):
@@ -63,6 +70,19 @@ def read_names(folder):
     return names
 
 
+def segments_of(photo, most):
+    """The markers of a JPEG file's first segments, up to the end of its image.
+
+    What follows that, such as the film of a phone's photo, is not looked at.
+    """
+    found: list[bytes] = []
+    place = 2
+    while len(found) < most and (marker := MARKER.search(photo, place)) and marker[1] != END:
+        found.append(marker[1])
+        place = marker.end() + int.from_bytes(photo[marker.end() : marker.end() + 2], "big")
+    return found
+
+
 class Model:
     """A SavedModel in memory, which has answered once.
 
@@ -111,9 +131,13 @@ class Model:
             raise Refused(
                 413, f"photo must have at most {MAX_PIXELS} pixels, not {width} x {height}"
             )
-        scans = photo.count(b"\xff\xda")
-        if scans > MAX_SCANS:
-            raise Refused(413, f"photo must have at most {MAX_SCANS} scans, not {scans}")
+        segments = segments_of(photo, MAX_SEGMENTS + 1)
+        for found, most, name in (
+            (segments.count(SCAN), MAX_SCANS, "scans"),
+            (len(segments), MAX_SEGMENTS, "segments"),
+        ):
+            if found > most:
+                raise Refused(413, f"photo must have at most {most} {name}, not {found} or more")
 
     def answers(self, photos):
         """What each of some photos shows.
@@ -122,8 +146,8 @@ class Model:
             photos: List of bytes, JPEG files that `check` has let through.
 
         Returns:
-            List: a dict `{"predictions": [...]}` as of `keras-smlp predict --json`, or a `Refused`
-            for a damaged file.
+            List: a dict `{"predictions": [...]}` with the `predictions` of `keras-smlp predict
+            --json` (without `wnid`), or a `Refused` for a damaged file.
         """
         try:
             rows = self.probabilities(photos)

@@ -52,7 +52,7 @@ class Uploads:
         """The whole body; `None` if the client has gone."""
         headers = Headers(scope=scope)
         kind = headers.get("content-type", "")
-        if scope["method"] == "POST" and not kind.startswith("multipart/form-data"):
+        if scope["method"] == "POST" and not kind.lower().startswith("multipart/form-data"):
             raise Refused(415, f"the request has the type {kind or 'none'}: {HOW}")
         too_large = Refused(413, f"the request must have at most {self.max_bytes} bytes")
         length = headers.get("content-length", "0")

@@ -7,6 +7,7 @@ from helpers.processes import python
 pytestmark = [
     pytest.mark.quick_once,
     pytest.mark.skipif(BACKEND != "torch", reason="it counts PyTorch's operations"),
+    pytest.mark.deep,
 ]
 
 

@@ -19,14 +19,14 @@ OF_A_TRAINING = "from keras_smlp_cli.__main__ import main; import sys; sys.exit(
 def test_without_a_command_it_lists_them(capsys):
     assert __main__.main([]) == __main__.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in ("train", "eval", "predict", "export", "port", "publish", "kernels", "configs"):
+    for name in __main__.COMMANDS:
         assert out.count(f"\n  {name} ") == 2
 
 
 def test_a_command_that_is_none_is_refused(capsys):
     assert __main__.main(["traim"]) == 2
     expected = "keras-smlp: error: COMMAND: 'traim', allowed: train, eval, predict, export, port, "
-    assert capsys.readouterr().err == expected + "publish, kernels, configs\n"
+    assert capsys.readouterr().err == expected + "serve, publish, kernels, configs\n"
 
 
 def test_help_and_the_configurations_need_no_keras(tmp_path):
@@ -35,6 +35,7 @@ def test_help_and_the_configurations_need_no_keras(tmp_path):
         ["export", "--help"],
         ["port", "--help"],
         ["publish", "--help"],
+        ["serve", "--help"],
         ["configs"],
     ):
         code = f"import sys; sys.modules['keras'] = None; {OF_A_TRAINING}"

@@ -218,9 +218,8 @@ def pixels_of(path, channels):
     return np.asarray(decode.by_pil(path.read_bytes(), channels=channels))
 
 
-@pytest.mark.parametrize(
-    ("channels", "file"), [(1, gray), pytest.param(4, four_bands, marks=pytest.mark.deep)]
-)
+@pytest.mark.deep
+@pytest.mark.parametrize(("channels", "file"), [(1, gray), (4, four_bands)])
 def test_a_run(channels, file, tmp_path):
     data = folder(tmp_path / "data", file)
     other = encoded(photo(size=(60, 60)))  # a color JPEG

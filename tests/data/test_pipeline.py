@@ -72,9 +72,8 @@ def test_an_epoch_has_each_image_once(digits):
     assert set(targets.ravel()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize(
-    ("operations", "counts"), [(1, (1,)), pytest.param(2, (1, 3), marks=pytest.mark.deep)]
-)
+@pytest.mark.deep
+@pytest.mark.parametrize(("operations", "counts"), [(1, (1,)), (2, (1, 3))])
 def test_batches_are_a_function_of_seed_and_epoch(files, operations, counts):
     images, targets = run(files.train, recipe(operations=operations))
     assert images.dtype == np.float32 and images.shape == (4, 8, 16, 16, 3)
@@ -214,7 +213,7 @@ def test_validation_has_every_image_once_in_order(digits):
     assert names[7] == b"image 7"
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.deep), 3])
 def test_processes_share_the_validation_images(files, processes):
     found = []
     for rank in range(processes):

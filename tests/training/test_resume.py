@@ -96,7 +96,8 @@ def straight(tmp_path_factory):
     return folder_of
 
 
-@pytest.mark.once  # deep kills runs on each backend
+@pytest.mark.once
+@pytest.mark.deep
 def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path, capsys):
     checkpoints = tmp_path / "checkpoints"
     with begin(tmp_path, *ARGUMENTS, *SHORT) as process:
@@ -115,6 +116,7 @@ def test_a_killed_run_ends_as_one_that_was_not(straight, tmp_path, capsys):
 
 
 @pytest.mark.once
+@pytest.mark.deep
 def test_a_finished_run_says_its_result_again(straight):
     folder = straight(SHORT)
     before = state(folder)[0]
