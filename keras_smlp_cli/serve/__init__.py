@@ -16,6 +16,7 @@ import socket
 from .model import read_names
 
 SERVERS = ("tensorflow", "litserve")
+TOP = 5  # as `keras-smlp predict` and the page of the web export, neither of which is imported here
 HOSTS_OF_LITSERVE = ("127.0.0.1", "0.0.0.0", "::")
 
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m serve") -> int:
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--port", type=port, default=8000, help="default: 8000")
     parser.add_argument(
-        "--top", type=positive, default=5, help="classes in an answer (default: 5, or all)"
+        "--top", type=positive, default=TOP, help=f"classes in an answer (default: {TOP}, or all)"
     )
     parser.add_argument(
         "--max-mb", type=positive, default=20, help="largest request in 10^6 bytes (default: 20)"

@@ -1,13 +1,15 @@
 """`keras-smlp`: its commands, what it says without them, what it installs by."""
 
 import os
+import re
 import sys
 
 import pytest
 from helpers.processes import ROOT, python
 
 import keras_smlp
-from keras_smlp_cli import __main__, configs, failures, kernels
+from keras_smlp.deploy.export.web import site
+from keras_smlp_cli import __main__, configs, failures, kernels, predict, serve
 
 pytestmark = pytest.mark.once
 
@@ -110,6 +112,11 @@ def test_kernels_are_drawn_of_any_network(run_command, refused, tmp_path, monkey
     assert run_command(kernels, "k.png --weights m.keras") == (0, "", "")
     assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
     assert "argument FILE.png: k.jpg is no .png" in refused(kernels, "k.jpg --weights m.keras")
+
+
+def test_as_many_names_by_predict_by_a_server_and_on_the_page():
+    (names,) = re.findall(r"const NAMES = (\d+);", (site.PAGE / "app.js").read_text())
+    assert int(names) == predict.TOP == serve.TOP
 
 
 @pytest.mark.parametrize("name", ["predict", "export_model", "port_checkpoint"])

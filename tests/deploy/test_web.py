@@ -1,6 +1,7 @@
 """The folder of `export(..., "web")`; tests/deploy/test_web_page.py opens it in a browser."""
 
 import base64
+import hashlib
 import json
 import re
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.html_pages import Page
 from helpers.nets import net, pixels, trained_like
+from helpers.processes import ROOT
 
 import keras_smlp
 from keras_smlp.deploy.export import api, class_maps
@@ -75,7 +77,11 @@ def test_what_the_folder_holds(exported):
     }
     found = about(path)
     assert found["metadata"]["class_names"] == NAMES and found["metadata"]["license"] == "MIT"
-    assert found["model"] == {"file": "model.tflite", "bytes": len(MODEL)}
+    assert found["model"] == {
+        "file": "model.tflite",
+        "bytes": len(MODEL),
+        "integrity": "sha384-" + base64.b64encode(hashlib.sha384(MODEL).digest()).decode(),
+    }
     assert (found["size"], found["cover"], found["channels"]) == ([16, 32], [18, 37], 3)
     assert found["scale"] is None and found["map"] == [2, 4]
     assert {x.name for x in (site.PAGE).iterdir()} == {*site.COPIED, "index.html"}
@@ -93,6 +99,7 @@ def test_nothing_runs_but_the_files_of_the_page(exported, node_modules):
         assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
         assert rules["script-src"] == f"'self' 'wasm-unsafe-eval'{more}"
         assert rules["style-src"] == "'self'" and "unsafe-inline" not in policy
+        assert rules["connect-src"].startswith("'self' blob:")
         assert ("https:" in policy) == (folder is None)
         # the policy is before all that it is for
         assert page.elements.index(("meta", {"charset": "utf-8"})) == 2
@@ -115,12 +122,13 @@ def test_the_scripts_import_what_is_there_and_make_no_html(exported):
         for name in re.findall(r'from "([^"]+)"', code):
             assert (path / name).is_file()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", code)
-        assert "http" not in code.replace("https.", "")
+        assert "http" not in code.replace("https.", "") and runtime.UTILITIES not in code
 
 
 def test_files_on_another_server_are_pinned(exported):
     described = about(exported())["runtime"]
     assert described["isHere"] is False and set(described["files"]) == set(runtime.FILES)
+    assert described["import"] == '"@litertjs/wasm-utils"'
     for file in described["files"].values():
         assert re.fullmatch(
             r"https://[^/]+/npm/@litertjs/[\w-]+@2\.5\.3/.+\.(js|wasm)", file["address"]
@@ -165,9 +173,13 @@ def broken(folder, kind):
     }.items(),
 )
 def test_a_folder_without_the_runtime_is_refused(exported, node_modules, tmp_path, kind, words):
-    with pytest.raises(ValueError, match=f"`runtime` must be the folder node_modules .*{words}"):
+    install = "npm install @litertjs/core@2.5.3 @litertjs/wasm-utils@2.5.3"
+    begin = f"`runtime` must be the folder node_modules that `{install}` makes. Received: "
+    with pytest.raises(ValueError, match=f"{begin}.*{words}"):
         exported(runtime=broken(node_modules, kind))
     assert not (tmp_path / "site").exists()
+    page = (ROOT / "docs" / "web.md").read_text()
+    assert install.replace("install", "install --prefix there") in page
 
 
 def test_what_the_page_cannot_show_is_refused(exported, tmp_path):

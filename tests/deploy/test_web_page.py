@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import os
 import shutil
 
 import keras
@@ -253,6 +254,63 @@ def test_a_photo_is_dropped_or_taken(trained, sites, opened):
         assert not tab.errors()
 
 
+# keeps what the page has from the camera; the first answer to it comes when a test calls `allow`
+CAMERA = """{
+  const { mediaDevices } = navigator;
+  const ask = mediaDevices.getUserMedia.bind(mediaDevices);
+  const permission = new Promise((resolve) => (self.allow = resolve));
+  self.asked = 0;
+  self.tracks = [];
+  mediaDevices.getUserMedia = async (wanted) => {
+    self.asked += 1;
+    await permission;
+    const stream = await ask(wanted);
+    self.tracks.push(...stream.getTracks());
+    return stream;
+  };
+}"""
+ENDED = "tracks.length > 0 && tracks.every((track) => track.readyState === 'ended')"
+
+
+def test_the_camera_is_opened_once_and_switched_off(sites, opened):
+    with opened(sites(), prepare=lambda x: x.add_init_script(CAMERA)) as tab:
+        page = tab.page
+        take = page.get_by_role("button", name="Take a photo")
+        take.focus()
+        page.evaluate("[1, 2].forEach(() => document.getElementById('take').click())")
+        assert take.is_disabled() and page.evaluate("asked") == 1
+        page.evaluate("allow()")
+        page.locator("#shoot:enabled").wait_for()
+        assert not page.evaluate(ENDED)
+        page.keyboard.press("Escape")
+        page.wait_for_function(ENDED)
+        assert take.is_enabled() and take.evaluate("(x) => x === document.activeElement")
+        assert not tab.errors()
+
+
+def test_a_camera_without_a_picture_is_closed_or_said(sites, opened):
+    with opened(sites(), prepare=lambda x: x.add_init_script(CAMERA)) as tab:
+        page = tab.page
+        tab.wait("The network is ready.")
+        page.evaluate("""{
+          allow();
+          const dialog = document.getElementById("camera");
+          const close = () => dialog.open && (seen.disconnect(), dialog.close());
+          const seen = new MutationObserver(close);
+          seen.observe(dialog, { attributes: true });
+        }""")
+        page.locator("#take").click()
+        page.wait_for_function(ENDED)
+        page.locator("#take:enabled").wait_for()
+        assert page.locator("#error").is_hidden() and not tab.errors()
+        page.evaluate("""HTMLMediaElement.prototype.play = () =>
+          Promise.reject(new DOMException("no picture", "NotSupportedError"))""")
+        page.locator("#take").click()
+        tab.wait("The camera cannot be used: no picture")
+        page.wait_for_function(ENDED)
+        assert not page.locator("dialog[open]").count()
+
+
 OLDER_BROWSER = """{
   const { instantiate } = WebAssembly;
   WebAssembly.instantiate = (code, ...rest) =>
@@ -303,6 +361,15 @@ def test_another_file_than_the_pinned_one_is_not_run(without_runtime, opened, na
         assert tab.page.evaluate("typeof self.ModuleFactory") == "undefined"
 
 
+def test_another_import_than_the_expected_one_is_said(without_runtime, opened, tmp_path):
+    path = shutil.copytree(without_runtime, tmp_path / "copy")
+    text = (path / "about.json").read_text()
+    assert text.count(runtime.UTILITIES + '\\"') == 1
+    (path / "about.json").write_text(text.replace(runtime.UTILITIES + '\\"', 'other\\"'))
+    with opened(path, prepare=elsewhere) as tab:
+        tab.wait('The runtime of the network does not import "other".')
+
+
 # ---- what goes wrong, in words ------------------------------------------------------------------
 @pytest.fixture
 def damaged(sites, tmp_path):
@@ -333,6 +400,33 @@ def test_a_site_that_is_not_whole_says_what_is_missing(damaged, opened, name, co
         tab.wait(words)
         assert tab.page.locator("[role=alert]").is_visible()
         assert tab.page.locator("#loading").is_hidden()
+
+
+def test_another_model_of_the_same_size_is_not_run(damaged, sites, opened):
+    content = bytearray((sites() / site.MODEL).read_bytes())
+    content[-1] ^= 1
+    with opened(damaged(site.MODEL, content)) as tab:
+        tab.wait("The network is not the file that belongs here. (model.tflite)")
+        assert tab.page.locator("#loading").is_hidden()
+
+
+def test_a_page_that_was_exported_anew_is_not_mixed_with_what_the_browser_keeps(
+    sites, opened, tmp_path
+):
+    path = shutil.copytree(sites(), tmp_path / "copy")
+    both = ("about.json", site.MODEL)
+    for name in both:
+        os.utime(path / name, (0, 0))  # browsers take so old a file for one that does not change
+    with opened(path) as tab:
+        tab.wait("The network is ready.")
+        for name in both:
+            shutil.copy(sites("int8") / name, path)
+        tab.page.goto(tab.server.address)
+        tab.wait("The network is ready.")
+        shown = tab.page.locator("#about").text_content()
+        assert f"{(path / site.MODEL).stat().st_size / 1e6:.1f} MB" in shown
+        asked = [x for x in tab.server.asked if x[1].endswith(both)]
+        assert [status for *_, status in asked] == [200] * 4
 
 
 def test_what_is_no_photo_and_too_little_memory_are_said(trained, sites, opened):

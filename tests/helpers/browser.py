@@ -18,7 +18,7 @@ import pytest
 from helpers.processes import ROOT
 from keras_smlp.deploy.export.web.runtime import VERSION
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")  # as in .ci/run
 # where noxfile.py has npm install it
 RUNTIME = Path(
     os.environ.get("KERAS_SMLP_LITERTJS") or ROOT / ".nox" / "web" / VERSION / "node_modules"

@@ -66,6 +66,8 @@ FILES = {
 }
 # what the core imports, by a name that only bundlers and import maps resolve
 IMPORT = f'"{UTILITIES}"'
+# both by their versions: of its second package the first one takes any later version, too
+INSTALL = f"npm install {CORE}@{VERSION} {UTILITIES}@{VERSION}"
 
 
 def integrity(data):
@@ -85,8 +87,8 @@ def check(folder):
     folder = check_path("runtime", folder)
     if fault := find_fault(folder):
         raise ValueError(
-            f"`runtime` must be the folder node_modules with {CORE} {VERSION} and {UTILITIES}, as "
-            f"npm installs them. Received: {received('runtime', str(folder))}, {fault}"
+            f"`runtime` must be the folder node_modules that `{INSTALL}` makes. "
+            f"Received: {received('runtime', str(folder))}, {fault}"
         )
     return folder
 
@@ -130,7 +132,10 @@ def local_name(name):
 
 
 def described(is_here):
-    """What the page is told: whether the files are in the site, their addresses and hashes."""
+    """What the page is told: whether the files are in the site, their addresses and hashes.
+
+    Where they are not, the page itself replaces the core's import.
+    """
     files = {}
     for name, file in FILES.items():
         if is_here:
@@ -138,4 +143,4 @@ def described(is_here):
         else:
             address = f"{CDN}/{file.package}@{VERSION}/{file.path}"
             files[name] = {"address": address, "integrity": file.integrity}
-    return {"isHere": is_here, "version": VERSION, "files": files}
+    return {"isHere": is_here, "import": IMPORT, "files": files}

@@ -59,7 +59,8 @@ def check(model, means, features, folder):
 def policy(is_here):
     """The content security policy: nothing from elsewhere but, perhaps, the runtime's files.
 
-    These come by `fetch`, which compares their hashes, and run from the page's memory (`blob:`).
+    These come by `fetch`, which compares their hashes, and run from the page's memory (`blob:`);
+    there `fetch` compares the model's hash, too.
     """
     far = [f"{runtime.CDN}/{x}@{runtime.VERSION}/" for x in (runtime.CORE, runtime.UTILITIES)]
     rules = {
@@ -67,7 +68,7 @@ def policy(is_here):
         "script-src": ["'self'", "'wasm-unsafe-eval'", *([] if is_here else ["blob:"])],
         "style-src": ["'self'"],
         "img-src": ["'self'", "blob:"],  # a photo's own size
-        "connect-src": ["'self'", *([] if is_here else far)],
+        "connect-src": ["'self'", "blob:", *([] if is_here else far)],
         "base-uri": ["'none'"],
         "form-action": ["'none'"],
     }
@@ -91,9 +92,14 @@ def write(path, model, means, metadata, folder):
     (path / "index.html").write_text(html, "utf-8")
     _, height, width, channels = model.inputs[0].shape
     is_normalized = means.inputs == NORMALIZED
+    content = (path / MODEL).read_bytes()
     about = {
         "metadata": metadata,
-        "model": {"file": MODEL, "bytes": (path / MODEL).stat().st_size},
+        "model": {
+            "file": MODEL,
+            "bytes": len(content),
+            "integrity": runtime.integrity(content),
+        },
         "size": [height, width],
         "cover": [shorter_side(height), shorter_side(width)],
         "channels": channels,

@@ -14,18 +14,15 @@ const WHY = {
 export async function openCamera(use, fail) {
   const dialog = $("camera");
   const video = $("video");
+  let stream;
   try {
-    if (!navigator.mediaDevices) throw new Failure("A camera needs an address with https.");
-    // the one on the back, of a phone
-    const wanted = { facingMode: "environment", width: { ideal: 1920 } };
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted });
+    stream = await ask();
   } catch (error) {
-    return fail(error instanceof Failure ? error : inWords(error));
+    return fail(error instanceof Failure ? error : failure(error));
   }
-  dialog.onclose = () => {
-    video.srcObject?.getTracks().forEach((track) => track.stop());
-    video.srcObject = null;
-  };
+  stop(video);
+  video.srcObject = stream;
+  dialog.onclose = () => stop(video);
   $("close").onclick = () => dialog.close();
   $("shoot").disabled = true; // until there is a picture
   $("shoot").onclick = () => {
@@ -37,10 +34,36 @@ export async function openCamera(use, fail) {
     canvas.toBlob(use);
   };
   dialog.showModal();
-  await video.play();
-  $("shoot").disabled = false;
+  try {
+    await video.play();
+    $("shoot").disabled = false;
+  } catch (error) {
+    if (video.srcObject !== stream) return; // the dialog was closed before there was a picture
+    dialog.close();
+    fail(failure(error));
+  }
 }
 
-function inWords(cause) {
+// The camera's stream. The browser may ask the person first: meanwhile the button does nothing.
+async function ask() {
+  if (!navigator.mediaDevices) throw new Failure("A camera needs an address with https.");
+  const button = $("take");
+  button.disabled = true;
+  try {
+    // the one on the back, of a phone
+    const wanted = { facingMode: "environment", width: { ideal: 1920 } };
+    return await navigator.mediaDevices.getUserMedia({ video: wanted });
+  } finally {
+    button.disabled = false;
+    button.focus(); // which it lost; the dialog gives it back to the button when it closes
+  }
+}
+
+function stop(video) {
+  video.srcObject?.getTracks().forEach((track) => track.stop());
+  video.srcObject = null;
+}
+
+function failure(cause) {
   return new Failure(WHY[cause.name] ?? `The camera cannot be used: ${cause.message}`, { cause });
 }

@@ -2,9 +2,12 @@
 
 import { Failure, inWords } from "./failure.js";
 
+// The browser asks whether its copy is still the server's: names and model belong together.
+const ASK = { cache: "no-cache" };
+
 // What about.json says of the site; beside it are the model and, perhaps, the runtime.
 export async function readAbout() {
-  const response = await answer("about.json", {}, "The description of the network");
+  const response = await answer("about.json", ASK, "The description of the network");
   return response.json();
 }
 
@@ -23,8 +26,8 @@ async function answer(address, options, what) {
 }
 
 // The bytes of the model; `progress` is called with how many have come.
-export async function readModel({ file, bytes }, progress) {
-  const response = await answer(file, {}, "The network");
+export async function readModel({ file, bytes, integrity }, progress) {
+  const response = await answer(file, ASK, "The network");
   const parts = [];
   let count = 0;
   for (const reader = response.body.getReader(); ; ) {
@@ -36,12 +39,22 @@ export async function readModel({ file, bytes }, progress) {
   if (count !== bytes) {
     throw new Failure(`The network is not whole. (${file}: ${count} of ${bytes} bytes)`);
   }
-  return new Uint8Array(await new Blob(parts).arrayBuffer());
+  // fetch compares hashes, but of a file from a server it then gives no part before the whole
+  const address = URL.createObjectURL(new Blob(parts));
+  let whole;
+  try {
+    whole = await fetch(address, { integrity });
+  } catch (cause) {
+    throw new Failure(`The network is not the file that belongs here. (${file})`, { cause });
+  } finally {
+    URL.revokeObjectURL(address);
+  }
+  return new Uint8Array(await whole.arrayBuffer());
 }
 
-// LiteRT.js, of the version that about.json names. Its files are beside the page, or on another
-// server: then each is loaded with the hash that it must have, and runs from this page's memory.
-export async function loadRuntime({ files, isHere }) {
+// LiteRT.js. Its files are beside the page, or on another server: then each is loaded with the hash
+// that it must have, and runs from this page's memory.
+export async function loadRuntime({ files, isHere, import: imported }) {
   const what = "The runtime of the network";
   const load = (name) => answer(files[name].address, { integrity: files[name].integrity }, what);
   const addressOf = async (name, change = (code) => code) => {
@@ -51,9 +64,10 @@ export async function loadRuntime({ files, isHere }) {
   };
   try {
     const utilities = isHere || (await addressOf("utilities"));
-    const core = await addressOf("core", (code) =>
-      code.replace('"@litertjs/wasm-utils"', JSON.stringify(utilities)),
-    );
+    const core = await addressOf("core", (code) => {
+      if (!code.includes(imported)) throw new Failure(`${what} does not import ${imported}.`);
+      return code.replace(imported, JSON.stringify(utilities));
+    });
     const runtime = await import(core);
     // older browsers need another build
     const kind = (await runtime.supportsFeature("relaxedSimd")) ? "simd" : "compatible";
