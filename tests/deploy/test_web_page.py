@@ -304,7 +304,7 @@ def test_a_camera_without_a_picture_is_closed_or_said(sites, opened):
         page.locator("#take:enabled").wait_for()
         assert page.locator("#error").is_hidden() and not tab.errors()
         page.evaluate("""HTMLMediaElement.prototype.play = () =>
-          Promise.reject(new DOMException("no picture", "NotSupportedError"))""")
+          Promise.reject(new DOMException("no picture", "NotSupportedError")), 0""")
         page.locator("#take").click()
         tab.wait("The camera cannot be used: no picture")
         page.wait_for_function(ENDED)
