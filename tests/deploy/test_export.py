@@ -33,11 +33,11 @@ PATHS = {
     "torch": "model.pt2",
 }
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
-# each format at once, from a backend whose own exporter it is
+# from a backend whose own exporter it is; OpenVINO converts the ONNX file
 QUICK = {
     "tensorflow": ("tf_saved_model", "litert"),
     "jax": (),
-    "torch": ("onnx", "openvino", "torch"),
+    "torch": ("onnx", "torch"),
 }
 # in 16 and 8 bits; OpenVINO's files are ONNX's until it converts them
 # one of 16 bits on each backend that writes some

@@ -233,7 +233,6 @@ def reviewed(net, images, folder, *options):
     return made, score
 
 
-@pytest.mark.quick_each
 def test_the_report_of_an_evaluation(net, tmp_path):
     images = Images(net)
     made, score = reviewed(net, images, tmp_path)

@@ -86,7 +86,10 @@ def accumulated():
     return train(training_model(dtype="mixed_float16", gradient_accumulation_steps=2))
 
 
-@pytest.mark.parametrize(("name", "every"), [("trained", 1), ("accumulated", 2)])
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [("trained", 1), pytest.param("accumulated", 2, marks=pytest.mark.quick_once)],
+)
 def test_averages_are_those_of_the_weights_after_each_update(name, every, request):
     model, _, after, trained_averages = request.getfixturevalue(name)
     averages = values(training_model().averaged_variables)
