@@ -111,8 +111,7 @@ def converted(model, folder, precision, names, batch=None):
     """
     with tempfile.TemporaryDirectory(dir=folder) as saved:
         with for_litert():
-            archive, _ = served(model, len(names) > 1, names, batch)
-        archive.write_out(saved, verbose=False)
+            served(model, len(names) > 1, names, batch)[0].write_out(saved, verbose=False)
         with contextlib.redirect_stdout(io.StringIO()):
             converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(names))
             converter.experimental_enable_resource_variables = True

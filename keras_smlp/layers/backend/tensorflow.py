@@ -141,5 +141,5 @@ def axial_of_last(x, kernel, bias, axis):
         "width": ((0, 1, 3, 2), (0, 1, 3, 2)),
         "height": ((0, 2, 3, 1), (0, 3, 1, 2)),
     }[axis]
-    y = tf.matmul(tf.transpose(x, there), kernel, transpose_b=True)
+    y = tf.matmul(tf.transpose(x, there), tf.transpose(kernel))
     return tf.transpose(y if bias is None else y + bias, back)
