@@ -171,16 +171,6 @@ def test_smaller_forms(format, precision, images, tmp_path):
     assert 1e-6 < np.abs(found - expected).max() / expected.max() < 0.03
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow reads what is in the file")
-def test_litert_files_have_no_product_that_its_gpus_do_not_run(exported, capsys):
-    import tensorflow as tf
-
-    tf.lite.experimental.Analyzer.analyze(str(exported("litert")))
-    operations = capsys.readouterr().out
-    assert "FULLY_CONNECTED" in operations and "TRANSPOSE" in operations
-    assert "BATCH_MATMUL" not in operations
-
-
 @pytest.mark.deep
 def test_what_was_trained_in_16_bits_is_exported_in_32(images, tmp_path):
     needs("onnx")
