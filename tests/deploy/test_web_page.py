@@ -105,7 +105,7 @@ def without_runtime(trained, sites, tmp_path_factory):
 @pytest.fixture(scope="module")
 def chrome():
     camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-    with browser.browser(*camera) as opened:
+    with browser.browser(*camera, *browser.WEBGPU) as opened:
         yield opened
 
 
@@ -140,12 +140,12 @@ def opened(chrome):
     """A context manager that opens a folder in a new window."""
 
     @contextlib.contextmanager
-    def open(folder, prepare=lambda context: None, **options):
+    def open(folder, prepare=lambda context: None, query="", **options):
         with browser.serving(folder) as server:
             context = chrome.new_context(**options)
             prepare(context)
             made = Opened(context.new_page(), server)
-            made.page.goto(server.address)
+            made.page.goto(server.address + query)
             yield made
             context.close()
 
@@ -184,6 +184,16 @@ def test_it_answers_as_keras_and_asks_no_other_server(trained, sites, opened):
         shown = tab.page.evaluate("performance.getEntriesByType('resource').map((x) => x.name)")
         here = (tab.server.address, "blob:")
         assert shown and all(name.startswith(here) for name in shown)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_all_of_it_runs_on_webgpu(trained, sites, opened, precision):
+    _, files, expected = trained
+    with opened(sites(precision), query="?device=webgpu") as tab:
+        found = np.stack([tab.ask(file)["probabilities"] for file in files[:20]])
+        assert "in the network, on WebGPU." in tab.page.locator("#time").text_content()
+        assert not tab.errors()
+    assert np.abs(found - expected[:20]).max() <= 1e-3
 
 
 def test_8_bits_name_the_same(trained, sites, opened):

@@ -19,6 +19,13 @@ from helpers.processes import ROOT
 from keras_smlp.deploy.export.web.runtime import VERSION
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")  # as in .ci/run
+# a graphics processor, computed by the CPU
+WEBGPU = (
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--ignore-gpu-blocklist",
+)
 # where noxfile.py has npm install it
 RUNTIME = Path(
     os.environ.get("KERAS_SMLP_LITERTJS") or ROOT / ".nox" / "web" / VERSION / "node_modules"

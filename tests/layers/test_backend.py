@@ -94,7 +94,7 @@ def test_which_implementations_a_backend_has_of_its_own():
     whole = {"tensor", "rows", "as_map", "dense", "axial", "fuse", "copy_if_inplace", "gelu", "add"}
     together = {"casting", "updating_statistics"}
     expected = {
-        "tensorflow": {"gelu", "layer_norm", "batch_norm", "patches"},
+        "tensorflow": {"axial", "gelu", "layer_norm", "batch_norm", "patches"},
         "jax": {*whole, "biased", "batch_norm", "layer_norm", "depthwise", "patches"}
         - {"copy_if_inplace", "add"},
         "torch": {*whole, *together, "affine", "layer_norm", "batch_norm", "depthwise", "patches"},
@@ -174,6 +174,18 @@ def test_axial(axis):
     size = dict(zip(("height", "width"), MAP[1:3], strict=True))[axis]
     for bias in (draw(size), None):
         agree("axial", draw(*MAP), draw(size, size), bias, axis)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow writes LiteRT's files")
+@pytest.mark.parametrize("axis", ["width", "height"])
+def test_axial_for_litert(axis):
+    from keras_smlp.layers.backend import tensorflow
+
+    size = dict(zip(("height", "width"), MAP[1:3], strict=True))[axis]
+    for bias in (draw(size), None):
+        with tensorflow.for_litert():
+            agree("axial", draw(*MAP), draw(size, size), bias, axis)
+    assert not tensorflow.FOR_LITERT.get()
 
 
 def test_products_of_channels():

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_smlp.data import decode
 from keras_smlp.deploy.export.web.site import MODEL
 from keras_smlp.inference.photos import OF_PHOTOS
+from keras_smlp.layers.backend.tensorflow import for_litert
 from keras_smlp.preprocessing import shorter_side
 
 
@@ -109,7 +110,9 @@ def converted(model, folder, precision, names, batch=None):
         Bytes.
     """
     with tempfile.TemporaryDirectory(dir=folder) as saved:
-        served(model, len(names) > 1, names, batch)[0].write_out(saved, verbose=False)
+        # for one image at a time, of which it was measured that CPUs are not slower
+        with for_litert() if batch == 1 else contextlib.nullcontext():
+            served(model, len(names) > 1, names, batch)[0].write_out(saved, verbose=False)
         with contextlib.redirect_stdout(io.StringIO()):
             converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(names))
             converter.experimental_enable_resource_variables = True

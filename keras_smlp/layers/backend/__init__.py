@@ -27,6 +27,7 @@ from keras_smlp.layers.backend.reference import tensor as tensor
 from keras_smlp.layers.backend.reference import updating_statistics as updating_statistics
 
 if keras.backend.backend() == "tensorflow":
+    from keras_smlp.layers.backend.tensorflow import axial as axial
     from keras_smlp.layers.backend.tensorflow import batch_norm as batch_norm
     from keras_smlp.layers.backend.tensorflow import gelu as gelu
     from keras_smlp.layers.backend.tensorflow import layer_norm as layer_norm

@@ -6,11 +6,16 @@ TensorFlow's own kernels, which are faster at products. Not at inference: nothin
 and exporters cannot look into what XLA compiles.
 """
 
+import contextlib
+import contextvars
 import math
 
 import tensorflow as tf
 
 from keras_smlp.layers.backend import reference
+
+# whether `axial` is a product that LiteRT runs on GPUs
+FOR_LITERT = contextvars.ContextVar("FOR_LITERT", default=False)
 
 
 def compiled(function):
@@ -110,3 +115,31 @@ def patches(x, kernel):
     # a convolution's derivatives add up in 16 bits on processors without AVX-512
     in_16_bits = x.dtype in (tf.float16, tf.bfloat16)
     return (reference.patches_by_product if in_16_bits else reference.patches)(x, kernel)
+
+
+# ---- the axial product --------------------------------------------------------------------------
+@contextlib.contextmanager
+def for_litert():
+    """A context in which a network is traced for LiteRT, in operations that its GPUs run."""
+    before = FOR_LITERT.set(True)
+    try:
+        yield
+    finally:
+        FOR_LITERT.reset(before)
+
+
+def axial(x, kernel, bias, axis):
+    return (axial_of_last if FOR_LITERT.get() else reference.axial)(x, kernel, bias, axis)
+
+
+def axial_of_last(x, kernel, bias, axis):
+    """The same as a dense layer of the last axis, with a transposition before and after it.
+
+    LiteRT has no GPU kernel for a product whose first factor is a constant.
+    """
+    there, back = {
+        "width": ((0, 1, 3, 2), (0, 1, 3, 2)),
+        "height": ((0, 2, 3, 1), (0, 3, 1, 2)),
+    }[axis]
+    y = tf.matmul(tf.transpose(x, there), tf.transpose(kernel))
+    return tf.transpose(y if bias is None else y + bias, back)
