@@ -186,14 +186,15 @@ def test_it_answers_as_keras_and_asks_no_other_server(trained, sites, opened):
         assert shown and all(name.startswith(here) for name in shown)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_all_of_it_runs_on_webgpu(trained, sites, opened, precision):
+# float16 rounds the weights
+@pytest.mark.parametrize(("precision", "largest"), [("float32", 1e-3), ("float16", 5e-3)])
+def test_all_of_it_runs_on_webgpu(trained, sites, opened, precision, largest):
     _, files, expected = trained
     with opened(sites(precision), query="?device=webgpu") as tab:
         found = np.stack([tab.ask(file)["probabilities"] for file in files[:20]])
         assert "in the network, on WebGPU." in tab.page.locator("#time").text_content()
         assert not tab.errors()
-    assert np.abs(found - expected[:20]).max() <= 1e-3
+    assert np.abs(found - expected[:20]).max() <= largest
 
 
 def test_8_bits_name_the_same(trained, sites, opened):
