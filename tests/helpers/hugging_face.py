@@ -9,10 +9,10 @@ import hashlib
 import http.server
 import json
 import re
-import sys
-import threading
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
+
+from helpers import loopback
 
 LARGE = (".keras", ".safetensors", ".onnx", ".tflite", ".npz")
 TOKEN = "hf_good"
@@ -51,7 +51,7 @@ class Repository:
         return self.commits[self.branches["main"]]
 
 
-class Hub(http.server.ThreadingHTTPServer):
+class Hub(loopback.Server):
     """The hub.
 
     Attributes:
@@ -63,30 +63,16 @@ class Hub(http.server.ThreadingHTTPServer):
         status: If it is not `None`, the status of every answer.
     """
 
-    daemon_threads = True
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.repositories, self.large, self.log, self.errors = {}, {}, [], []
+        super().__init__(Handler)
+        self.repositories, self.large, self.log = {}, {}, []
         self.changed, self.cut, self.cut_to, self.status = {}, {}, None, None
-        self.base = f"http://127.0.0.1:{self.server_port}"
         self.cdn = f"http://localhost:{self.server_port}"
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
-        self.thread.start()
 
     def add(self, name, files, **how):
         """Adds a repository with one commit; returns its hash."""
         repository = self.repositories[name] = Repository(**how)
         return repository.commit(files)
-
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), ConnectionError):
-            self.errors.append(sys.exception())
-
-    def close(self):
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -5,10 +5,9 @@
 
 import hashlib
 import http.server
-import sys
-import threading
 
 import keras_smlp
+from helpers import loopback
 from keras_smlp.variants import Variant
 from keras_smlp.weights import loading
 
@@ -31,32 +30,19 @@ def left_in(folder):
     return sorted(str(p.relative_to(folder)) for p in found)
 
 
-class Publisher(http.server.ThreadingHTTPServer):
+class Publisher(loopback.Server):
     """Answers every request with `self.answer(handler)` and keeps the paths asked for."""
 
-    daemon_threads = True
     block_on_close = False  # an answer may be stalled on purpose
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer, self.paths, self.errors = None, [], []
-        self.base = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(Handler)
+        self.answer, self.paths = None, []
         self.address = f"{self.base}/{MICRO.checkpoint}"
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
-        self.thread.start()
 
     def sends(self, data, **how):
         """From now on the answer is `data`; `how` as for `Handler.send`."""
         self.answer = lambda handler: handler.send(data, **how)
-
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), ConnectionError):  # the client was killed
-            self.errors.append(sys.exception())
-
-    def close(self):
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

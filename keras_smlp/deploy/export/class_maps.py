@@ -52,7 +52,8 @@ def ends(model):
 
 def size(model):
     """The pair (rows, columns) of a model's maps, or `None` if it has none."""
-    return list(ends(model)[0].input.shape[1:3]) if ends(model) else None
+    found = ends(model)
+    return list(found[0].input.shape[1:3]) if found else None
 
 
 def of(model):
