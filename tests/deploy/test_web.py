@@ -88,6 +88,19 @@ def test_what_the_folder_holds(exported):
     assert "Apache License" in (path / "NOTICES.txt").read_text()
 
 
+def test_the_page_knows_one_answer(exported, model):
+    values = site.sample((16, 32, 3))
+    # 2654435761 k modulo 2**32, divided by 2**24
+    assert values.dtype == "uint8" and values.ravel()[:4].tolist() == [158, 60, 218, 120]
+    assert abs(values.mean() - 127.5) < 1
+    probabilities = keras.ops.softmax(model.predict_on_batch(values[None].astype("float32")))
+    np.testing.assert_allclose(about(exported())["sample"], probabilities[0], rtol=1e-4)
+    normalized = net(include_preprocessing=False)
+    normalized.set_weights(model.get_weights())
+    found = site.answer(normalized, meaning(normalized))
+    np.testing.assert_allclose(found, probabilities[0], rtol=1e-4)
+
+
 def test_nothing_runs_but_the_files_of_the_page(exported, node_modules):
     for folder, more in ((node_modules, ""), (None, " blob:")):
         path = exported(runtime=folder)

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import json
 import os
 import shutil
 
@@ -186,8 +187,10 @@ def test_it_answers_as_keras_and_asks_no_other_server(trained, sites, opened):
         assert shown and all(name.startswith(here) for name in shown)
 
 
-# float16 rounds the weights
-@pytest.mark.parametrize(("precision", "largest"), [("float32", 1e-3), ("float16", 5e-3)])
+# float16 and int8 round the weights
+@pytest.mark.parametrize(
+    ("precision", "largest"), [("float32", 1e-3), ("float16", 5e-3), ("int8", 0.2)]
+)
 def test_all_of_it_runs_on_webgpu(trained, sites, opened, precision, largest):
     _, files, expected = trained
     with opened(sites(precision), query="?device=webgpu") as tab:
@@ -195,6 +198,51 @@ def test_all_of_it_runs_on_webgpu(trained, sites, opened, precision, largest):
         assert "in the network, on WebGPU." in tab.page.locator("#time").text_content()
         assert not tab.errors()
     assert np.abs(found - expected[:20]).max() <= largest
+
+
+# the browser then says that its simulated graphics processor is a real one
+REAL = "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { value: false });"
+DEVICE = """{
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = async function (...x) {
+    return (self.device = await requestDevice.apply(this, x));
+  };
+}"""
+
+
+def device_of(tab):
+    return tab.page.locator("#time").text_content().partition("in the network, on ")[2]
+
+
+def test_a_graphics_processor_is_used_where_there_is_one(trained, sites, opened):
+    _, files, expected = trained
+    prepare = lambda context: context.add_init_script(REAL + DEVICE)  # noqa: E731
+    with opened(sites(), prepare) as tab:
+        found = tab.ask(files[0])["probabilities"]
+        assert np.abs(found - expected[0]).max() <= 1e-3 and device_of(tab) == "WebGPU."
+        # one that is lost is left for WebAssembly, by all photos that wait
+        tab.page.evaluate("device.destroy()")
+        for file, wanted in zip(files[1:3], expected[1:3], strict=True):
+            found = tab.ask(file)["probabilities"]
+            assert np.abs(found - wanted).max() <= 1e-3
+            assert device_of(tab) == "WebAssembly, for WebGPU failed."
+    with opened(sites(), prepare, query="?device=wasm") as tab:
+        tab.ask(files[0])
+        assert device_of(tab) == "WebAssembly."
+    with opened(sites(), query="?device=gpu") as tab:
+        tab.wait("The address may ask for device=webgpu or device=wasm alone.")
+
+
+def test_a_graphics_processor_that_answers_wrongly_is_not_used(trained, sites, opened, tmp_path):
+    _, files, expected = trained
+    path = shutil.copytree(sites(), tmp_path / "copy")
+    about = json.loads((path / "about.json").read_text())
+    about["sample"] = about["sample"][1:] + about["sample"][:1]
+    (path / "about.json").write_text(json.dumps(about))
+    with opened(path, query="?device=webgpu") as tab:
+        found = tab.ask(files[0])["probabilities"]
+        assert np.abs(found - expected[0]).max() <= 1e-3
+        assert device_of(tab) == "WebAssembly, for WebGPU answers wrongly."
 
 
 def test_8_bits_name_the_same(trained, sites, opened):

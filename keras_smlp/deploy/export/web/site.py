@@ -4,9 +4,12 @@ import json
 import string
 from importlib import resources
 
+import keras
+import numpy as np
+
 from keras_smlp.checks import refusal
 from keras_smlp.deploy.export import class_maps
-from keras_smlp.deploy.export.meaning import NORMALIZED, PIXELS, UNKNOWN
+from keras_smlp.deploy.export.meaning import LOGITS, NORMALIZED, PIXELS, UNKNOWN
 from keras_smlp.deploy.export.web import runtime
 from keras_smlp.preprocessing import OFFSET, SCALE, shorter_side
 
@@ -75,6 +78,34 @@ def policy(is_here):
     return "; ".join(" ".join([name, *values]) for name, values in rules.items())
 
 
+def sample(size):
+    """An image that the page can make, too: integers in [0, 255] without a visible pattern.
+
+    Args:
+        size: Triple (height, width, channels).
+
+    Returns:
+        An array uint8 of this shape.
+    """
+    numbers = np.arange(1, 1 + np.prod(size), dtype="uint32")
+    # the product is taken modulo 2**32
+    return (numbers * np.uint32(2654435761) >> np.uint32(24)).astype("uint8").reshape(size)
+
+
+def answer(model, means):
+    """The probabilities that a model gives for `sample`, a list of numbers.
+
+    The page compares them with those of a graphics processor before it uses one.
+    """
+    images = sample(model.inputs[0].shape[1:])[None].astype("float32")
+    if means.inputs == NORMALIZED:
+        images = images * np.float32(SCALE) + np.float32(OFFSET)
+    found = keras.tree.flatten(model(images, training=False))[0]
+    if means.outputs == LOGITS:
+        found = keras.ops.softmax(found)
+    return [float(f"{x:.6g}") for x in keras.ops.convert_to_numpy(found)[0]]
+
+
 def write(path, model, means, metadata, folder):
     """Adds the page to a folder that has the model.
 
@@ -106,6 +137,7 @@ def write(path, model, means, metadata, folder):
         "scale": SCALE if is_normalized else None,
         "offset": OFFSET if is_normalized else None,
         "map": class_maps.size(model),
+        "sample": answer(model, means),
         "runtime": runtime.described(folder is not None),
     }
     (path / "about.json").write_text(json.dumps(about, indent=1), "utf-8")

@@ -28,7 +28,7 @@ async function load() {
     const progress = (bytes) => ($("loading").value = bytes / about.model.bytes);
     const files = [loadRuntime(about.runtime), readModel(about.model, progress)];
     const [runtime, model] = await Promise.all(files);
-    // `?device=webgpu` asks for the graphics processor
+    // `?device=webgpu` or `?device=wasm` asks for one of them
     const device = new URLSearchParams(location.search).get("device");
     const opened = await Network.open(runtime, model, about, device);
     if (!latest) say("The network is ready.");

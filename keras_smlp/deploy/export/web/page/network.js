@@ -81,46 +81,96 @@ export async function loadRuntime({ files, isHere, import: imported }) {
   }
 }
 
+// What the network may run on. WebGPU is the graphics processor, WebAssembly the ordinary one.
+const DEVICES = ["webgpu", "wasm"];
+// A graphics processor may differ from Keras by so much, as a part of the norm of the probabilities;
+// rounding to 8 bits makes the most of it.
+const TOLERANCE = 0.05;
+
 export class Network {
-  constructor(runtime, compiled, about, device) {
-    Object.assign(this, { runtime, compiled, about, device });
+  constructor(runtime, model, about) {
+    Object.assign(this, { runtime, model, about });
   }
 
-  // On WebAssembly; on WebGPU if that is wanted and all of the network can run there.
+  // On WebGPU where there is a graphics processor that runs all of the network and answers
+  // rightly, else on WebAssembly. `wanted`: "webgpu" takes a simulated graphics processor, too,
+  // "wasm" none; null if nothing is wanted.
   static async open(runtime, model, about, wanted) {
-    let device = "WebAssembly";
-    if (wanted === "webgpu") {
-      const network = await Network.openOnWebGpu(runtime, model, about);
-      if (network) return network;
-      device += ", for WebGPU is not there or does not run all of this network";
+    if (wanted !== null && !DEVICES.includes(wanted)) {
+      throw new Failure(`The address may ask for device=${DEVICES.join(" or device=")} alone.`);
     }
+    const network = new Network(runtime, model, about);
+    const isTried = wanted === "webgpu" || (wanted === null && (await hasGraphicsProcessor()));
+    const fault = isTried && (await network.openOnWebGpu());
+    if (!isTried || fault) await network.openOnWebAssembly(fault);
+    return network;
+  }
+
+  // `fault`: why not on WebGPU, in words, if that was tried.
+  async openOnWebAssembly(fault) {
     try {
-      const compiled = await runtime.loadAndCompile(model, { accelerator: "wasm" });
-      return new Network(runtime, compiled, about, device);
+      this.compiled = await this.runtime.loadAndCompile(this.model, { accelerator: "wasm" });
     } catch (error) {
       throw inWords(error, "The network cannot be opened");
     }
+    this.device = fault ? `WebAssembly, for WebGPU ${fault}` : "WebAssembly";
+    this.model = null; // the runtime has a copy
   }
 
-  static async openOnWebGpu(runtime, model, about) {
-    if (!runtime.getWebGpuDevice()) return null;
+  // Returns what is wrong with WebGPU, in words, or null if the network is open there.
+  async openOnWebGpu() {
+    if (!this.runtime.getWebGpuDevice()) return "is not there";
+    let fault = "failed";
     try {
       const options = { accelerator: "webgpu", gpuOptions: { precision: "fp32" } };
-      const compiled = await runtime.loadAndCompile(model, options);
-      const network = new Network(runtime, compiled, about, "WebGPU");
-      if (compiled.isFullyAccelerated) {
-        await network.run(new Uint8Array(about.size[0] * about.size[1] * about.channels)); // a trial
-        return network;
+      this.compiled = await this.runtime.loadAndCompile(this.model, options);
+      // for what WebGPU does not run, the runtime takes WebAssembly
+      const { isFullyAccelerated, options: taken } = this.compiled;
+      if (!isFullyAccelerated || taken.accelerator !== "webgpu") {
+        fault = "does not run all of this network";
+      } else if (distance(await this.answerOf(sample(this.about)), this.about.sample) <= TOLERANCE) {
+        this.device = "WebGPU";
+        return null;
+      } else {
+        fault = "answers wrongly";
       }
-      compiled.delete();
     } catch (error) {
       console.warn(error);
     }
-    return null;
+    this.close();
+    return fault;
+  }
+
+  leaveWebGpu() {
+    this.close();
+    return this.openOnWebAssembly("failed");
+  }
+
+  close() {
+    const { compiled } = this;
+    this.compiled = null;
+    try {
+      compiled?.delete();
+    } catch (error) {
+      console.warn(error);
+    }
   }
 
   // From pixels (height, width, channels) to the arrays of the model's outputs, by name.
   async run(pixels) {
+    const { device } = this;
+    try {
+      return await this.answerOf(pixels);
+    } catch (error) {
+      if (device !== "WebGPU") throw inWords(error, "The network failed");
+      console.warn(error); // the browser took the graphics processor away, for example
+    }
+    this.reopened ??= this.leaveWebGpu(); // once, whatever number of photos waits
+    await this.reopened;
+    return this.run(pixels);
+  }
+
+  async answerOf(pixels) {
     const { size, channels, scale, offset } = this.about;
     const values = Float32Array.from(pixels);
     if (scale) values.forEach((x, i) => (values[i] = x * scale[i % channels] + offset[i % channels]));
@@ -132,11 +182,36 @@ export class Network {
       const found = {};
       for (const [name, tensor] of Object.entries(outputs)) found[name] = await tensor.data();
       return found;
-    } catch (error) {
-      throw inWords(error, "The network failed");
     } finally {
       images?.delete();
       Object.values(outputs).forEach((tensor) => tensor.delete());
     }
   }
+}
+
+async function hasGraphicsProcessor() {
+  try {
+    const adapter = await navigator.gpu?.requestAdapter();
+    // older browsers have it beside `info`
+    return Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
+  } catch (error) {
+    console.warn(error);
+    return false;
+  }
+}
+
+// The image whose answer is in about.json: integers in [0, 255], as site.py: sample makes them.
+function sample({ size, channels }) {
+  const count = size[0] * size[1] * channels;
+  return Uint8Array.from({ length: count }, (_, i) => Math.imul(i + 1, 2654435761) >>> 24);
+}
+
+// From the probabilities that are expected to those found, as a part of the norm of the former.
+function distance({ probabilities }, expected) {
+  let [difference, norm] = [0, 0];
+  expected.forEach((x, i) => {
+    difference += (probabilities[i] - x) ** 2;
+    norm += x ** 2;
+  });
+  return Math.sqrt(difference / norm);
 }
