@@ -15,8 +15,9 @@ METADATA = Path("assets.extra", "metadata.json")
 # what photos begin with that are no JPEG files
 KINDS = {b"\x89PNG": "PNG", b"RIFF": "WebP", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 
-# begins a segment: its kind, then two bytes with its length; the others stand in the data of a scan
-MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+# begins a segment: its kind, then two bytes with its length. Other kinds have no length: they stand
+# in the data of a scan, or are invalid there, and a decoder goes on behind their two bytes.
+MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 SCAN, END = b"\xda", b"\xd9"
 
 

@@ -5,7 +5,6 @@ from helpers.nets import BACKEND
 from helpers.processes import python
 
 pytestmark = [
-    pytest.mark.quick_once,
     pytest.mark.skipif(BACKEND != "torch", reason="it counts PyTorch's operations"),
     pytest.mark.deep,
 ]

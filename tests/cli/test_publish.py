@@ -204,10 +204,10 @@ def check(folder, *options):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_one_bit_of_any_file_is_noticed(published):
+def test_a_changed_byte_of_any_file_is_noticed(published):
     lines, status, _ = checker.check(published)
     assert status == 0 and lines[-1] == "all is well"
-    for name in listed(published):
+    for name in sorted({*listed(published)} - {checker.LIST}):  # of which see the next test
         file = published / name
         data = file.read_bytes()
         changed = bytearray(data)
@@ -217,8 +217,7 @@ def test_one_bit_of_any_file_is_noticed(published):
             lines, status, _ = checker.check(published)
         finally:
             file.write_bytes(data)
-        what = "CANNOT BE READ" if name == checker.LIST else "CHANGED"
-        assert f"{name}: {what}" in "\n".join(lines)
+        assert f"{name}: CHANGED" in "\n".join(lines)
         assert status == (0 if name == "README.md" else 1)
 
 

@@ -188,6 +188,9 @@ def test_segments_are_counted_up_to_the_end_of_the_image():
     assert model.segments_of(photo, 2) == [b"\xe0", b"\xda"]
     assert model.segments_of(photo[:30], 9) == [b"\xe0", b"\xda"]
     assert model.segments_of(b"\xff\xd8" + b"\xff\xe1" * 50, 9) == [b"\xe1"]
+    # decoders skip an invalid marker alone, whatever length seems to follow
+    hidden = b"\xff\x02\0\x0c\xff\xbf\0\x0a" + scan
+    assert model.segments_of(photo[:-2] + hidden, 9) == [b"\xe0", b"\xda", b"\xda", b"\xda"]
 
 
 # ---- servers ------------------------------------------------------------------------------------

@@ -39,13 +39,13 @@ QUICK = {
     "jax": (),
     "torch": ("onnx", "torch"),
 }
-# in 16 and 8 bits; OpenVINO's files are ONNX's until it converts them
 # one of 16 bits on each backend that writes some
 QUICK_SMALLER = {
     "tensorflow": {"litert": "float16"},
     "jax": {},
     "torch": {"onnx": "float16"},
 }
+# in 16 and 8 bits; OpenVINO's files are ONNX's until it converts them
 SMALLER = {
     "tf_saved_model": ("bfloat16", "quantized"),
     "onnx": ("float16", "quantized"),
@@ -178,6 +178,18 @@ def test_smaller_forms(format, precision, images, tmp_path):
     found = runtimes.opened(path, format)(images.astype("float32"))["probabilities"]
     assert found.dtype == "float32"
     assert 1e-6 < np.abs(found - expected).max() / expected.max() < 0.03
+
+
+@pytest.mark.quick_each
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow reads what is in the file")
+def test_the_file_of_a_page_has_no_product_without_gpu_code(model, tmp_path, capsys):
+    import tensorflow as tf
+
+    path = keras_smlp.export(model, tmp_path / "site", "web")
+    tf.lite.experimental.Analyzer.analyze(str(path / "model.tflite"))
+    operations = capsys.readouterr().out
+    assert "FULLY_CONNECTED" in operations and "TRANSPOSE" in operations
+    assert "BATCH_MATMUL" not in operations
 
 
 @pytest.mark.deep

@@ -211,8 +211,8 @@ def test_what_the_page_cannot_show_is_refused(exported, tmp_path):
     for arguments, words in cases:
         with pytest.raises(ValueError, match=words):
             exported(**arguments)
-    with pytest.raises(ValueError, match="`runtime` must be None for 'onnx'"):
-        keras_smlp.export(net(), tmp_path / "m.onnx", "onnx", runtime="node_modules")
+    with pytest.raises(ValueError, match="`runtime` must be None for 'tf_saved_model'"):
+        keras_smlp.export(net(), tmp_path / "served", "tf_saved_model", runtime="node_modules")
     (tmp_path / "site").mkdir()
     with pytest.raises(FileExistsError, match="`path` must not exist yet"):
         exported()

@@ -178,6 +178,17 @@ def test_addresses_are_handed_on_as_they_are(hub, monkeypatch):
 
 
 @pytest.mark.once
+def test_a_file_that_cannot_be_loaded_is_said_of_this_argument(hub):
+    build = hub.SMLPNetBackbone.from_keras_smlp
+    with pytest.raises(
+        FileNotFoundError, match="`model` names no file. Received: model='no.keras'"
+    ):
+        build("no.keras")
+    with pytest.raises(ValueError, match="`model` must be the path of a file .*: model='x.txt'"):
+        build("x.txt")
+
+
+@pytest.mark.once
 def test_arguments_are_refused_by_name(hub):
     with pytest.raises(ValueError, match="`image_shape` must be .* multiples of 8"):
         hub.SMLPNetBackbone(8, (1, 1), image_shape=(12, 32, 3))

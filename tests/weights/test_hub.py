@@ -218,7 +218,8 @@ def test_a_download_that_breaks_off(hub, commit, hub_cache, monkeypatch):
     with pytest.raises(ConnectionError, match="was not transferred"):
         keras_smlp.load_model(f"hf://me/net@{new}")
     assert not [x for x in hub_cache.rglob("*") if new in x.parts and x.is_file()]
-    assert not list(hub_cache.rglob("*.incomplete"))
+    # some versions of huggingface_hub leave an empty file
+    assert not any(x.stat().st_size for x in hub_cache.rglob("*.incomplete"))
 
 
 def test_a_hub_that_is_out_of_order(hub, commit, capsys):

@@ -110,7 +110,7 @@ def converted(model, folder, precision, names, batch=None):
         Bytes.
     """
     with tempfile.TemporaryDirectory(dir=folder) as saved:
-        # for one image at a time, of which it was measured that CPUs are not slower
+        # for the page alone, which may run on a GPU; docs/web.md has the times on CPUs
         with for_litert() if batch == 1 else contextlib.nullcontext():
             served(model, len(names) > 1, names, batch)[0].write_out(saved, verbose=False)
         with contextlib.redirect_stdout(io.StringIO()):

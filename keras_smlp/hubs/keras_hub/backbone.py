@@ -176,7 +176,11 @@ def opened(model):
     """The model itself, or the one in a file; refuses what has not all plain weights."""
     if not isinstance(model, keras.Model):
         checks.check_path("model", model, "a Keras model or the path of a file")
-        model = load_model(model, compile=False)  # as it is: an address is no path
+        try:
+            model = load_model(model, compile=False)  # as it is: an address is no path
+        except (ValueError, FileNotFoundError) as error:  # it calls this argument `path`
+            words = str(error).replace("`path`", "`model`", 1)
+            raise type(error)(words.replace("Received: path=", "Received: model=", 1)) from error
     naming.refuse(model, "folded", "quantized", "adapted by LoRA")
     if naming.NORM not in {layer.name for layer in model.layers}:
         raise ValueError(

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_smlp.layers.backend import reference
 
-# whether `axial` is a product that LiteRT runs on GPUs
+# whether `axial` is traced as a product for which LiteRT has GPU code
 FOR_LITERT = contextvars.ContextVar("FOR_LITERT", default=False)
 
 
@@ -120,7 +120,7 @@ def patches(x, kernel):
 # ---- the axial product --------------------------------------------------------------------------
 @contextlib.contextmanager
 def for_litert():
-    """A context in which a network is traced for LiteRT, in operations that its GPUs run."""
+    """A context in which a network is traced for LiteRT, in operations that have GPU code there."""
     before = FOR_LITERT.set(True)
     try:
         yield

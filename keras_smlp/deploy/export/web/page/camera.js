@@ -55,7 +55,7 @@ async function ask() {
     return await navigator.mediaDevices.getUserMedia({ video: wanted });
   } finally {
     button.disabled = false;
-    button.focus(); // which it lost; the dialog gives it back to the button when it closes
+    button.focus(); // disabled it lost the focus; a dialog that closes gives it to what had it before
   }
 }
 

@@ -39,7 +39,8 @@ export async function readModel({ file, bytes, integrity }, progress) {
   if (count !== bytes) {
     throw new Failure(`The network is not whole. (${file}: ${count} of ${bytes} bytes)`);
   }
-  // fetch compares hashes, but of a file from a server it then gives no part before the whole
+  // With `integrity` fetch gives a download only once it is complete, too late for a progress bar.
+  // So the hash is compared afterwards, of the copy in this page's memory.
   const address = URL.createObjectURL(new Blob(parts));
   let whole;
   try {
