@@ -180,7 +180,7 @@ def publish(
             with open(file, "r+b") as written:
                 os.fsync(written.fileno())
         sync_folder(made)
-        # something may have come there meanwhile; os.rename replaces an empty folder made after this
+        # something may have come there meanwhile; os.rename replaces an empty folder
         check_folder(path)
         os.rename(made, path)
         sync_folder(path.parent)
