@@ -5,7 +5,9 @@ import gc
 import importlib.util
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -49,7 +51,8 @@ def run(prog, command, *arguments, errors=(), trains=False):
     try:
         if backend not in (None, *BACKENDS):
             raise Failure(f"KERAS_BACKEND: {backend}, allowed: {', '.join(BACKENDS)}")
-        return command(*arguments) or 0
+        with ending_in_order():
+            return command(*arguments) or 0
     except KeyboardInterrupt:
         message, code = "interrupted; what was saved is whole", 130
     except Failure as failure:
@@ -72,6 +75,51 @@ def run(prog, command, *arguments, errors=(), trains=False):
     if message is not None:
         print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def ending_in_order():
+    """SIGTERM ends the command as Ctrl-C does, so that nothing half-written stays; neither is lost.
+
+    A signal that is ignored from the start (by nohup) stays so. A training has handlers of its own.
+    """
+    own = os.getpid()
+
+    def end(number, frame):
+        if os.getpid() != own:  # a forked process has this handler, too
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        elif would_be_lost(frame):
+            threading.Timer(0.02, signal.raise_signal, (number,)).start()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            name = signal.Signals(number).name
+            raise Failure(f"interrupted by {name}; what was saved is whole", 128 + number)
+
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    is_main = threading.current_thread() is threading.main_thread()  # others set no handlers
+    changed = [n for n, handler in usual.items() if is_main and signal.getsignal(n) is handler]
+    for number in changed:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, usual[number])
+
+
+def would_be_lost(frame):
+    """Whether Python drops an exception that is raised in this frame.
+
+    It does in what the garbage collector calls, of which JAX has a function, and in `__del__`.
+    """
+    called = {getattr(function, "__code__", None) for function in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in called or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def hint(error, trains):
@@ -115,4 +163,7 @@ def exit_on_errors(errors=(ValueError, OSError), prefix="", code=2, keys=None):
     except errors as error:
         found = keys or {}
         message = re.sub(r"`(\w+)`", lambda name: found.get(name[1], name[0]), str(error))
+        message = re.sub(
+            r"(?<=Received: )(\w+)(?==)", lambda name: found.get(name[1], name[0]), message
+        )
         raise Failure(prefix + message, code) from error

@@ -17,7 +17,11 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
+try:
+    import numpy as np
+except ModuleNotFoundError:
+    print("NumPy is not installed: pip install numpy", file=sys.stderr)
+    sys.exit(2)
 
 LIST, VECTORS = "check.json", "test_vectors.npz"
 # format -> its file, the package that runs it and how Python calls that

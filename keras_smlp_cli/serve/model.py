@@ -1,6 +1,7 @@
 """A SavedModel that `keras-smlp export` wrote, run by TensorFlow alone: JPEG files -> classes."""
 
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -99,6 +100,8 @@ class Model:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
+        # it warns of gradients, which nobody asks for here
+        logging.getLogger("absl").setLevel(logging.ERROR)
         self.tf, self.names = tf, read_names(folder)
         self.top = min(top, len(self.names))
         try:

@@ -54,6 +54,8 @@ class Uploads:
         kind = headers.get("content-type", "")
         if scope["method"] == "POST" and not kind.lower().startswith("multipart/form-data"):
             raise Refused(415, f"the request has the type {kind or 'none'}: {HOW}")
+        if scope["method"] == "POST" and "boundary=" not in kind.lower():
+            raise Refused(400, f"the request's type names no boundary: {HOW}")
         too_large = Refused(413, f"the request must have at most {self.max_bytes} bytes")
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self.max_bytes:
@@ -129,6 +131,8 @@ def photo_of(form):
     # LitServe's is of FastAPI's class, which is derived from Starlette's
     if not isinstance(photo, UploadFile):
         raise Refused(400, f"the form has no file photo: {HOW}")
+    if len(form.getlist("photo")) > 1:
+        raise Refused(400, f"the form has more than one file photo: {HOW}")
     return photo.file.read()
 
 

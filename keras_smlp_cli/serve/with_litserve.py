@@ -59,15 +59,17 @@ def run(options, listener):
     own = os.getpid()
 
     def end(number, frame):
-        # LitServe ends in order at Ctrl-C alone; a forked process has this handler too
+        # LitServe ends in order at Ctrl-C alone. The processes that it forks have this handler, too:
+        # they get a terminal's Ctrl-C as well, but are ended from here.
         if os.getpid() == own:
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     try:
         server.run(options.host, options.port, generate_client_file=False, **of_uvicorn(options))
-    except RuntimeError as error:  # no worker has started, and has said why
-        raise ValueError(f"FOLDER: {error}") from error
+    except RuntimeError as error:  # no worker has started
+        raise ValueError(f"FOLDER: {error} The worker's message is above.") from error
     finally:
         for process in multiprocessing.active_children():
             process.terminate()

@@ -6,6 +6,7 @@ import http.client
 import importlib.util
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -206,14 +207,15 @@ def served(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def started(served, server):
-    """A server in a process of its own; its port."""
+def started(served, server, end=lambda process: process.terminate()):
+    """A server in a process of its own, which a function ends; its port."""
     pytest.importorskip(server)
     port = free_port()
     command = [sys.executable, "-m", "serve", "served", "--with", server, "--port", str(port)]
     command += ["--timeout", str(SECONDS), "--max-mb", "1", "--connections", str(CONNECTIONS)]
     paths = environment(PYTHONPATH="")
-    process = subprocess.Popen(command, cwd=served, env=paths, stderr=subprocess.PIPE, text=True)
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=served, env=paths, **options)
     try:
         until = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < until:
@@ -223,13 +225,13 @@ def started(served, server):
             time.sleep(0.2)
         yield port
     finally:
-        process.send_signal(signal.SIGTERM)
+        end(process)
         try:
             _, err = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-    assert process.returncode == 0, err
+    assert process.returncode == 0 and "Traceback" not in err, err
 
 
 @pytest.fixture(params=serve.SERVERS)
@@ -314,6 +316,12 @@ def test_answers_and_refusals(served, server):
     other = FORM.replace(b'name="photo"', b'name="other"') + photo + END
     status, answer = request(server, "POST", "/predict", other, HEADERS)
     assert status == 400 and "the form has no file photo" in answer["detail"]
+    two = FORM + photo + b"\r\n" + FORM + photo + END
+    status, answer = request(server, "POST", "/predict", two, HEADERS)
+    assert status == 400 and ("more than one" in answer["detail"] or "Too many" in answer["detail"])
+    form = {"content-type": "multipart/form-data"}
+    status, answer = request(server, "POST", "/predict", photo, form)
+    assert status == 400 and "names no boundary" in answer["detail"]
     status, answer = request(server, "POST", "/predict", "{}", {"content-type": "text/json"})
     assert status == 415 and "multipart form" in answer["detail"]
     assert request(server, "GET", "/predict")[0] == 405 and request(server, "GET", "/x")[0] == 404
@@ -378,3 +386,12 @@ def test_the_folder_needs_neither_keras_nor_the_package():
         assert "keras_smlp" not in "".join(
             line for line in file.read_text().splitlines() if "import" in line
         )
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("server", serve.SERVERS)
+def test_ctrl_c_ends_all_processes_in_order(served, server):
+    # as a terminal does it: every process of the group gets the signal
+    end = lambda process: os.killpg(process.pid, signal.SIGINT)  # noqa: E731
+    with started(served, server, end) as port:
+        assert post(port, jpegs(1)[0])[0] == 200
