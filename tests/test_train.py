@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from helpers import photos
 from helpers.html_pages import assert_stands_alone
+from helpers.modes import assert_by_umask
 from helpers.processes import ROOT, python
 from helpers.training import SMALL, TRAIN, Run, refused, train
 
@@ -85,6 +86,7 @@ def test_it_leaves_its_files_and_no_others(run):
     written = sorted(path.name for path in (run.folder / "tensorboard").iterdir())
     assert written == ["train", "validation", "validation_ema"]
     assert len(list((run.folder / "checkpoints").iterdir())) == 2
+    assert_by_umask(run.folder)
 
 
 @pytest.mark.once

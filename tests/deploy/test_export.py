@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import photos
+from helpers.modes import assert_by_umask, umask
 from helpers.nets import BACKEND, pixels, quantized, trained_like
 from helpers.processes import python
 
@@ -102,7 +103,9 @@ def exported(model, tmp_path_factory):
         if format not in made:
             path = tmp_path_factory.mktemp(format) / PATHS[format]
             about = {"class_names": NAMES, "origin": "made here", "license": "MIT"}
-            assert keras_smlp.export(model, path, format, features=True, **about) == path
+            with umask(0o027):
+                assert keras_smlp.export(model, path, format, features=True, **about) == path
+            assert_by_umask(path.parent, 0o027)
             made[format] = path
         return made[format]
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.html_pages import Page
+from helpers.modes import assert_by_umask
 from helpers.nets import net, pixels, trained_like
 from helpers.processes import ROOT
 
@@ -144,6 +145,7 @@ def test_the_runtime_is_copied_beside_the_page(exported, node_modules):
     for name, file in described["files"].items():
         copied = (path / file["address"]).read_text()
         assert (name in copied) or (name == "core" and copied.endswith('from "./wasm-utils.js";'))
+    assert_by_umask(path)
     first = (path / "runtime" / "core.js").read_text().splitlines()[0]
     assert first.startswith("// Changed by keras_smlp")
 
