@@ -114,7 +114,7 @@ def test_each_format_is_saved_through_a_link(ending, tmp_path, micro):
     assert_same_weights(build(weights=link), micro)
 
 
-# ---- who may read ---------------------------------------------------------------------------------
+# ---- who may read --------------------------------------------------------------------------------
 @pytest.mark.once
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("mask", [0o022, 0o027])

@@ -10,7 +10,7 @@ import pytest
 from helpers.nets import net
 
 import keras_smlp
-from keras_smlp.deploy.export import api, meaning, runtimes
+from keras_smlp.deploy.export import api, meaning, runtimes, writing
 from keras_smlp_cli import arguments, export
 
 pytestmark = pytest.mark.once
@@ -46,7 +46,7 @@ def asked(monkeypatch):
 
 
 def test_the_tool_knows_the_formats():
-    assert tuple(api.FORMATS) == export.FORMATS == tuple(runtimes.OPEN)
+    assert tuple(writing.FORMATS) == export.FORMATS == tuple(runtimes.OPEN)
     assert ("auto", *meaning.INPUTS) == arguments.INPUTS
     assert ("auto", *meaning.OUTPUTS) == arguments.OUTPUTS
 
@@ -150,7 +150,7 @@ def test_it_is_compared_with_the_models_own_answer(here, run_command, monkeypatc
 
     def softmaxed(*arguments):
         model, means = written[-1]
-        model = api.endpoint(model, means._replace(outputs="logits"), False)
+        model = writing.endpoint(model, means._replace(outputs="logits"), False)
         return lambda images: model.predict_on_batch(images)
 
     monkeypatch.setattr(api, "write", write)

@@ -14,7 +14,7 @@ from helpers.nets import net, pixels, trained_like
 from helpers.processes import ROOT
 
 import keras_smlp
-from keras_smlp.deploy.export import api, class_maps
+from keras_smlp.deploy.export import api, class_maps, writing
 from keras_smlp.deploy.export.meaning import meaning
 from keras_smlp.deploy.export.web import runtime, site
 
@@ -217,7 +217,7 @@ def test_nothing_is_left_of_a_page_that_fails(exported, tmp_path, monkeypatch):
 
 # ---- what the model returns beside the probabilities --------------------------------------------
 def maps_of(model, images):
-    found = api.endpoint(model, meaning(model), False, maps=True).predict_on_batch(images)
+    found = writing.endpoint(model, meaning(model), False, maps=True).predict_on_batch(images)
     return found["maps"]
 
 
@@ -252,7 +252,7 @@ def test_models_with_another_end_have_no_maps(model):
         keras.Sequential([images, keras.layers.Flatten(), keras.layers.Dense(5, "softmax")]),
     ):
         assert class_maps.size(other) is None
-        assert set(api.endpoint(other, meaning(other), False, maps=True).output) == {
+        assert set(writing.endpoint(other, meaning(other), False, maps=True).output) == {
             "probabilities"
         }
 

@@ -16,7 +16,7 @@ def umask(mask):
 
 
 def assert_by_umask(path, mask=None):
-    """Asserts that a file, or all in a folder, has the mode that a umask gives, or this process'."""
+    """Asserts that a file, or all in a folder, has the mode of a umask, else this process'."""
     if mask is None:
         mask = os.umask(0o022)
         os.umask(mask)

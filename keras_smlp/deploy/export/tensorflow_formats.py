@@ -100,7 +100,7 @@ def converted(model, folder, precision, names, batch=None):
     """The content of a LiteRT file.
 
     Args:
-        model: What `api.endpoint` returned.
+        model: What `writing.endpoint` returned.
         folder: Path of a folder to write to meanwhile.
         precision: One of those of the format.
         names: Names of the signatures, for float32 images and, if there are two, uint8 ones.
