@@ -23,7 +23,7 @@ from helpers.training import SMALL, TRAIN, Run, refused, train
 
 from keras_smlp.data import pipeline, sources
 from keras_smlp.data.decode import BadFiles
-from keras_smlp.training import report
+from keras_smlp.training import files
 from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.engines import Engine
 from keras_smlp.training.parsing import parse
@@ -75,8 +75,8 @@ FILES += ["tensorboard"]
 @pytest.mark.quick_once
 def test_it_leaves_its_files_and_no_others(run):
     assert sorted(path.name for path in run.folder.iterdir()) == FILES
-    assert {*FILES} - {"checkpoints", "tensorboard"} == report.FILES - {
-        report.SPLIT,
+    assert {*FILES} - {"checkpoints", "tensorboard"} == files.FILES - {
+        files.SPLIT,
         "calibrated.keras",
         "example.tif",
     }
