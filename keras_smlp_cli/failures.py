@@ -12,7 +12,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # module -> extra that installs it
 EXTRAS = {backend: backend for backend in BACKENDS}
 EXTRAS |= {"matplotlib": "predict", "tqdm": "predict", "keras_cv": "keras-cv", "pyarrow": "parquet"}
-EXTRAS |= {"mlflow": "mlflow", "wandb": "wandb", "huggingface_hub": "hub"}
+EXTRAS |= {"mlflow": "mlflow", "wandb": "wandb", "huggingface_hub": "hub", "yaml": "hub"}
 # what the extra train installs
 TRAIN = {"tensorflow", "matplotlib", "PIL", "sklearn", "tensorboardX", "tensorflow_datasets"}
 TRAIN |= {"tqdm", "yaml"}

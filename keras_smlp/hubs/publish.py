@@ -153,6 +153,7 @@ def publish(
                 license=license,
                 inputs=means.inputs,
                 outputs=means.outputs,
+                **evaluated,
             )
         if class_names:
             (made / names.CLASSES).write_text(json.dumps(list(class_names)), "utf-8")

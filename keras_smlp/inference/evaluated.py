@@ -36,7 +36,8 @@ def read(path):
     try:
         config = yaml.safe_load(read_text(path, MOST))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{shown(path)} is no YAML file ({shown(error)})") from error
+        why = " ".join(str(error).split())
+        raise ValueError(f"{shown(path)} is no YAML file ({shown(why)})") from error
     return of(config, path)
 
 

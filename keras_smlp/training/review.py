@@ -263,7 +263,7 @@ def review_of(config, engine, source):
 
 
 def as_trained(config):
-    """The options by which `keras-smlp predict` reads photos as the training did."""
+    """The options by which `keras-smlp predict` and `export` take photos as the training did."""
     size = config.data.shorter_side(config.model.input_size)
     is_default = size == shorter_side(config.model.input_size)
     resized = [] if is_default else ["--resize-size", str(size)]
@@ -300,9 +300,9 @@ def uses(config, weights, own_side, classes=1000):
     has_names = classes == 1000 or (file.endswith(".keras") and size == own_side)
     names = [] if has_names else ["--classes", CLASSES]
     backend = f"KERAS_BACKEND={keras.backend.backend()} "
-    words = ["photo.jpg", "--weights", file, *variant, *names, *as_trained(config)]
-    predict = ["keras-smlp", "predict", *words]
-    export = ["keras-smlp", "export", file, *variant, *names, "--format", "onnx"]
+    options = [*variant, *names, *as_trained(config)]
+    predict = ["keras-smlp", "predict", "photo.jpg", "--weights", file, *options]
+    export = ["keras-smlp", "export", file, *options, "--format", "onnx"]
     named = [
         ("Name what is on a photo:", backend + shlex.join(predict)),
         ("Export it:", backend + shlex.join([*export, "--out", "model.onnx"])),

@@ -175,6 +175,7 @@ def test_the_preparation_is_the_one_of_the_figures(here, run_command, refused):
         "turn as EXIF says; resize, bicubic and antialiased, so that 48 x 48 pixels (height x "
         "width) are just covered; crop the middle 16 x 32"
     )
+    assert json.loads(Path("out/config.json").read_text())["resize_size"] == [48, 48]
     text = Path("out/README.md").read_text()
     assert "size=(16, 32), resize_size=48, exif_orientation=True" in text
     Path("config.yaml").write_text("data: {resize_size: 'print(1)'}\n")

@@ -23,7 +23,7 @@ from keras_smlp.deploy.export.meaning import Meaning, meaning
 
 pytestmark = pytest.mark.quick_once
 
-SIZE = (32, 48)
+SIZE, COVER = (32, 48), (40, 52)  # of images; of photos before the crop
 NAMES = ["ant", "bee", "cat", "dog"]
 PATHS = {
     # with what means something else in a pattern to glob, or looks like an ending
@@ -103,6 +103,7 @@ def exported(model, tmp_path_factory):
         if format not in made:
             path = tmp_path_factory.mktemp(format) / PATHS[format]
             about = {"class_names": NAMES, "origin": "made here", "license": "MIT"}
+            about["resize_size"] = COVER
             with umask(0o027):
                 assert keras_smlp.export(model, path, format, features=True, **about) == path
             assert_by_umask(path.parent, 0o027)
@@ -213,7 +214,8 @@ def test_the_metadata_travels(format, exported):
     about = json.loads(text)
     assert about["class_names"] == NAMES and (about["height"], about["width"]) == SIZE
     assert about["origin"] == "made here" and about["license"] == "MIT"
-    assert "37 x 55" in about["preprocessing"] and about["input"] == "RGB in [0, 255]"
+    assert "40 x 52" in about["preprocessing"] and about["resize_size"] == [*COVER]
+    assert about["input"] == "RGB in [0, 255]"
 
 
 @pytest.mark.quick_each
@@ -224,7 +226,7 @@ def test_jpeg_files_are_seen_as_by_load_image(format, exported, model):
     files = [photos.encoded(photos.photo(size=size), quality=90) for size in sizes]
     files += [photos.encoded(photos.photo(size=(80, 60)).convert(mode)) for mode in ("CMYK", "L")]
     served = tf.saved_model.load(exported(format))
-    seen = np.stack([keras_smlp.load_image(file, SIZE) for file in files])
+    seen = np.stack([keras_smlp.load_image(file, SIZE, COVER) for file in files])
     found = served.serve_jpeg(tf.constant(files))["probabilities"]
     np.testing.assert_allclose(found, model.predict_on_batch(seen), atol=2e-3)
     none = served.serve_jpeg(tf.constant([], tf.string))
@@ -364,6 +366,7 @@ def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
     assert "normalized" in about["input"] and about["output"] == "probabilities"
     about = api.describe(raw, Meaning("unknown", "unknown"), None, None, None)
     assert {about[key] for key in ("input", "preprocessing", "output")} == {"unknown"}
+    assert about["resize_size"] is None
 
 
 # ---- the process of its own ---------------------------------------------------------------------

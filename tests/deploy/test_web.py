@@ -84,9 +84,20 @@ def test_what_the_folder_holds(exported):
         "integrity": "sha384-" + base64.b64encode(hashlib.sha384(MODEL).digest()).decode(),
     }
     assert (found["size"], found["cover"], found["channels"]) == ([16, 32], [18, 37], 3)
+    assert found["metadata"]["resize_size"] == [18, 37]
     assert found["scale"] is None and found["map"] == [2, 4]
     assert {x.name for x in (site.PAGE).iterdir()} == {*site.COPIED, "index.html"}
     assert "Apache License" in (path / "NOTICES.txt").read_text()
+
+
+def test_photos_are_resized_as_they_were_in_the_evaluation(exported):
+    for small in (31, (40, 31), (15, 40)):
+        with pytest.raises(ValueError, match="^`resize_size` must be at least the model's 16 x 32"):
+            exported(resize_size=small)
+    found = about(exported(resize_size=40, exif_orientation=True))
+    assert found["cover"] == found["metadata"]["resize_size"] == [40, 40]
+    assert found["metadata"]["preprocessing"].startswith("turn as EXIF says; resize")
+    assert "so that 40 x 40 pixels" in found["metadata"]["preprocessing"]
 
 
 def test_nothing_runs_but_the_files_of_the_page(exported, node_modules):

@@ -20,6 +20,7 @@ from keras_smlp.checks import (
     check_boolean,
     check_choice,
     check_names,
+    check_pair,
     check_path,
     check_text,
     received,
@@ -61,6 +62,8 @@ def export(
     inputs: str = "auto",
     outputs: str = "auto",
     runtime: str | os.PathLike | None = None,
+    resize_size: int | tuple[int, int] | None = None,
+    exif_orientation: bool = False,
 ) -> Path:
     """Writes a classifier so that neither Keras nor this package is needed to run it.
 
@@ -126,6 +129,13 @@ def export(
             the runtime: its files are copied beside the page, which then needs no other server.
             Defaults to `None`: the browser loads them from a public server and compares their
             hashes.
+        resize_size: Positive integer or pair `(height, width)`, at least the model's: what photos
+            just cover before the central crop, as of `keras_smlp.load_image`, and as
+            `data.resize_size` was in the training. The metadata say it, `serve_jpeg` and the page
+            do it. Defaults to `None`: 256 / 224 of the model's.
+        exif_orientation: Boolean. Whether the metadata say that photos are to be turned upright as
+            their EXIF data say, as with `data.exif_orientation` in the training. Defaults to
+            `False`.
 
     Returns:
         The path as a `pathlib.Path`.
@@ -148,14 +158,16 @@ def export(
         class_names = check_names("class_names", class_names, "None or a list of strings")
     origin = check_text("origin", origin, none=True)
     license = check_text("license", license, none=True)
+    exif_orientation = check_boolean("exif_orientation", exif_orientation)
     check(model, path, format, features, precision, class_names)
+    cover(model, resize_size)  # refused before anything is converted
     means = meaning(model, inputs, outputs)
     if format == "web":
         runtime = site.check(model, means, features, runtime)
     elif runtime is not None:
         raise refusal("runtime", runtime, f"None for {format!r}")
     model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
-    about = describe(model, means, class_names, origin, license)
+    about = describe(model, means, class_names, origin, license, resize_size, exif_orientation)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         run = write if is_written_here(model, format) else write_in_subprocess
@@ -245,16 +257,28 @@ def ends(model):
     return (inputs[0].shape, outputs[0].shape) if one_of_each else ((), ())
 
 
+def cover(model, resize_size):
+    """What photos are resized to before the central crop, `(height, width)`."""
+    size = tuple(model.inputs[0].shape[1:3])
+    if resize_size is None:
+        return tuple(map(shorter_side, size))
+    pair = check_pair("resize_size", resize_size)
+    if pair[0] < size[0] or pair[1] < size[1]:
+        allowed = f"at least the model's {size[0]} x {size[1]} (height x width)"
+        raise refusal("resize_size", resize_size, allowed)
+    return pair
+
+
 def describe(model, means, class_names, origin, license, resize_size=None, exif_orientation=False):
     """The metadata that every exported file carries (docs/export.md says where), for JSON.
 
-    `resize_size` (an integer) and `exif_orientation` are those of `keras_smlp.load_image`.
+    `resize_size` and `exif_orientation` are those of `export`.
     """
     import keras_smlp
 
     _, height, width, channels = model.inputs[0].shape
     colors = {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels")
-    rows, columns = (resize_size or shorter_side(side) for side in (height, width))
+    rows, columns = cover(model, resize_size)
     preprocessing = "turn as EXIF says; " * exif_orientation + (
         f"resize, bicubic and antialiased, so that {rows} x {columns} pixels (height x width) are "
         f"just covered; crop the middle {height} x {width}"
@@ -274,6 +298,7 @@ def describe(model, means, class_names, origin, license, resize_size=None, exif_
             NORMALIZED: f"{preprocessing}; normalize",
             UNKNOWN: UNKNOWN,
         }[means.inputs],
+        "resize_size": None if means.inputs == UNKNOWN else [rows, columns],
         "output": PROBABILITIES if means.outputs == LOGITS else means.outputs,
         "origin": origin,
         "license": license,
