@@ -57,6 +57,22 @@ class Parser(argparse.ArgumentParser):
             help="what the model answers with (default: auto, read off its graph)",
         )
 
+    def add_view_options(self):
+        """The options for `view`."""
+        self.add_argument(
+            "--exif-orientation",
+            action=argparse.BooleanOptionalAction,
+            help="photos are turned upright as their EXIF data say (default: as "
+            "data.exif_orientation in the config.yaml beside a .keras file, or not)",
+        )
+        self.add_argument(
+            "--resize-size",
+            type=positive,
+            metavar="PIXELS",
+            help="shorter side before the central crop (default: data.resize_size in the "
+            "config.yaml beside a .keras file, or 256 / 224 of the model's side)",
+        )
+
     def error(self, message):
         """Ends the program with one line, in which nothing can move a terminal; status 2."""
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
@@ -174,6 +190,37 @@ def read_names(weights, path=None):
         return classes.read_names(path) if path else None
     except ValueError as error:
         raise ValueError(f"--classes must be a JSON list of names: {error}") from error
+
+
+def view(arguments, weights, model):
+    """How photos are prepared: as the command line says, else as the run did that left the model.
+
+    Args:
+        arguments: What was parsed: `resize_size`, `exif_orientation`.
+        weights: What `open_model` takes.
+        model: The model that it is.
+
+    Returns:
+        A dict with the arguments `resize_size` and `exif_orientation` of `keras_smlp.load_image`.
+
+    Raises:
+        ValueError: If the `config.yaml` beside the file is none, or the size is too small.
+        OSError: If that cannot be read.
+    """
+    from keras_smlp.checks import shown
+    from keras_smlp.inference import evaluated
+
+    given = {name: getattr(arguments, name) for name in ("resize_size", "exif_orientation")}
+    given = {name: value for name, value in given.items() if value is not None}
+    found: dict = {"resize_size": None, "exif_orientation": False}
+    path = evaluated.beside(weights)
+    if path and given.keys() != found.keys():
+        found = evaluated.read(path)
+    size, least = (found | given)["resize_size"], max(model.inputs[0].shape[1:3])
+    if size is not None and size < least:
+        name = "--resize-size" if "resize_size" in given else f"{shown(path)}: data.resize_size"
+        raise ValueError(f"{name} must be at least {least}, the model's side, not {size}")
+    return found | given
 
 
 def labels(names, classes):

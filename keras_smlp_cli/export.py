@@ -13,7 +13,7 @@ with the model on two random images.
 
 import os
 
-from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source
+from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source, view
 from keras_smlp_cli.failures import exit_on_errors, run
 
 # those of keras_smlp.export
@@ -29,6 +29,7 @@ KEYS |= {
         *("inputs", "outputs", "runtime"),
     )
 }
+KEYS |= {"resize_size": "--resize-size", "exif_orientation": "--exif-orientation"}
 
 
 def main(argv: list[str], prog: str = "keras-smlp export") -> int:
@@ -46,6 +47,7 @@ def main(argv: list[str], prog: str = "keras-smlp export") -> int:
     )
     parser.add_network_options()
     parser.add_meaning_options()
+    parser.add_view_options()
     parser.add_argument("--fold", action="store_true", help="merge what is linear first")
     parser.add_argument("--quantize", choices=("int8",), help="the dense layers, to 8 bits")
     parser.add_argument(
@@ -86,6 +88,7 @@ def export(parser, argv):
     model = open_model(file, arguments.variant, "MODEL")
     precision, quantize = arguments.precision, arguments.quantize
     inputs, outputs = arguments.inputs, arguments.outputs
+    prepared: dict = {}
     if is_classifier(model):  # else the export says what it must be
         pairs = labels(names, model.output_shape[1])
         names = pairs and [name for _, name in pairs]
@@ -93,6 +96,7 @@ def export(parser, argv):
             inputs, outputs = meaning(model, inputs, outputs)
         images = random_images(model, inputs)
         answer = reference(model, images, outputs)
+        prepared = view(arguments, file, model)
     if arguments.fold:
         model = keras_smlp.fold(model)
     if quantize and arguments.format in BY_LITERT:
@@ -115,6 +119,7 @@ def export(parser, argv):
             inputs=inputs,
             outputs=outputs,
             runtime=arguments.runtime,
+            **prepared,
         )
     print(f"{path}: {arguments.format}, {size(path) / 1e6:.1f} MB")
     compare(

@@ -14,7 +14,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # module -> extra that installs it
 EXTRAS = {backend: backend for backend in BACKENDS}
 EXTRAS |= {"matplotlib": "predict", "tqdm": "predict", "keras_cv": "keras-cv", "pyarrow": "parquet"}
-EXTRAS |= {"mlflow": "mlflow", "wandb": "wandb", "huggingface_hub": "hub"}
+EXTRAS |= {"mlflow": "mlflow", "wandb": "wandb", "huggingface_hub": "hub", "yaml": "hub"}
 # what the extra train installs
 TRAIN = {"tensorflow", "matplotlib", "PIL", "sklearn", "tensorboardX", "tensorflow_datasets"}
 TRAIN |= {"tqdm", "yaml"}
@@ -97,7 +97,7 @@ def ending_in_order():
             name = signal.Signals(number).name
             raise Failure(f"interrupted by {name}; what was saved is whole", 128 + number)
 
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual: dict = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     is_main = threading.current_thread() is threading.main_thread()  # others set no handlers
     changed = [n for n, handler in usual.items() if is_main and signal.getsignal(n) is handler]
     for number in changed:

@@ -17,7 +17,16 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from keras_smlp_cli.arguments import Parser, labels, located, open_model, png, positive, read_names
+from keras_smlp_cli.arguments import (
+    Parser,
+    labels,
+    located,
+    open_model,
+    png,
+    positive,
+    read_names,
+    view,
+)
 from keras_smlp_cli.failures import run
 
 TOP = 5
@@ -46,18 +55,7 @@ def main(argv: list[str], prog: str = "keras-smlp predict") -> int:
     parser.add_argument(
         "--kernels", metavar="FILE.png", type=png, help="draw the network's axial kernels"
     )
-    parser.add_argument(
-        "--exif-orientation",
-        action="store_true",
-        help="turn photos upright as their EXIF data say, as data.exif_orientation of a training",
-    )
-    parser.add_argument(
-        "--resize-size",
-        type=positive,
-        metavar="PIXELS",
-        help="shorter side before the central crop, as data.resize_size of a training (default: "
-        "256 / 224 of the model's side)",
-    )
+    parser.add_view_options()
     parser.add_argument(
         "--batch-size", type=positive, default=32, help="photos at a time (default: 32)"
     )
@@ -106,12 +104,7 @@ def predict(parser, argv):
     top = min(TOP, len(classes)) if arguments.top is None else arguments.top
     if top > len(classes):
         raise ValueError(f"--top must be at most {len(classes)}, the model's classes, not {top}")
-    resize_size = arguments.resize_size
-    if resize_size is not None and resize_size < max(height, width):
-        raise ValueError(
-            f"--resize-size must be at least {max(height, width)}, the model's side, not "
-            f"{resize_size}"
-        )
+    prepared = view(arguments, arguments.weights, model)
     if arguments.explain:
         explain.classifier_layers(model)
     if arguments.kernels:
@@ -123,9 +116,7 @@ def predict(parser, argv):
 
     def read(file):
         try:
-            return images.load_image(
-                file, (height, width), resize_size, arguments.exif_orientation, channels
-            )
+            return images.load_image(file, (height, width), channels=channels, **prepared)
         except (ValueError, OSError) as error:
             return error
 

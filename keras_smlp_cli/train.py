@@ -33,7 +33,7 @@ def main(argv: list[str], prog: str = "keras-smlp train", about: str = "Trains a
 
 def train(config):
     """One run in a folder of its own, or one evaluation."""
-    from keras_smlp.training import engines, loggers, report
+    from keras_smlp.training import engines, files, loggers
     from keras_smlp.training.callbacks import Interrupted
     from keras_smlp.training.run import locked
     from keras_smlp_cli.evaluations import evaluate, look_at_features
@@ -53,9 +53,9 @@ def train(config):
     with contextlib.ExitStack() as stack:
         # an evaluation leaves what a run has written as it is, but for eval.calibrate
         if not config.eval.only or config.eval.calibrate:
-            files = report.FILES | {loggers.FILE}
+            written = files.FILES | {loggers.FILE}
             with exit_on_errors():
-                stack.enter_context(locked(Path(config.output_dir), engine, files))
+                stack.enter_context(locked(Path(config.output_dir), engine, written))
         if not config.eval.only:
             logger = stack.enter_context(loggers.Logger(config, engine.is_main))
         try:
@@ -77,7 +77,7 @@ def train_with(prepared, began, logger):
     import keras
 
     from keras_smlp.data import fingerprint
-    from keras_smlp.training import evaluation, losses, network, optimizer, preface, report
+    from keras_smlp.training import evaluation, files, losses, network, optimizer, preface, report
     from keras_smlp.training.callbacks import Interrupted, Progress, Signals, StepMonitor
     from keras_smlp.training.pace import Pace
     from keras_smlp.training.review import as_trained, review_of
@@ -97,7 +97,7 @@ def train_with(prepared, began, logger):
             f"train.batch_size: {batch_size}, allowed: at most {allowed}, for one update an epoch"
         )
     if source.drawn:
-        say(f"data.dir: {report.SPLIT} has the split, and can be data.dir")
+        say(f"data.dir: {files.SPLIT} has the split, and can be data.dir")
     training, net = prepared.training_batches(), prepared.network
     pace = Pace(steps, epochs)
     review = review_of(config, engine, source)
@@ -190,7 +190,7 @@ def train_with(prepared, began, logger):
         say(score)
         if config.eval.calibrate:
             say(review.calibrate(net, classifier))
-        page = folder / report.PAGE
+        page = folder / files.PAGE
         review.report(page, score, net, results.best_path, prepared.bad, run)
         say(f"{page} says more")
     logger.end(run.rows, results.readable())

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers.modes import assert_by_umask, umask
 from helpers.nets import FORMATS, answer, assert_same_weights, build, linear, net, pixels, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,6 +112,18 @@ def test_each_format_is_saved_through_a_link(ending, tmp_path, micro):
     save(micro, link)
     assert link.is_symlink() and store.read_bytes() != b"old"
     assert_same_weights(build(weights=link), micro)
+
+
+# ---- who may read --------------------------------------------------------------------------------
+@pytest.mark.once
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_the_umask_says_who_may_read(ending, mask, tmp_path, micro):
+    path = tmp_path / f"m{ending}"
+    for _ in ("a new file", "one that is replaced"):
+        with umask(mask):
+            save(micro, path)
+        assert_by_umask(path, mask)
 
 
 # ---- the model class ----------------------------------------------------------------------------

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from helpers import photos
 from helpers.html_pages import assert_stands_alone
+from helpers.modes import assert_by_umask
 from helpers.processes import ROOT, python
 from helpers.training import SMALL, TRAIN, Run, refused, train
 
 from keras_smlp.data import pipeline, sources
 from keras_smlp.data.decode import BadFiles
-from keras_smlp.training import report
+from keras_smlp.training import files
 from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.engines import Engine
 from keras_smlp.training.parsing import parse
@@ -74,8 +75,8 @@ FILES += ["tensorboard"]
 @pytest.mark.quick_once
 def test_it_leaves_its_files_and_no_others(run):
     assert sorted(path.name for path in run.folder.iterdir()) == FILES
-    assert {*FILES} - {"checkpoints", "tensorboard"} == report.FILES - {
-        report.SPLIT,
+    assert {*FILES} - {"checkpoints", "tensorboard"} == files.FILES - {
+        files.SPLIT,
         "calibrated.keras",
         "example.tif",
     }
@@ -85,6 +86,7 @@ def test_it_leaves_its_files_and_no_others(run):
     written = sorted(path.name for path in (run.folder / "tensorboard").iterdir())
     assert written == ["train", "validation", "validation_ema"]
     assert len(list((run.folder / "checkpoints").iterdir())) == 2
+    assert_by_umask(run.folder)
 
 
 @pytest.mark.once

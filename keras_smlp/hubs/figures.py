@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_smlp.checks import is_positive_integer, read_text, received, shown
-from keras_smlp.hubs.names import CURVES
+from keras_smlp.checks import read_text, received, shown
+from keras_smlp.inference import evaluated
+from keras_smlp.inference.evaluated import MOST
+from keras_smlp.training import files
 
-MOST = 4 << 20  # bytes of a file
 # the model's file -> how the columns of its scores begin; that of the best epoch is in the summary
-PREFIXES = {"best.keras": None, "last.keras": "val_", "ema.keras": "ema_"}
-OTHERS = ("calibrated.keras",)  # of a run too, but not in its history
+PREFIXES = {files.BEST: None, files.LAST: "val_", files.EMA: "ema_"}
+OTHERS = (files.CALIBRATED,)  # of a run too, but not in its history
 AVERAGED = "(averaged weights)"
 # column -> the metric as the Hugging Face hub calls it, its name, the factor
 METRICS = {
@@ -67,12 +68,12 @@ def read(model):
         ValueError: If a file of the run holds something else than a run writes; it names the file.
     """
     folder, name = Path(model).parent, Path(model).name
-    history = folder / "history.csv"
+    history = folder / files.HISTORY
     rows = read_history(history)
     if name not in (*PREFIXES, *OTHERS) or not rows:
         return Figures()
-    config = read_config(folder / "config.yaml")
-    summary = read_summary(folder / "summary.md")
+    config = read_config(folder / files.CONFIG)
+    summary = read_summary(folder / files.SUMMARY)
     if name in OTHERS:
         return Figures(config=config)
     best = re.fullmatch(r"(\d+) of (\d+)(.*)", summary.get("best epoch", ""))
@@ -86,7 +87,7 @@ def read(model):
         prefix = "ema_" if AVERAGED in best[3] else "val_"
     is_best = PREFIXES[name] is None
     images = re.search(r" on (\d+) images", summary.get("result", ""))
-    curves = folder / CURVES
+    curves = folder / files.CURVES
     return Figures(
         [
             (metric, name, number(history, prefix + column, row) * factor)
@@ -149,12 +150,7 @@ def read_config(path):
                 f"{shown(path)}: {section} must be a section of keys. "
                 f"Received: {received(section, config[section])}"
             )
-    resize_size = config.get("data", {}).get("resize_size")
-    if resize_size is not None and not is_positive_integer(resize_size):
-        raise ValueError(
-            f"{shown(path)}: data.resize_size must be a positive integer. "
-            f"Received: {received('resize_size', resize_size)}"
-        )
+    evaluated.of(config, path)
     for section, keys in PATHS.items():
         for key in keys:
             config.get(section, {}).pop(key, None)

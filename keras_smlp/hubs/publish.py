@@ -22,7 +22,7 @@ from keras_smlp.checks import (
     check_text,
     received,
 )
-from keras_smlp.deploy.export import api
+from keras_smlp.deploy.export import api, writing
 from keras_smlp.deploy.export.meaning import NORMALIZED, UNKNOWN, Meaning, meaning
 from keras_smlp.deploy.precision import with_precision
 from keras_smlp.hubs import card, checker, names
@@ -138,7 +138,7 @@ def publish(
         made = Path(scratch) / path.name
         made.mkdir()
         api.check_classifier(model, class_names)
-        exported = {name: made / names.MODELS[name] for name in chosen if name in api.FORMATS}
+        exported = {name: made / names.MODELS[name] for name in chosen if name in writing.FORMATS}
         for name, target in exported.items():
             api.check(model, target, name, False, "float32", class_names)
         means = meaning(model, inputs, outputs)
@@ -153,6 +153,7 @@ def publish(
                 license=license,
                 inputs=means.inputs,
                 outputs=means.outputs,
+                **evaluated,
             )
         if class_names:
             (made / names.CLASSES).write_text(json.dumps(list(class_names)), "utf-8")
@@ -277,7 +278,7 @@ def write_vectors(model, means, folder):
         channels = images.shape[-1]
         scale, offset = (np.float32(of_channels(x, channels)) for x in (SCALE, OFFSET))
         images = images * scale + offset
-    served = api.endpoint(with_precision(model, "float32"), means, False)
+    served = writing.endpoint(with_precision(model, "float32"), means, False)
     (answers,) = served.predict_on_batch(images.astype("float32")).values()
     np.savez_compressed(folder / checker.VECTORS, images=images, outputs=np.asarray(answers))
     return checker.VALUES if means.outputs == UNKNOWN else checker.LOGARITHMS

@@ -19,18 +19,12 @@ from keras_smlp.checks import shown
 from keras_smlp.data import on_device
 from keras_smlp.data.decode import by_pil
 from keras_smlp.data.folders import COLUMNS, OPTIONAL
-from keras_smlp.inference.classes import CLASSES
 from keras_smlp.inference.images import as_rgb
 from keras_smlp.inference.photos import reason
 from keras_smlp.preprocessing import MEAN
 from keras_smlp.saving import replacing
+from keras_smlp.training import files
 
-SPLIT = "split.csv"
-# what `replacing` writes
-FILES = {"batch.png", "best.keras", CLASSES, "config.yaml", "curves.png", "ema.keras"}
-FILES |= {"example.png", "example.tif", "history.csv", "last.keras", SPLIT, "summary.md"}
-CALIBRATED, PAGE = "calibrated.keras", "report.html"  # which `review` writes
-FILES |= {CALIBRATED, PAGE}
 NAMES = {"": "training", "val_": "validation", "ema_": "validation, EMA"}
 MOST_OF_PNG = 4  # channels
 PICTURED = 32  # images of batch.png, at most
@@ -58,14 +52,13 @@ class Results:
     def __init__(self, folder, saved_model, class_names, run):
         self.folder, self.saved_model, self.run = Path(folder), saved_model, run
         self.class_names = class_names
-        self.best_path = self.folder / "best.keras"
-        self.classes = self.folder / CLASSES
+        self.best_path = self.folder / files.BEST
+        self.classes = self.folder / files.CLASSES
 
     @property
     def example(self):
         """The path of the first image of the validation, as a file."""
-        is_png = self.run.config.data.channels <= MOST_OF_PNG
-        return self.folder / f"example.{'png' if is_png else 'tif'}"
+        return self.folder / files.EXAMPLES[self.run.config.data.channels > MOST_OF_PNG]
 
     def start(self, drawn=()):
         """Writes what a process that goes on may have changed.
@@ -74,10 +67,10 @@ class Results:
             drawn: The `drawn` of the `splits.Source`.
         """
         if self.run.engine.is_main:
-            self.write_text("config.yaml", self.run.config.to_yaml())
-            self.write_text(CLASSES, json.dumps(self.class_names))
+            self.write_text(files.CONFIG, self.run.config.to_yaml())
+            self.write_text(files.CLASSES, json.dumps(self.class_names))
             if drawn:
-                write_split(self.folder / SPLIT, drawn)
+                write_split(self.folder / files.SPLIT, drawn)
 
     def begin(self, batches, validation):
         """Draws the first images, before the first step.
@@ -92,7 +85,7 @@ class Results:
             count = -(-PICTURED // group) * group  # whole groups: their images are mixed
             batch = keras.tree.map_structure(lambda x: x[:count].numpy(), batch)
             images = ops.convert_to_numpy(on_device.finished(batch, group))
-            plot_batch(self.folder / "batch.png", images, targets, self.class_names)
+            plot_batch(self.folder / files.BATCH, images, targets, self.class_names)
             data = self.run.config.data
             write_example(self.example, validation, data.exif_orientation, data.channels)
 
@@ -108,7 +101,7 @@ class Results:
         best, by = self.run.best_score, score.best_by
         # of two equally good ones, that of the lower loss
         is_best = not best or (getattr(score, by), -score.loss) > (best[by], -best["loss"])
-        path = self.folder / ("ema.keras" if name == "ema" else "last.keras")
+        path = self.folder / (files.EMA if name == "ema" else files.LAST)
         if self.run.engine.is_main:
             with self.run.engine.saving():
                 self.saved_model.save(path)
@@ -126,8 +119,8 @@ class Results:
     def write(self):
         """Writes the history and its pictures after an epoch."""
         if self.run.engine.is_main:
-            write_history(self.folder / "history.csv", self.run.rows)
-            plot_curves(self.folder / "curves.png", self.run.rows)
+            write_history(self.folder / files.HISTORY, self.run.rows)
+            plot_curves(self.folder / files.CURVES, self.run.rows)
             write_tensorboard(self.folder / "tensorboard", self.run.rows[-1])
 
     def end(self, score, seconds):
@@ -153,11 +146,11 @@ class Results:
         shown_rows = [rows[best["epoch"] - 1], last]
         for row in shown_rows[last is shown_rows[0] :]:
             lines.append("| " + " | ".join(f"{row[key]:.5g}" for key in ("epoch", *keys)) + " |")
-        self.write_text("summary.md", "\n".join(lines) + "\n")
+        self.write_text(files.SUMMARY, "\n".join(lines) + "\n")
 
     def readable(self):
         """The paths of the files that people read: all but the models."""
-        return [self.folder / name for name in sorted(FILES) if not name.endswith(".keras")]
+        return [self.folder / name for name in sorted(files.FILES) if not name.endswith(".keras")]
 
     def write_text(self, name, text):
         """Writes a file of the folder."""

@@ -16,8 +16,9 @@ from keras_smlp.deploy.calibration import calibrate
 from keras_smlp.inference.classes import CLASSES, read_names
 from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import replacing
+from keras_smlp.training.files import BATCH, CALIBRATED
 from keras_smlp.training.known import inferred
-from keras_smlp.training.report import CALIBRATED, NAMES
+from keras_smlp.training.report import NAMES
 from keras_smlp.training.temperature import LOSSES, Logits
 from keras_smlp.weights import loading
 
@@ -226,7 +227,7 @@ class Review:
 
     def batch(self):
         """The section of the first training batch, if its picture is still there."""
-        path = Path(self.config.output_dir) / "batch.png"
+        path = Path(self.config.output_dir) / BATCH
         with contextlib.suppress(OSError):
             return page.picture_file(path, "augmented training images with their targets")
         return page.notes([f"{path} cannot be read."])
@@ -262,7 +263,7 @@ def review_of(config, engine, source):
 
 
 def as_trained(config):
-    """The options by which `keras-smlp predict` reads photos as the training did."""
+    """The options by which `keras-smlp predict` and `export` take photos as the training did."""
     size = config.data.shorter_side(config.model.input_size)
     is_default = size == shorter_side(config.model.input_size)
     resized = [] if is_default else ["--resize-size", str(size)]
@@ -297,11 +298,11 @@ def uses(config, weights, own_side, classes=1000):
     )
     # a run leaves its names beside the .keras file
     has_names = classes == 1000 or (file.endswith(".keras") and size == own_side)
-    names = [] if has_names else ["--classes", "classes.json"]
+    names = [] if has_names else ["--classes", CLASSES]
     backend = f"KERAS_BACKEND={keras.backend.backend()} "
-    words = ["photo.jpg", "--weights", file, *variant, *names, *as_trained(config)]
-    predict = ["keras-smlp", "predict", *words]
-    export = ["keras-smlp", "export", file, *variant, *names, "--format", "onnx"]
+    options = [*variant, *names, *as_trained(config)]
+    predict = ["keras-smlp", "predict", "photo.jpg", "--weights", file, *options]
+    export = ["keras-smlp", "export", file, *options, "--format", "onnx"]
     named = [
         ("Name what is on a photo:", backend + shlex.join(predict)),
         ("Export it:", backend + shlex.join([*export, "--out", "model.onnx"])),

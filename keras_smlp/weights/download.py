@@ -93,7 +93,7 @@ def locked(path):
     """Holds the lock of a cached file; says so if another process has it."""
     import filelock
 
-    # for everybody, as far as the umask lets it: the cache may be shared
+    # an empty file, for everybody, whatever the umask is: the cache may be shared
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
     try:
         lock.acquire(timeout=0)

@@ -274,7 +274,8 @@ def save_official(model: keras.Model, path: str | PathLike) -> None:
     import safetensors.numpy
 
     with replacing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary)
+        # its `save_file` writes files that only their owner may read, whatever the umask is
+        temporary.write_bytes(safetensors.numpy.save(tensors))
 
 
 def check_ending(path, endings):

@@ -59,8 +59,8 @@ def run(options, listener):
     own = os.getpid()
 
     def end(number, frame):
-        # LitServe ends in order at Ctrl-C alone. The processes that it forks have this handler, too:
-        # they get a terminal's Ctrl-C as well, but are ended from here.
+        # LitServe ends in order at Ctrl-C alone. The processes that it forks have this handler, too,
+        # and also get a terminal's Ctrl-C, but they are ended from here.
         if os.getpid() == own:
             raise KeyboardInterrupt
 

@@ -10,7 +10,7 @@ import pytest
 from helpers.nets import net
 
 import keras_smlp
-from keras_smlp.deploy.export import api, meaning, runtimes
+from keras_smlp.deploy.export import api, meaning, runtimes, writing
 from keras_smlp_cli import arguments, export
 
 pytestmark = pytest.mark.once
@@ -46,7 +46,7 @@ def asked(monkeypatch):
 
 
 def test_the_tool_knows_the_formats():
-    assert tuple(api.FORMATS) == export.FORMATS == tuple(runtimes.OPEN)
+    assert tuple(writing.FORMATS) == export.FORMATS == tuple(runtimes.OPEN)
     assert ("auto", *meaning.INPUTS) == arguments.INPUTS
     assert ("auto", *meaning.OUTPUTS) == arguments.OUTPUTS
 
@@ -66,6 +66,8 @@ def test_arguments_reach_the_export(here, run_command, asked):
         "inputs": "pixels",
         "outputs": "logits",
         "runtime": None,
+        "resize_size": None,
+        "exif_orientation": False,
         "is_exact": True,
     }
 
@@ -87,6 +89,36 @@ def test_arguments_reach_the_export(here, run_command, asked):
     run_command(export, "m.keras --format web --out site --quantize int8 --runtime node_modules")
     assert (asked["precision"], asked["runtime"]) == ("int8", "node_modules")
     assert not asked["is_exact"]
+
+
+def test_photos_are_prepared_as_the_run_did(here, run_command, refused, asked):
+    def prepared(line):
+        assert not run_command(export, line)[0]
+        return asked["resize_size"], asked["exif_orientation"]
+
+    Path("config.yaml").write_text("data: {resize_size: 40, exif_orientation: true}\n")
+    assert prepared(f"m.keras {ONNX}") == (40, True)
+    assert prepared(f"m.keras {ONNX} --resize-size 50") == (50, True)
+    assert prepared(f"m.keras {ONNX} --no-exif-orientation") == (40, False)
+    Path("config.yaml").write_text("data: {resize_size: null}\n")
+    assert prepared(f"m.keras {ONNX}") == (None, False)
+    for text in ("", "data: imagenet\n", "- a\n"):  # another program's
+        Path("config.yaml").write_text(text)
+        assert prepared(f"m.keras {ONNX}") == (None, False)
+
+    Path("m.onnx").unlink()
+    for text, words in {
+        "data: {resize_size: 40.5}": "must be a positive integer. Received: resize_size=40.5",
+        "data: {resize_size: 31}": "must be at least 32, the model's side, not 31",
+    }.items():
+        Path("config.yaml").write_text(text)
+        assert f"config.yaml: data.resize_size {words}" in refused(export, f"m.keras {ONNX}")
+    Path("config.yaml").write_text("a: [")
+    assert "config.yaml is no YAML file" in refused(export, f"m.keras {ONNX}")
+    assert prepared(f"m.keras {ONNX} --resize-size 50 --exif-orientation") == (50, True)
+    Path("m.onnx").unlink()
+    error = refused(export, f"m.keras {ONNX} --resize-size 31 --exif-orientation")
+    assert "--resize-size must be at least 32, the model's side, not 31" in error
 
 
 def test_imagenets_weights_bring_names_origin_and_license(here, run_command, asked, monkeypatch):
@@ -150,7 +182,7 @@ def test_it_is_compared_with_the_models_own_answer(here, run_command, monkeypatc
 
     def softmaxed(*arguments):
         model, means = written[-1]
-        model = api.endpoint(model, means._replace(outputs="logits"), False)
+        model = writing.endpoint(model, means._replace(outputs="logits"), False)
         return lambda images: model.predict_on_batch(images)
 
     monkeypatch.setattr(api, "write", write)

@@ -178,6 +178,8 @@ def test_the_size_before_the_crop(here, run, refused, model):
     assert abs(json.loads(out)["predictions"][0]["probability"] - best) < 1e-5
     error = refused(predict, "photos/a.png --weights m.keras --resize-size 47")
     assert "--resize-size must be at least 48, the model's side, not 47" in error
+    Path("config.yaml").write_text("data: {resize_size: 60}\n")
+    assert run("photos/a.png --weights m.keras --json --top 1")[1] == out
 
 
 def test_patterns_name_photos_once(here, run):

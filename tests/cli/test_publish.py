@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.hugging_face import TOKEN
+from helpers.modes import assert_by_umask, umask
 from helpers.nets import assert_same_weights, net, quantized
 
 import keras_smlp
@@ -54,8 +55,10 @@ def test_a_folder_with_its_card(here, run_command):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     before = listed(here)
     line = f"best.keras --out out {OF_KERAS} --license MIT --data me/photos --data-license own"
-    status, out, err = run_command(publish, line)
+    with umask(0o027):
+        status, out, err = run_command(publish, line)
     assert (status, err) == (0, "") and out.endswith("out: all is well\n")
+    assert_by_umask("out", 0o027)
     assert listed(here) == sorted([*before, "out"])
     names = ["README.md", "check.json", "check.py", "classes.json", "config.json"]
     assert listed("out") == [*names, "model.keras", "model.safetensors", "test_vectors.npz"]
@@ -172,6 +175,7 @@ def test_the_preparation_is_the_one_of_the_figures(here, run_command, refused):
         "turn as EXIF says; resize, bicubic and antialiased, so that 48 x 48 pixels (height x "
         "width) are just covered; crop the middle 16 x 32"
     )
+    assert json.loads(Path("out/config.json").read_text())["resize_size"] == [48, 48]
     text = Path("out/README.md").read_text()
     assert "size=(16, 32), resize_size=48, exif_orientation=True" in text
     Path("config.yaml").write_text("data: {resize_size: 'print(1)'}\n")

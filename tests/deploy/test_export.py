@@ -13,16 +13,17 @@ import keras
 import numpy as np
 import pytest
 from helpers import photos
+from helpers.modes import assert_by_umask, umask
 from helpers.nets import BACKEND, pixels, quantized, trained_like
 from helpers.processes import python
 
 import keras_smlp
-from keras_smlp.deploy.export import api, process, runtimes
+from keras_smlp.deploy.export import api, process, runtimes, writing
 from keras_smlp.deploy.export.meaning import Meaning, meaning
 
 pytestmark = pytest.mark.quick_once
 
-SIZE = (32, 48)
+SIZE, COVER = (32, 48), (40, 52)  # of images; of photos before the crop
 NAMES = ["ant", "bee", "cat", "dog"]
 PATHS = {
     # with what means something else in a pattern to glob, or looks like an ending
@@ -87,7 +88,7 @@ def expected(model, images):
 
 
 def needs(format):
-    for package in (*api.FORMATS[format].packages, RUNTIMES.get(format, "numpy")):
+    for package in (*writing.FORMATS[format].packages, RUNTIMES.get(format, "numpy")):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}")
 
@@ -102,7 +103,10 @@ def exported(model, tmp_path_factory):
         if format not in made:
             path = tmp_path_factory.mktemp(format) / PATHS[format]
             about = {"class_names": NAMES, "origin": "made here", "license": "MIT"}
-            assert keras_smlp.export(model, path, format, features=True, **about) == path
+            about["resize_size"] = COVER
+            with umask(0o027):
+                assert keras_smlp.export(model, path, format, features=True, **about) == path
+            assert_by_umask(path.parent, 0o027)
             made[format] = path
         return made[format]
 
@@ -165,7 +169,7 @@ def test_it_answers_as_the_model(format, exported, images, expected):
 )
 def test_smaller_forms(format, precision, images, tmp_path):
     needs(format)
-    kind = api.FORMATS[format]
+    kind = writing.FORMATS[format]
     if keras.backend.backend() not in kind.backends:
         pytest.skip(f"written as by {kind.backends[0]}")
     # LiteRT leaves kernels of less than 1024 numbers as they are
@@ -222,7 +226,8 @@ def test_the_metadata_travels(format, exported):
     about = json.loads(text)
     assert about["class_names"] == NAMES and (about["height"], about["width"]) == SIZE
     assert about["origin"] == "made here" and about["license"] == "MIT"
-    assert "37 x 55" in about["preprocessing"] and about["input"] == "RGB in [0, 255]"
+    assert "40 x 52" in about["preprocessing"] and about["resize_size"] == [*COVER]
+    assert about["input"] == "RGB in [0, 255]"
 
 
 @pytest.mark.quick_each
@@ -233,7 +238,7 @@ def test_jpeg_files_are_seen_as_by_load_image(format, exported, model):
     files = [photos.encoded(photos.photo(size=size), quality=90) for size in sizes]
     files += [photos.encoded(photos.photo(size=(80, 60)).convert(mode)) for mode in ("CMYK", "L")]
     served = tf.saved_model.load(exported(format))
-    seen = np.stack([keras_smlp.load_image(file, SIZE) for file in files])
+    seen = np.stack([keras_smlp.load_image(file, SIZE, COVER) for file in files])
     found = served.serve_jpeg(tf.constant(files))["probabilities"]
     np.testing.assert_allclose(found, model.predict_on_batch(seen), atol=2e-3)
     none = served.serve_jpeg(tf.constant([], tf.string))
@@ -322,12 +327,14 @@ def test_a_missing_package_names_the_extra(plain, model, monkeypatch, format, ex
 
 
 def test_a_process_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(api.keras.backend, "backend", lambda: "none of them")
+    monkeypatch.setattr(writing.keras.backend, "backend", lambda: "none of them")
     program = tmp_path / "python"  # fails as Python does
     program.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'ValueError: no' >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(api.sys, "executable", str(program))
-    monkeypatch.setattr(api, "FORMATS", {"torch": api.Format(".pt2", ("torch",), (), "torch")})
+    monkeypatch.setattr(writing.sys, "executable", str(program))
+    monkeypatch.setattr(
+        writing, "FORMATS", {"torch": writing.Format(".pt2", ("torch",), (), "torch")}
+    )
     with pytest.raises(RuntimeError, match="Exporting 'torch' on torch failed: ValueError: no"):
         keras_smlp.export(model, tmp_path / "model.pt2", "torch")
     assert [path.name for path in tmp_path.iterdir()] == ["python"]
@@ -338,7 +345,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(small_disk):
     model = keras_smlp.SMLPNet(32, (1, 2), input_shape=(*SIZE, 3))
     disk = small_disk("200k")
     for format, file in PATHS.items():
-        if keras.backend.backend() in api.FORMATS[format].backends:
+        if keras.backend.backend() in writing.FORMATS[format].backends:
             needs(format)
             with pytest.raises(OSError, match="No space left on device"):
                 keras_smlp.export(model, disk / file, format)
@@ -360,17 +367,18 @@ def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
     means = meaning(logits)
     assert means == ("pixels", "logits")
     x = np.full((1, 8, 8, 3), 100.0, "float32")
-    found = api.endpoint(logits, means, features=False).predict_on_batch(x)
+    found = writing.endpoint(logits, means, features=False).predict_on_batch(x)
     wanted = keras.ops.convert_to_numpy(keras.ops.softmax(logits.predict_on_batch(x)))
     np.testing.assert_allclose(found["probabilities"], wanted, rtol=1e-5)
     raw = classifier(include_preprocessing=False)
     means = meaning(raw)
     assert means == ("normalized", "probabilities")
-    assert api.endpoint(raw, means, False).output.keys() == {"probabilities"}
+    assert writing.endpoint(raw, means, False).output.keys() == {"probabilities"}
     about = api.describe(raw, means, None, None, None)
     assert "normalized" in about["input"] and about["output"] == "probabilities"
     about = api.describe(raw, Meaning("unknown", "unknown"), None, None, None)
     assert {about[key] for key in ("input", "preprocessing", "output")} == {"unknown"}
+    assert about["resize_size"] is None
 
 
 # ---- the process of its own ---------------------------------------------------------------------
@@ -425,8 +433,8 @@ def test_this_package_is_the_first_in_its_path(model, tmp_path, monkeypatch):
         jobs.append(json.loads(input))
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(api.subprocess, "run", run)
-    api.write_in_subprocess(
+    monkeypatch.setattr(writing.subprocess, "run", run)
+    writing.write_in_subprocess(
         model, tmp_path / "m.pt2", "torch", meaning(model), False, "float32", "{}"
     )
     first, *others = jobs[0]["sys.path"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 import keras_smlp
-from keras_smlp.deploy.export import api, runtimes
+from keras_smlp.deploy.export import runtimes, writing
 from keras_smlp.deploy.export.meaning import INPUTS, OUTPUTS, Meaning, meaning
 
 pytestmark = pytest.mark.quick_once
@@ -126,7 +126,7 @@ def test_the_meaning_is_right_and_the_answer_stays(case):
     model, expected = wrapped(**case)
     found = meaning(model)
     assert found == expected
-    exported = api.endpoint(model, found, features=False)
+    exported = writing.endpoint(model, found, features=False)
     for images in (pixels(3, *SHAPE, dtype="float32"), np.float32(pixels(3, *SHAPE) / 99 - 1)):
         wanted = answer(model, images)
         if expected.outputs == "logits":
@@ -194,7 +194,7 @@ def test_what_a_graph_does_not_show_is_unknown():
     net, images = network(None), pixels(2, *SHAPE, dtype="float32")
     model = Doubled(net.input, net.output)
     assert meaning(model) == meaning(around(model)) == ("unknown", "unknown")
-    found = answer(api.endpoint(model, meaning(model), features=False), images)
+    found = answer(writing.endpoint(model, meaning(model), features=False), images)
     np.testing.assert_allclose(found["outputs"], 2 * answer(net, images), rtol=1e-5)
 
     class Unsaved(layers.Layer):
@@ -222,11 +222,11 @@ def test_the_user_says_it():
     for value in OUTPUTS:
         assert meaning(logits, outputs=value) == ("pixels", value)
     images = pixels(2, *SHAPE, dtype="float32")
-    found = api.endpoint(logits, meaning(logits, outputs="logits"), features=False)
+    found = writing.endpoint(logits, meaning(logits, outputs="logits"), features=False)
     wanted = ops.convert_to_numpy(ops.softmax(answer(logits, images)))
     np.testing.assert_allclose(answer(found, images)["probabilities"], wanted, rtol=1e-5)
     raw = network(None)
-    found = api.endpoint(raw, meaning(raw, outputs="unknown"), features=False)
+    found = writing.endpoint(raw, meaning(raw, outputs="unknown"), features=False)
     np.testing.assert_allclose(answer(found, images)["outputs"], answer(raw, images), rtol=1e-5)
 
     refused = {

@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import pytest
 from helpers.html_pages import Page
+from helpers.modes import assert_by_umask
 from helpers.nets import net, pixels, trained_like
 from helpers.processes import ROOT
 
 import keras_smlp
-from keras_smlp.deploy.export import api, class_maps
+from keras_smlp.deploy.export import api, class_maps, writing
 from keras_smlp.deploy.export.meaning import meaning
 from keras_smlp.deploy.export.web import runtime, site
 
@@ -83,6 +84,7 @@ def test_what_the_folder_holds(exported):
         "integrity": "sha384-" + base64.b64encode(hashlib.sha384(MODEL).digest()).decode(),
     }
     assert (found["size"], found["cover"], found["channels"]) == ([16, 32], [18, 37], 3)
+    assert found["metadata"]["resize_size"] == [18, 37]
     assert found["scale"] is None and found["map"] == [2, 4]
     assert {x.name for x in (site.PAGE).iterdir()} == {*site.COPIED, "index.html"}
     assert "Apache License" in (path / "NOTICES.txt").read_text()
@@ -99,6 +101,16 @@ def test_the_page_knows_one_answer(exported, model):
     normalized.set_weights(model.get_weights())
     found = site.answer(normalized, meaning(normalized))
     np.testing.assert_allclose(found, probabilities[0], rtol=1e-4)
+
+
+def test_photos_are_resized_as_they_were_in_the_evaluation(exported):
+    for small in (31, (40, 31), (15, 40)):
+        with pytest.raises(ValueError, match="^`resize_size` must be at least the model's 16 x 32"):
+            exported(resize_size=small)
+    found = about(exported(resize_size=40, exif_orientation=True))
+    assert found["cover"] == found["metadata"]["resize_size"] == [40, 40]
+    assert found["metadata"]["preprocessing"].startswith("turn as EXIF says; resize")
+    assert "so that 40 x 40 pixels" in found["metadata"]["preprocessing"]
 
 
 def test_nothing_runs_but_the_files_of_the_page(exported, node_modules):
@@ -157,6 +169,7 @@ def test_the_runtime_is_copied_beside_the_page(exported, node_modules):
     for name, file in described["files"].items():
         copied = (path / file["address"]).read_text()
         assert (name in copied) or (name == "core" and copied.endswith('from "./wasm-utils.js";'))
+    assert_by_umask(path)
     first = (path / "runtime" / "core.js").read_text().splitlines()[0]
     assert first.startswith("// Changed by keras_smlp")
 
@@ -228,7 +241,7 @@ def test_nothing_is_left_of_a_page_that_fails(exported, tmp_path, monkeypatch):
 
 # ---- what the model returns beside the probabilities --------------------------------------------
 def maps_of(model, images):
-    found = api.endpoint(model, meaning(model), False, maps=True).predict_on_batch(images)
+    found = writing.endpoint(model, meaning(model), False, maps=True).predict_on_batch(images)
     return found["maps"]
 
 
@@ -263,7 +276,7 @@ def test_models_with_another_end_have_no_maps(model):
         keras.Sequential([images, keras.layers.Flatten(), keras.layers.Dense(5, "softmax")]),
     ):
         assert class_maps.size(other) is None
-        assert set(api.endpoint(other, meaning(other), False, maps=True).output) == {
+        assert set(writing.endpoint(other, meaning(other), False, maps=True).output) == {
             "probabilities"
         }
 

@@ -10,7 +10,7 @@ import pytest
 from helpers.training import SMALL, Run, refused
 from tqdm import tqdm
 
-from keras_smlp.training import loggers, report
+from keras_smlp.training import files, loggers, report
 from keras_smlp.training.callbacks import Interrupted
 from keras_smlp.training.loggers import Logger
 from keras_smlp.training.parsing import parse
@@ -138,7 +138,7 @@ def test_a_training_that_is_interrupted_and_goes_on(mlflow, tmp_path, monkeypatc
         if name != "epoch":
             assert values_of(mlflow, run, name) == [(1, float(column[0])), (2, float(column[1]))]
     others = {"best.keras", "ema.keras", "last.keras", "calibrated.keras", "example.tif"}
-    expected = report.FILES - others - {report.SPLIT}
+    expected = files.FILES - others - {files.SPLIT}
     assert files_of(run) == expected
 
 

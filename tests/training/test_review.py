@@ -377,7 +377,8 @@ def test_the_commands_are_those_of_the_weights(weights):
     name = shlex.quote(weights)
     variant = " --variant small" * (weights == "imagenet")
     assert f"keras-smlp predict photo.jpg --weights {name}{variant} --exif-orientation" in text
-    assert f"keras-smlp export {name}{variant} --format onnx --out model.onnx" in text
+    options = f"{variant} --exif-orientation --format onnx --out model.onnx"
+    assert f"keras-smlp export {name}{options}" in text
     load = "SMLPNetSmall(weights=" if variant else 'load_model("it\'s mine.keras")'
     assert f"model = keras_smlp.{load}" in text
     assert 'load_image("photo.jpg", 224, 256, exif_orientation=True)' in text

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from helpers import processes
 from helpers.damage import flipped, halved
+from helpers.modes import assert_by_umask
 from helpers.nets import answer, assert_same_weights, pixels, trained_like
 from helpers.publisher import MICRO, RECORD, build, left_in, weights_digest
 
@@ -39,6 +40,8 @@ def test_good(publisher, published, cache, fetch_good):
     record = json.loads((cache / RECORD).read_text())
     sha256 = hashlib.sha256(published.data).hexdigest()
     assert record == {"origin": publisher.address, "sha256": sha256, "license": "MIT"}
+    for file in (path, cache / RECORD):
+        assert_by_umask(file)
     publisher.close()
     before = path.stat()
     assert download.fetch(MICRO) == path

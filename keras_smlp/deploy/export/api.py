@@ -9,12 +9,8 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -24,13 +20,13 @@ from keras_smlp.checks import (
     check_boolean,
     check_choice,
     check_names,
+    check_pair,
     check_path,
     check_text,
     received,
     refusal,
     shown,
 )
-from keras_smlp.deploy.export import class_maps
 from keras_smlp.deploy.export.meaning import (
     LOGITS,
     NORMALIZED,
@@ -41,48 +37,15 @@ from keras_smlp.deploy.export.meaning import (
     meaning,
 )
 from keras_smlp.deploy.export.web import site
-from keras_smlp.deploy.precision import PRECISIONS, with_precision
+from keras_smlp.deploy.export.writing import (
+    FORMATS,
+    is_written_here,
+    write,
+    write_in_subprocess,
+)
+from keras_smlp.deploy.precision import with_precision
 from keras_smlp.preprocessing import shorter_side
-from keras_smlp.saving import PortableModel
 
-
-@dataclass(frozen=True)
-class Format:
-    """How one format is written.
-
-    Attributes:
-        ending: What the path must end in; empty for a folder.
-        backends: Those that write it; if another one is running, the first does.
-        packages: What must be installed.
-        extra: The extra of this package that installs them.
-        precisions: What its weights can be stored in.
-        reduces: Whether the format's own converter reduces the weights of a float32 network; else
-            the network is first rebuilt in that precision.
-    """
-
-    ending: str
-    backends: tuple[str, ...]
-    packages: tuple[str, ...]
-    extra: str
-    precisions: tuple[str, ...] = PRECISIONS
-    reduces: bool = False
-
-
-# ONNX Runtime and LiteRT compute nothing in bfloat16
-NO_BFLOAT16 = ("float32", "float16")
-FORMATS = {
-    "tf_saved_model": Format("", ("tensorflow", "jax"), ("tensorflow",), "tensorflow"),
-    "onnx": Format(".onnx", ("torch",), ("torch", "onnxscript"), "onnx", NO_BFLOAT16),
-    "openvino": Format(
-        ".xml", ("torch",), ("torch", "onnxscript", "openvino"), "openvino", NO_BFLOAT16, True
-    ),
-    "litert": Format(
-        ".tflite", ("tensorflow",), ("tensorflow",), "tensorflow", (*NO_BFLOAT16, "int8"), True
-    ),
-    "torch": Format(".pt2", ("torch",), ("torch",), "torch"),
-    # a page around a LiteRT file
-    "web": Format("", ("tensorflow",), ("tensorflow",), "tensorflow", (*NO_BFLOAT16, "int8"), True),
-}
 # endings that no folder has by intent
 FILES = {".keras", ".h5", *(kind.ending for kind in FORMATS.values())} - {""}
 
@@ -99,6 +62,8 @@ def export(
     inputs: str = "auto",
     outputs: str = "auto",
     runtime: str | os.PathLike | None = None,
+    resize_size: int | tuple[int, int] | None = None,
+    exif_orientation: bool = False,
 ) -> Path:
     """Writes a classifier so that neither Keras nor this package is needed to run it.
 
@@ -164,6 +129,13 @@ def export(
             the runtime: its files are copied beside the page, which then needs no other server.
             Defaults to `None`: the browser loads them from a public server and compares their
             hashes.
+        resize_size: Positive integer or pair `(height, width)`, at least the model's: what photos
+            just cover before the central crop, as of `keras_smlp.load_image`, and as
+            `data.resize_size` was in the training. The metadata say it, `serve_jpeg` and the page
+            do it. Defaults to `None`: 256 / 224 of the model's.
+        exif_orientation: Boolean. Whether the metadata say that photos are to be turned upright as
+            their EXIF data say, as with `data.exif_orientation` in the training. Defaults to
+            `False`.
 
     Returns:
         The path as a `pathlib.Path`.
@@ -186,14 +158,16 @@ def export(
         class_names = check_names("class_names", class_names, "None or a list of strings")
     origin = check_text("origin", origin, none=True)
     license = check_text("license", license, none=True)
+    exif_orientation = check_boolean("exif_orientation", exif_orientation)
     check(model, path, format, features, precision, class_names)
+    cover(model, resize_size)  # refused before anything is converted
     means = meaning(model, inputs, outputs)
     if format == "web":
         runtime = site.check(model, means, features, runtime)
     elif runtime is not None:
         raise refusal("runtime", runtime, f"None for {format!r}")
     model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
-    about = describe(model, means, class_names, origin, license)
+    about = describe(model, means, class_names, origin, license, resize_size, exif_orientation)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         run = write if is_written_here(model, format) else write_in_subprocess
@@ -283,16 +257,28 @@ def ends(model):
     return (inputs[0].shape, outputs[0].shape) if one_of_each else ((), ())
 
 
+def cover(model, resize_size):
+    """What photos are resized to before the central crop, `(height, width)`."""
+    size = tuple(model.inputs[0].shape[1:3])
+    if resize_size is None:
+        return tuple(map(shorter_side, size))
+    pair = check_pair("resize_size", resize_size)
+    if pair[0] < size[0] or pair[1] < size[1]:
+        allowed = f"at least the model's {size[0]} x {size[1]} (height x width)"
+        raise refusal("resize_size", resize_size, allowed)
+    return pair
+
+
 def describe(model, means, class_names, origin, license, resize_size=None, exif_orientation=False):
     """The metadata that every exported file carries (docs/export.md says where), for JSON.
 
-    `resize_size` (an integer) and `exif_orientation` are those of `keras_smlp.load_image`.
+    `resize_size` and `exif_orientation` are those of `export`.
     """
     import keras_smlp
 
     _, height, width, channels = model.inputs[0].shape
     colors = {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels")
-    rows, columns = (resize_size or shorter_side(side) for side in (height, width))
+    rows, columns = cover(model, resize_size)
     preprocessing = "turn as EXIF says; " * exif_orientation + (
         f"resize, bicubic and antialiased, so that {rows} x {columns} pixels (height x width) are "
         f"just covered; crop the middle {height} x {width}"
@@ -312,96 +298,9 @@ def describe(model, means, class_names, origin, license, resize_size=None, exif_
             NORMALIZED: f"{preprocessing}; normalize",
             UNKNOWN: UNKNOWN,
         }[means.inputs],
+        "resize_size": None if means.inputs == UNKNOWN else [rows, columns],
         "output": PROBABILITIES if means.outputs == LOGITS else means.outputs,
         "origin": origin,
         "license": license,
         "made_by": f"keras_smlp {keras_smlp.__version__}",
     }
-
-
-def endpoint(model, means, features, maps=False):
-    """The model as it is exported: from `images` to a dict of float32 outputs, its answer first."""
-    inner, more = model, {}
-    if is_graph(model):
-        # whatever the structure of its own input and output is
-        if features:
-            more["features"] = model.get_layer(naming.AVG_POOL).output
-        if maps and class_maps.size(model):
-            more["maps"] = class_maps.of(model)
-        inner = keras.Model(model.inputs[0], [model.outputs[0], *more.values()], name="network")
-    images = keras.Input(model.inputs[0].shape[1:], name="images", dtype="float32")
-    found = keras.tree.flatten(inner(images))
-    # layers, for under 16-bit policies they are not float32
-    layer = keras.layers.Softmax if means.outputs == LOGITS else keras.layers.Identity
-    outputs = {output_name(means): layer(name="answer", dtype="float32")(found[0])}
-    for name, x in zip(more, found[1:], strict=True):
-        outputs[name] = keras.layers.Identity(name=name, dtype="float32")(x)
-    return PortableModel(images, outputs, name=model.name)
-
-
-def output_name(means):
-    """What the model's answer is called in an exported file."""
-    return "outputs" if means.outputs == UNKNOWN else "probabilities"
-
-
-def is_written_here(model, format):
-    """Whether this process writes a format; PyTorch on a GPU does not: the file would need one."""
-    backend = keras.backend.backend()
-    if backend == "torch" and any(x.value.device.type != "cpu" for x in model.weights):
-        return False
-    return backend in FORMATS[format].backends
-
-
-def write(model, path, format, means, features, precision, metadata):
-    """Writes a format that the running backend writes."""
-    if "tensorflow" in FORMATS[format].backends:
-        from keras_smlp.deploy.export.tensorflow_formats import WRITERS
-    else:
-        from keras_smlp.deploy.export.torch_formats import WRITERS
-    takes_pixels = means.inputs == PIXELS
-    made = endpoint(model, means, features, maps=format == "web")
-    WRITERS[format](made, path, precision, metadata, takes_pixels)
-
-
-# what the other process runs; before this package is imported, it must be found there as here
-PROGRAM = """
-import json, sys
-job = json.load(sys.stdin)
-sys.path = job.pop("sys.path")
-from keras_smlp.deploy.export import process
-process.run(job)
-"""
-
-
-def modules(saved):
-    """The modules that have registered with Keras what is in a saved model."""
-    config = zipfile.ZipFile(saved).read("config.json").decode()
-    objects = keras.saving.get_custom_objects()
-    used = {x.__module__ for name, x in objects.items() if json.dumps(name) in config}
-    return sorted(used - {"__main__"})
-
-
-def write_in_subprocess(model, path, format, means, features, precision, metadata):
-    """Writes a format in a process of its own, which runs the backend for it."""
-    backend = FORMATS[format].backends[0]
-    saved = path.with_name("saved.keras")
-    model.save(saved)
-    job = {"model": str(saved), "path": str(path), "format": format, "means": means}
-    job["modules"] = modules(saved)
-    job |= {"features": features, "precision": precision, "metadata": metadata}
-    # its modules, this package first, are those of this process
-    package = str(Path(__file__).resolve().parents[3])
-    job["sys.path"] = [package, *(os.path.abspath(x) for x in sys.path if isinstance(x, str))]
-    environment = os.environ | {"KERAS_BACKEND": backend, "KERAS_TORCH_DEVICE": "cpu"}
-    environment["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM],
-        input=json.dumps(job),
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    saved.unlink()
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise RuntimeError(f"Exporting {format!r} on {backend} failed: {lines[-1]}")

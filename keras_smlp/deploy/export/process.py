@@ -1,4 +1,4 @@
-"""Exports a saved model on the running backend: what `api.write_in_subprocess` starts."""
+"""Exports a saved model on the running backend: what `writing.write_in_subprocess` starts."""
 
 import importlib
 import re
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import keras
 
-from keras_smlp.deploy.export.api import write
 from keras_smlp.deploy.export.meaning import Meaning
+from keras_smlp.deploy.export.writing import write
 
 
 def run(job):
-    """Does a job, the arguments of `api.write` with the path of the saved model; then exits."""
+    """Does a job, the arguments of `writing.write` with the path of the saved model; then exits."""
     saved, modules = job.pop("model"), job.pop("modules")
     try:
         for module in modules:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import tempfile
 import zipfile
 
@@ -12,14 +13,13 @@ from keras_smlp.data import decode
 from keras_smlp.deploy.export.web.site import MODEL
 from keras_smlp.inference.photos import OF_PHOTOS
 from keras_smlp.layers.backend.tensorflow import for_litert
-from keras_smlp.preprocessing import shorter_side
 
 
 def tf_saved_model(model, path, precision, metadata, takes_pixels):
     """Writes a SavedModel: images as float32, and where they are pixels, uint8 and JPEG."""
     archive, uint8 = served(model, takes_pixels, ("serve", "serve_uint8"))
     if takes_pixels and model.input_shape[-1] in OF_PHOTOS:
-        archive.add_endpoint("serve_jpeg", jpeg_endpoint(uint8, model))
+        archive.add_endpoint("serve_jpeg", jpeg_endpoint(uint8, model, metadata))
     archive.write_out(path, verbose=False)
     (path / "assets.extra").mkdir()
     (path / "assets.extra" / "metadata.json").write_text(metadata)
@@ -42,11 +42,11 @@ def served(model, takes_pixels, names, batch=None):
     return archive, uint8
 
 
-def jpeg_endpoint(serve, model):
+def jpeg_endpoint(serve, model, metadata):
     """The function of JPEG files, a string tensor `(batch,)`, that sees the evaluation's view."""
     *size, channels = model.input_shape[1:]
     size = tuple(size)
-    crop = decode.CenterCrop(size, tuple(map(shorter_side, size)))
+    crop = decode.CenterCrop(size, tuple(json.loads(metadata)["resize_size"]))
 
     def picture(content):
         beginning = tf.strings.substr(content, 0, tf.minimum(3, tf.strings.length(content)))
@@ -100,7 +100,7 @@ def converted(model, folder, precision, names, batch=None):
     """The content of a LiteRT file.
 
     Args:
-        model: What `api.endpoint` returned.
+        model: What `writing.endpoint` returned.
         folder: Path of a folder to write to meanwhile.
         precision: One of those of the format.
         names: Names of the signatures, for float32 images and, if there are two, uint8 ones.

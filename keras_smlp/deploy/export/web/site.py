@@ -11,7 +11,7 @@ from keras_smlp.checks import refusal
 from keras_smlp.deploy.export import class_maps
 from keras_smlp.deploy.export.meaning import LOGITS, NORMALIZED, PIXELS, UNKNOWN
 from keras_smlp.deploy.export.web import runtime
-from keras_smlp.preprocessing import OFFSET, SCALE, shorter_side
+from keras_smlp.preprocessing import OFFSET, SCALE
 
 MODEL = "model.tflite"
 CHANNELS = (1, 3)  # those that a browser gives
@@ -132,7 +132,7 @@ def write(path, model, means, metadata, folder):
             "integrity": runtime.integrity(content),
         },
         "size": [height, width],
-        "cover": [shorter_side(height), shorter_side(width)],
+        "cover": metadata["resize_size"],
         "channels": channels,
         "scale": SCALE if is_normalized else None,
         "offset": OFFSET if is_normalized else None,
