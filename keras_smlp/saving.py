@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,28 @@ def replacing(path):
         sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_beside(path, prefix):
+    """A temporary folder on the file system of a path, for what is then moved there.
+
+    Args:
+        path: A `pathlib.Path`.
+        prefix: String, what the folder's name begins with.
+
+    Yields:
+        The folder, a `pathlib.Path`.
+
+    Raises:
+        OSError: If nothing can be written there; it names the path.
+    """
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    with scratch as folder:
+        yield Path(folder)
 
 
 def link_target(path):

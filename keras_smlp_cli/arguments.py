@@ -133,6 +133,9 @@ def open_model(weights, variant, option):
     from keras_smlp.weights import identify
 
     if weights == "imagenet":
+        published = keras_smlp.list_models(pretrained=True)
+        if variant and variant not in published:
+            raise ValueError(f"--variant must be one of {published} with imagenet, not {variant!r}")
         constructor = getattr(keras_smlp, f"SMLPNet{(variant or 'small').capitalize()}")
         try:
             return constructor(weights=weights)
@@ -190,6 +193,8 @@ def read_names(weights, path=None):
         return classes.read_names(path) if path else None
     except ValueError as error:
         raise ValueError(f"--classes must be a JSON list of names: {error}") from error
+    except OSError as error:
+        raise ValueError(f"--classes: {path} cannot be read ({error.strerror})") from error
 
 
 def view(arguments, weights, model):

@@ -81,6 +81,8 @@ def export(parser, argv):
     # ---- model ----------------------------------------------------------------------------------
     if arguments.quantize and arguments.precision != "float32":
         raise ValueError("--precision must not stand with --quantize, around which it is float32")
+    if arguments.features and arguments.format == "web":
+        raise ValueError("--features must not stand with --format web")
     if arguments.runtime is not None and arguments.format != "web":
         raise ValueError("--runtime must stand with --format web")
     file, address = located(arguments.model, "MODEL")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_smlp
-from keras_smlp.saving import replacing
+from keras_smlp.saving import replacing, scratch_beside
 
 pytestmark = pytest.mark.quick_once
 
@@ -37,6 +37,14 @@ def test_an_interrupted_save_leaves_the_old_file(
     with pytest.raises(type(error)):
         save(micro, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_said_of_the_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "out"
+    with pytest.raises(NotADirectoryError) as caught, scratch_beside(path, ".x-"):
+        pass
+    assert caught.value.filename == str(path)
 
 
 def test_saves_that_are_not_ours_are_left_to_keras(tmp_path, micro):

@@ -105,9 +105,9 @@ def introduction(about):
         sizes = f" (dim {architecture['dim']}, depths {depths})"
     colors = {1: "gray", 3: "RGB"}.get(config["channels"], f"{config['channels']}-channel")
     return (
-        f"{known}{sizes} of {config['parameters']:,} parameters, which assigns {colors} images of "
-        f"{config['height']} x {config['width']} pixels to {config['classes']} classes. sMLPNet "
-        f"mixes rows, columns and channels by linear maps ([paper]({PAPER})). These files were "
+        f"{known}{sizes} of {config['parameters']:,} trainable parameters, which assigns {colors} "
+        f"images of {config['height']} x {config['width']} pixels to {config['classes']} classes. "
+        f"sMLPNet mixes rows, columns and channels by linear maps ([paper]({PAPER})). These files were "
         f"written by {config['made_by']}; weights from: {cell(config['origin'] or NOT_STATED)}."
     )
 

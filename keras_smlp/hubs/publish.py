@@ -7,9 +7,7 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -29,7 +27,7 @@ from keras_smlp.hubs import card, checker, names
 from keras_smlp.hubs.figures import Figures
 from keras_smlp.hubs.upload import check_repository
 from keras_smlp.preprocessing import OFFSET, SCALE, of_channels
-from keras_smlp.saving import sync_folder
+from keras_smlp.saving import scratch_beside, sync_folder
 from keras_smlp.variants import variant_of
 from keras_smlp.weights import identify
 from keras_smlp.weights.download import sha256
@@ -134,8 +132,8 @@ def publish(
     check_packages(chosen)
     figures = figures or Figures()
     evaluated = evaluation(figures)
-    with tempfile.TemporaryDirectory(prefix=".publish-", dir=path.parent) as scratch:
-        made = Path(scratch) / path.name
+    with scratch_beside(path, ".publish-") as scratch:
+        made = scratch / path.name
         made.mkdir()
         api.check_classifier(model, class_names)
         exported = {name: made / names.MODELS[name] for name in chosen if name in writing.FORMATS}

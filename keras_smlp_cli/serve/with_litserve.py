@@ -59,7 +59,7 @@ def run(options, listener):
     own = os.getpid()
 
     def end(number, frame):
-        # LitServe ends in order at Ctrl-C alone. The processes that it forks have this handler, too,
+        # LitServe ends in order at Ctrl-C alone. The processes that it forks have this handler too,
         # and also get a terminal's Ctrl-C, but they are ended from here.
         if os.getpid() == own:
             raise KeyboardInterrupt

@@ -239,7 +239,13 @@ def test_wrong_arguments_are_one_line_and_status_2(here, refused):
         f"plain.keras {ONNX} --features": "--features must be False for a model without",
         f"no.keras {ONNX} --runtime node_modules": "--runtime must stand with --format web",
         "m.keras --format onnx --out no/m.onnx": "in a folder that exists",
-        f"m.keras {ONNX} --classes no.json": "no.json",
+        f"m.keras {ONNX} --classes no.json": "--classes: no.json cannot be read (No such file",
+        f"m.keras {ONNX} --classes .": "--classes: . cannot be read (Is a directory)",
+        "m.keras --format web --out x --features": "--features must not stand with --format web",
+        "m.keras --format onnx --out no/m.onnx ": "Received: --out='no/m.onnx'",
+        f"imagenet --variant tiny {ONNX}": (
+            "--variant must be one of ['small', 'base'] with imagenet, not 'tiny'"
+        ),
     }
     for line, words in cases.items():
         assert words in refused(export, line)

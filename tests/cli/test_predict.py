@@ -203,8 +203,8 @@ def test_imagenet_goes_through_the_constructor(here, run, monkeypatch):
         print("Downloading")  # as Keras does
         return keras_smlp.SMLPNet(**{**BUILD, "classes": 1000})
 
-    monkeypatch.setattr(keras_smlp, "SMLPNetTiny", constructor)
-    status, out, err = run("photos/a.png --variant tiny --json")
+    monkeypatch.setattr(keras_smlp, "SMLPNetBase", constructor)
+    status, out, err = run("photos/a.png --variant base --json")
     assert (status, err) == (0, "Downloading\n") and len(json.loads(out)["predictions"]) == 5
 
 

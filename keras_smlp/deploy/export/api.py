@@ -9,7 +9,6 @@ import importlib.util
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from keras_smlp.deploy.export.writing import (
 )
 from keras_smlp.deploy.precision import with_precision
 from keras_smlp.preprocessing import shorter_side
+from keras_smlp.saving import scratch_beside
 
 # endings that no folder has by intent
 FILES = {".keras", ".h5", *(kind.ending for kind in FORMATS.values())} - {""}
@@ -67,10 +67,10 @@ def export(
 ) -> Path:
     """Writes a classifier so that neither Keras nor this package is needed to run it.
 
-    All formats take float32 images `(batch, height, width, channels)`, any number of them, as the
-    model takes them, and return what it answers at inference, `(batch, classes)`, under the name
-    `probabilities`, or `outputs` if it is not known what they are. Logits become probabilities, by
-    a softmax, where they are those of the network's own head or `outputs="logits"` says so.
+    All formats take float32 images `(batch, height, width, channels)`, any number of them (`"web"`
+    one at a time), as the model takes them, and return what it answers at inference, `(batch,
+    classes)`, under the name `probabilities`, or `outputs` if it is not known what they are. Logits
+    become probabilities, by a softmax, where they are those of the network's own head or `outputs="logits"` says so.
 
     If the pixels are in [0, 255], a SavedModel has, beside the endpoint `serve`, `serve_uint8`
     for uint8 images, and `serve_jpeg` (of RGB or gray images), which takes a string tensor
@@ -168,8 +168,8 @@ def export(
         raise refusal("runtime", runtime, f"None for {format!r}")
     model = with_precision(model, "float32" if FORMATS[format].reduces else precision)
     about = describe(model, means, class_names, origin, license, resize_size, exif_orientation)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
-        made = Path(scratch) / path.name
+    with scratch_beside(path, ".export-") as scratch:
+        made = scratch / path.name
         run = write if is_written_here(model, format) else write_in_subprocess
         try:
             run(model, made, format, means, features, precision, json.dumps(about))
@@ -221,8 +221,9 @@ def check(model, path, format, features, precision, class_names):
         )
     if format in ("litert", "web") and any(x.dtype == "int8" for x in model.weights):
         raise ValueError(
-            f"`model` must not be quantized for {format!r}: LiteRT does not run Keras' 8-bit "
-            f"layers. Give `precision='int8'` instead. Received: {model.name!r}"
+            f"`model` must not be quantized for {format!r}, as LiteRT does not run Keras' 8-bit "
+            "layers: export the model that is not quantized, in int8. "
+            f"Received: {model.name!r}"
         )
 
 
