@@ -107,8 +107,9 @@ def introduction(about):
     return (
         f"{known}{sizes} of {config['parameters']:,} trainable parameters, which assigns {colors} "
         f"images of {config['height']} x {config['width']} pixels to {config['classes']} classes. "
-        f"sMLPNet mixes rows, columns and channels by linear maps ([paper]({PAPER})). These files were "
-        f"written by {config['made_by']}; weights from: {cell(config['origin'] or NOT_STATED)}."
+        f"sMLPNet mixes rows, columns and channels by linear maps ([paper]({PAPER})). These files "
+        f"were written by {config['made_by']}; weights from: "
+        f"{cell(config['origin'] or NOT_STATED)}."
     )
 
 

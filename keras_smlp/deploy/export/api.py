@@ -70,7 +70,8 @@ def export(
     All formats take float32 images `(batch, height, width, channels)`, any number of them (`"web"`
     one at a time), as the model takes them, and return what it answers at inference, `(batch,
     classes)`, under the name `probabilities`, or `outputs` if it is not known what they are. Logits
-    become probabilities, by a softmax, where they are those of the network's own head or `outputs="logits"` says so.
+    become probabilities, by a softmax, where they are those of the network's own head or
+    `outputs="logits"` says so.
 
     If the pixels are in [0, 255], a SavedModel has, beside the endpoint `serve`, `serve_uint8`
     for uint8 images, and `serve_jpeg` (of RGB or gray images), which takes a string tensor
