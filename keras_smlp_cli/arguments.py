@@ -220,7 +220,12 @@ def view(arguments, weights, model):
     found: dict = {"resize_size": None, "exif_orientation": False}
     path = evaluated.beside(weights)
     if path and given.keys() != found.keys():
-        found = evaluated.read(path)
+        try:
+            found = evaluated.read(path)
+        except ValueError as error:
+            turned = "--exif-orientation or --no-exif-orientation"
+            instead = f"it is not read where both --resize-size and {turned} are given"
+            raise ValueError(f"{error} ({instead})") from error
     size, least = (found | given)["resize_size"], max(model.inputs[0].shape[1:3])
     if size is not None and size < least:
         name = "--resize-size" if "resize_size" in given else f"{shown(path)}: data.resize_size"

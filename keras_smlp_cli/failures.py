@@ -14,7 +14,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # module -> extra that installs it
 EXTRAS = {backend: backend for backend in BACKENDS}
 EXTRAS |= {"matplotlib": "predict", "tqdm": "predict", "keras_cv": "keras-cv", "pyarrow": "parquet"}
-EXTRAS |= {"mlflow": "mlflow", "wandb": "wandb", "huggingface_hub": "hub", "yaml": "hub"}
+EXTRAS |= {"mlflow": "mlflow", "wandb": "wandb", "huggingface_hub": "hub", "yaml": "predict"}
 # what the extra train installs
 TRAIN = {"tensorflow", "matplotlib", "PIL", "sklearn", "tensorboardX", "tensorflow_datasets"}
 TRAIN |= {"tqdm", "yaml"}
@@ -79,9 +79,11 @@ def run(prog, command, *arguments, errors=(), trains=False):
 
 @contextlib.contextmanager
 def ending_in_order():
-    """SIGTERM ends the command as Ctrl-C does, so that nothing half-written stays; neither is lost.
+    """SIGTERM ends the command as Ctrl-C does, so that nothing half-written stays.
 
-    A signal that is ignored from the start (by nohup) stays so. A training has handlers of its own.
+    Neither is lost where `would_be_lost` says so. A second SIGTERM is ignored while the first one
+    ends the command; a second Ctrl-C is not. What is ignored from the start (by nohup) stays so. A
+    training has handlers of its own.
     """
     own = os.getpid()
 
@@ -90,10 +92,11 @@ def ending_in_order():
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         elif would_be_lost(frame):
-            threading.Timer(0.02, signal.raise_signal, (number,)).start()
+            threading.Timer(0.02, send, (number,)).start()
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
+            signal.signal(number, signal.SIG_IGN)
             name = signal.Signals(number).name
             raise Failure(f"interrupted by {name}; what was saved is whole", 128 + number)
 
@@ -109,10 +112,19 @@ def ending_in_order():
             signal.signal(number, usual[number])
 
 
+def send(number):
+    """Sends the main thread a signal, which also interrupts what it waits for."""
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, number)
+    else:  # Windows
+        signal.raise_signal(number)
+
+
 def would_be_lost(frame):
     """Whether Python drops an exception that is raised in this frame.
 
-    It does in what the garbage collector calls, of which JAX has a function, and in `__del__`.
+    It does in functions that the garbage collector calls, of which JAX has one, and in `__del__`.
     """
     called = {getattr(function, "__code__", None) for function in gc.callbacks}
     while frame is not None:

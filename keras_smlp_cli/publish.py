@@ -14,7 +14,7 @@ import os
 import shlex
 from pathlib import Path
 
-from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source
+from keras_smlp_cli.arguments import Parser, labels, located, open_model, read_names, source, view
 from keras_smlp_cli.failures import exit_on_errors, run
 
 FORMATS = ("keras", "safetensors", "onnx", "litert")  # of keras_smlp.hubs.publish
@@ -27,6 +27,7 @@ KEYS = {
     "class_names": "--classes",
 }
 KEYS |= {"license": "--license", "data": "--data", "data_license": "--data-license"}
+KEYS |= {"resize_size": "--resize-size", "exif_orientation": "--exif-orientation"}
 KEYS |= {"model": "MODEL", "origin": "--origin", "inputs": "--inputs", "outputs": "--outputs"}
 
 
@@ -45,6 +46,7 @@ def main(argv: list[str], prog: str = "keras-smlp publish") -> int:
     )
     parser.add_network_options()
     parser.add_meaning_options()
+    parser.add_view_options()
     parser.add_argument("--origin", help="of the weights (default: the name of the file)")
     parser.add_argument("--license", help="of the weights (default: MIT for imagenet)")
     parser.add_argument("--data", metavar="NAME", help="the data set, or its ACCOUNT/NAME there")
@@ -63,6 +65,7 @@ def publish(parser, argv):
     if arguments.private and not arguments.push:
         raise ValueError("--private must stand with --push ACCOUNT/NAME")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from keras_smlp.deploy.export.api import is_classifier
     from keras_smlp.hubs import figures, upload
     from keras_smlp.hubs import publish as hubs
 
@@ -77,6 +80,8 @@ def publish(parser, argv):
     names = read_names(file, arguments.classes)
     found = figures.read(file)
     model = open_model(file, arguments.variant, "MODEL")
+    # what is no classifier is refused below
+    prepared = view(arguments, file, model) if is_classifier(model) else {}
 
     # ---- folder ---------------------------------------------------------------------------------
     pairs = labels(names, model.output_shape[-1])
@@ -98,6 +103,7 @@ def publish(parser, argv):
             repository=arguments.push,
             inputs=arguments.inputs,
             outputs=arguments.outputs,
+            **prepared,
         )
     print("\n".join(f"{folder / line}" for line in lines[:-1]))
     print(f"{folder}: {lines[-1]}", flush=True)

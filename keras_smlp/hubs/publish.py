@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_smlp.checks import (
+    check_boolean,
     check_choice,
     check_names,
     check_path,
@@ -26,6 +27,7 @@ from keras_smlp.deploy.precision import with_precision
 from keras_smlp.hubs import card, checker, names
 from keras_smlp.hubs.figures import Figures
 from keras_smlp.hubs.upload import check_repository
+from keras_smlp.inference import evaluated
 from keras_smlp.preprocessing import OFFSET, SCALE, of_channels
 from keras_smlp.saving import scratch_beside, sync_folder
 from keras_smlp.variants import variant_of
@@ -78,6 +80,8 @@ def publish(
     repository: str | None = None,
     inputs: str = "auto",
     outputs: str = "auto",
+    resize_size: int | None = None,
+    exif_orientation: bool | None = None,
 ) -> list[str]:
     """Writes a folder that can be uploaded to the Hugging Face hub.
 
@@ -102,6 +106,9 @@ def publish(
         repository: `"ACCOUNT/NAME"`, where it will be, for the card, or `None`.
         inputs: As of `keras_smlp.export`. Defaults to `"auto"`.
         outputs: As of `keras_smlp.export`. Defaults to `"auto"`.
+        resize_size: As of `keras_smlp.export`. Defaults to `None`: as the configuration in
+            `figures` says.
+        exif_orientation: As of `keras_smlp.export`. Defaults to `None`: as `resize_size`.
 
     Returns:
         The lines of the check.
@@ -131,7 +138,7 @@ def publish(
     check_folder(path)
     check_packages(chosen)
     figures = figures or Figures()
-    evaluated = evaluation(figures)
+    prepared = evaluation(figures, resize_size, exif_orientation)
     with scratch_beside(path, ".publish-") as scratch:
         made = scratch / path.name
         made.mkdir()
@@ -151,13 +158,13 @@ def publish(
                 license=license,
                 inputs=means.inputs,
                 outputs=means.outputs,
-                **evaluated,
+                **prepared,
             )
         if class_names:
             (made / names.CLASSES).write_text(json.dumps(list(class_names)), "utf-8")
         if figures.curves:
             shutil.copyfile(figures.curves, made / names.CURVES)
-        config = configuration(model, means, class_names, origin, license, evaluated, made, chosen)
+        config = configuration(model, means, class_names, origin, license, prepared, made, chosen)
         write_json(made / names.CONFIG, config)
         title = (repository or path.name).rpartition("/")[2]
         about = About(
@@ -228,18 +235,19 @@ def write_models(model, folder, formats):
         model.save(folder / names.MODELS["keras"])
 
 
-def evaluation(figures):
-    """How the photos were prepared that the figures are of, as arguments of `load_image`."""
-    trained = figures.config.get("data", {})
-    resize_size = trained.get("resize_size")
+def evaluation(figures, resize_size, exif_orientation):
+    """How photos are prepared, as arguments of `load_image`: as for the figures, if not given."""
+    found = evaluated.of(figures.config, "`figures`")
     if resize_size is not None:
-        resize_size = check_positive_integer("resize_size", resize_size)
-    return {"resize_size": resize_size, "exif_orientation": bool(trained.get("exif_orientation"))}
+        found["resize_size"] = check_positive_integer("resize_size", resize_size)
+    if exif_orientation is not None:
+        found["exif_orientation"] = check_boolean("exif_orientation", exif_orientation)
+    return found
 
 
-def configuration(model, means, class_names, origin, license, evaluated, folder, formats):
+def configuration(model, means, class_names, origin, license, prepared, folder, formats):
     """The content of `config.json`."""
-    about = api.describe(model, means, class_names, origin, license, **evaluated)
+    about = api.describe(model, means, class_names, origin, license, **prepared)
     architecture = None
     for name in ("keras", "safetensors"):
         if name in formats and architecture is None:
@@ -259,7 +267,7 @@ def configuration(model, means, class_names, origin, license, evaluated, folder,
         "classes": model.output_shape[-1],
         **about,
         # as the figures were measured: `None` is the default of `keras_smlp.load_image`
-        "evaluated": evaluated,
+        "evaluated": prepared,
     }
 
 

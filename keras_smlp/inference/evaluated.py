@@ -26,8 +26,8 @@ def read(path):
         file does not say them.
 
     Raises:
-        ValueError: If it is no YAML file, or `data.resize_size` is something else; the message
-            begins with the path.
+        ValueError: If it is no YAML file, or one of the two is something else; the message begins
+            with the path.
         OSError: If it cannot be read.
         ModuleNotFoundError: If PyYAML is not installed.
     """
@@ -51,4 +51,10 @@ def of(config, path):
             f"{shown(path)}: data.resize_size must be a positive integer. "
             f"Received: {received('resize_size', resize_size)}"
         )
-    return {"resize_size": resize_size, "exif_orientation": data.get("exif_orientation") is True}
+    turned = data.get("exif_orientation", False)
+    if not isinstance(turned, bool):
+        raise ValueError(
+            f"{shown(path)}: data.exif_orientation must be true or false. "
+            f"Received: {received('exif_orientation', turned)}"
+        )
+    return {"resize_size": resize_size, "exif_orientation": turned}

@@ -14,7 +14,6 @@ from keras_smlp.analysis import explain, findings, page, several, several_page
 from keras_smlp.checks import shown
 from keras_smlp.deploy.calibration import calibrate
 from keras_smlp.inference.classes import CLASSES, read_names
-from keras_smlp.preprocessing import shorter_side
 from keras_smlp.saving import replacing
 from keras_smlp.training.files import BATCH, CALIBRATED
 from keras_smlp.training.known import inferred
@@ -265,9 +264,8 @@ def review_of(config, engine, source):
 def as_trained(config):
     """The options by which `keras-smlp predict` and `export` take photos as the training did."""
     size = config.data.shorter_side(config.model.input_size)
-    is_default = size == shorter_side(config.model.input_size)
-    resized = [] if is_default else ["--resize-size", str(size)]
-    return resized + ["--exif-orientation"] * config.data.exif_orientation
+    turned = "--exif-orientation" if config.data.exif_orientation else "--no-exif-orientation"
+    return ["--resize-size", str(size), turned]
 
 
 def uses(config, weights, own_side, classes=1000):

@@ -131,8 +131,8 @@ def photo_of(form):
     # LitServe's is of FastAPI's class, which is derived from Starlette's
     if not isinstance(photo, UploadFile):
         raise Refused(400, f"the form has no file photo: {HOW}")
-    if len(form.getlist("photo")) > 1:
-        raise Refused(400, f"the form has more than one file photo: {HOW}")
+    if sum(isinstance(part, UploadFile) for _, part in form.multi_items()) > 1:
+        raise Refused(400, f"the form has more than one file: {HOW}")
     return photo.file.read()
 
 

@@ -9,11 +9,16 @@ import pytest
 from keras_smlp_cli import failures
 
 pytestmark = pytest.mark.once
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
-def wait():
-    for _ in range(500):
-        time.sleep(0.01)
+@pytest.fixture(autouse=True)
+def usual():
+    """The handlers of a command in the foreground: in the background a shell ignores SIGINT."""
+    before = {number: signal.signal(number, handler) for number, handler in USUAL.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,7 @@ def test_a_signal_ends_a_command_in_order(capsys, number, status, words, where):
     def in_collection(phase, info):
         if phase == "start":
             signal.raise_signal(number)
+            gc.callbacks.remove(in_collection)
 
     class Finalized:
         def __del__(self):
@@ -37,24 +43,24 @@ def test_a_signal_ends_a_command_in_order(capsys, number, status, words, where):
             if where == "the garbage collector":
                 gc.callbacks.append(in_collection)
                 gc.collect()
-                gc.callbacks.remove(in_collection)
             elif where == "a finalizer":
                 Finalized()
             else:
                 signal.raise_signal(number)
-            wait()
+            time.sleep(30)  # as a command waits for another process
         finally:
+            if number == signal.SIGTERM:  # some programs send it to a process and to its group
+                signal.raise_signal(number)
             ended.append(True)  # as a temporary folder is removed
 
-    before = signal.getsignal(number)
+    begin = time.monotonic()
     assert failures.run("x", command) == status and ended == [True]
+    assert time.monotonic() - begin < 10
     assert capsys.readouterr().err == f"x: error: {words}; what was saved is whole\n"
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == USUAL[number]
 
 
 def test_an_ignored_signal_stays_ignored():
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by nohup, for example
-    try:
-        assert failures.run("x", lambda: signal.raise_signal(signal.SIGTERM)) == 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by nohup, for example
+    assert failures.run("x", lambda: signal.raise_signal(signal.SIGTERM)) == 0
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN

@@ -178,12 +178,22 @@ def test_the_preparation_is_the_one_of_the_figures(here, run_command, refused):
     assert json.loads(Path("out/config.json").read_text())["resize_size"] == [48, 48]
     text = Path("out/README.md").read_text()
     assert "size=(16, 32), resize_size=48, exif_orientation=True" in text
+    Path("mine.keras").write_bytes(Path("best.keras").read_bytes())  # no name that a run gives
+    options = "--formats keras --no-exif-orientation"
+    assert run_command(publish, f"mine.keras --out mine {options}")[0] == 0
+    assert json.loads(Path("mine/config.json").read_text())["resize_size"] == [48, 48]
+    assert "turn" not in json.loads(Path("mine/config.json").read_text())["preprocessing"]
+    assert run_command(publish, f"mine.keras --out more {options} --resize-size 50")[0] == 0
+    assert json.loads(Path("more/config.json").read_text())["resize_size"] == [50, 50]
     Path("config.yaml").write_text("data: {resize_size: 'print(1)'}\n")
     said = refused(publish, "best.keras --out other --formats keras")
     assert "config.yaml: data.resize_size must be a positive integer. Received: " in said
     odd = figures.Figures(config={"data": {"resize_size": "print(1)"}})
-    with pytest.raises(ValueError, match="`resize_size` must be a positive integer"):
+    with pytest.raises(ValueError, match="`figures`: data.resize_size must be a positive integer"):
         hubs.publish(square(), "other", ["keras"], figures=odd)
+    Path("config.yaml").write_text("data: {exif_orientation: 1}\n")
+    said = refused(publish, "best.keras --out other --formats keras")
+    assert "config.yaml: data.exif_orientation must be true or false. Received: " in said
     assert not Path("other").exists()
 
 

@@ -316,7 +316,7 @@ def test_answers_and_refusals(served, server):
     other = FORM.replace(b'name="photo"', b'name="other"') + photo + END
     status, answer = request(server, "POST", "/predict", other, HEADERS)
     assert status == 400 and "the form has no file photo" in answer["detail"]
-    two = FORM + photo + b"\r\n" + FORM + photo + END
+    two = FORM + photo + b"\r\n" + FORM.replace(b'name="photo"', b'name="other"') + photo + END
     status, answer = request(server, "POST", "/predict", two, HEADERS)
     assert status == 400 and ("more than one" in answer["detail"] or "Too many" in answer["detail"])
     form = {"content-type": "multipart/form-data"}

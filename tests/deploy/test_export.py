@@ -378,7 +378,7 @@ def test_logits_get_a_softmax_and_pixels_are_what_the_model_takes():
     assert "normalized" in about["input"] and about["output"] == "probabilities"
     about = api.describe(raw, Meaning("unknown", "unknown"), None, None, None)
     assert {about[key] for key in ("input", "preprocessing", "output")} == {"unknown"}
-    assert about["resize_size"] is None
+    assert about["resize_size"] is None and about["exif_orientation"] is None
 
 
 # ---- the process of its own ---------------------------------------------------------------------

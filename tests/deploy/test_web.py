@@ -109,6 +109,7 @@ def test_photos_are_resized_as_they_were_in_the_evaluation(exported):
             exported(resize_size=small)
     found = about(exported(resize_size=40, exif_orientation=True))
     assert found["cover"] == found["metadata"]["resize_size"] == [40, 40]
+    assert found["metadata"]["exif_orientation"] is True
     assert found["metadata"]["preprocessing"].startswith("turn as EXIF says; resize")
     assert "so that 40 x 40 pixels" in found["metadata"]["preprocessing"]
 

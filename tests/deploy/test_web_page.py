@@ -5,12 +5,14 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 
 import keras
 import numpy as np
 import pytest
 from helpers import browser, photos
+from helpers.processes import python
 
 import keras_smlp
 from keras_smlp.deploy.export import api
@@ -220,12 +222,12 @@ def test_a_graphics_processor_is_used_where_there_is_one(trained, sites, opened)
     with opened(sites(), prepare) as tab:
         found = tab.ask(files[0])["probabilities"]
         assert np.abs(found - expected[0]).max() <= 1e-3 and device_of(tab) == "WebGPU."
-        # one that is lost is left for WebAssembly, by all photos that wait
+        # one that is lost is left for WebAssembly
         tab.page.evaluate("device.destroy()")
         for file, wanted in zip(files[1:3], expected[1:3], strict=True):
             found = tab.ask(file)["probabilities"]
             assert np.abs(found - wanted).max() <= 1e-3
-            assert device_of(tab) == "WebAssembly, for WebGPU failed."
+            assert device_of(tab) == "WebAssembly, because WebGPU failed."
     with opened(sites(), prepare, query="?device=wasm") as tab:
         tab.ask(files[0])
         assert device_of(tab) == "WebAssembly."
@@ -242,7 +244,17 @@ def test_a_graphics_processor_that_answers_wrongly_is_not_used(trained, sites, o
     with opened(path, query="?device=webgpu") as tab:
         found = tab.ask(files[0])["probabilities"]
         assert np.abs(found - expected[0]).max() <= 1e-3
-        assert device_of(tab) == "WebAssembly, for WebGPU answers wrongly."
+        assert device_of(tab) == "WebAssembly, because WebGPU answers wrongly."
+
+
+def test_the_benchmark_reads_what_the_page_says(sites, tmp_path):
+    (tmp_path / "photo.png").write_bytes(photos.encoded(photos.photo("china"), "PNG"))
+    options = ["--photo", tmp_path / "photo.png", "--browsers", "1", "--later", "1"]
+    path = sites()
+    done = python("-m", "benchmarks.page", path, *options)
+    size = f"{(path / site.MODEL).stat().st_size / 1e6:.1f}"
+    row = rf"\| {path.name} \| {size} \| WebAssembly( \| [\d.]+, [\d.]+){{3}} \|"
+    assert re.fullmatch(row, done.stdout.splitlines()[-1])
 
 
 def test_8_bits_name_the_same(trained, sites, opened):

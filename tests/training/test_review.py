@@ -376,8 +376,9 @@ def test_the_commands_are_those_of_the_weights(weights):
     text = html.unescape(program)
     name = shlex.quote(weights)
     variant = " --variant small" * (weights == "imagenet")
-    assert f"keras-smlp predict photo.jpg --weights {name}{variant} --exif-orientation" in text
-    options = f"{variant} --exif-orientation --format onnx --out model.onnx"
+    view = " --resize-size 256 --exif-orientation"
+    assert f"keras-smlp predict photo.jpg --weights {name}{variant}{view}" in text
+    options = f"{variant}{view} --format onnx --out model.onnx"
     assert f"keras-smlp export {name}{options}" in text
     load = "SMLPNetSmall(weights=" if variant else 'load_model("it\'s mine.keras")'
     assert f"model = keras_smlp.{load}" in text

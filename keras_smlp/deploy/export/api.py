@@ -301,6 +301,7 @@ def describe(model, means, class_names, origin, license, resize_size=None, exif_
             UNKNOWN: UNKNOWN,
         }[means.inputs],
         "resize_size": None if means.inputs == UNKNOWN else [rows, columns],
+        "exif_orientation": None if means.inputs == UNKNOWN else exif_orientation,
         "output": PROBABILITIES if means.outputs == LOGITS else means.outputs,
         "origin": origin,
         "license": license,

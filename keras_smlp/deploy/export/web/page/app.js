@@ -3,7 +3,7 @@
 import { openCamera } from "./camera.js";
 import { Failure, inWords } from "./failure.js";
 import { drawMap, drawScale } from "./heat.js";
-import { Network, loadRuntime, readAbout, readModel } from "./network.js";
+import { Network, loadRuntime, readAbout, readModel, wantedDevice } from "./network.js";
 import { decoded, draw, pixels } from "./photo.js";
 
 const NAMES = 5;
@@ -20,6 +20,7 @@ const network = load();
 network.catch(fail);
 
 async function load() {
+  const device = wantedDevice();
   const about = await described;
   describe(about);
   say(`Loading the network, ${megabytes(about.model.bytes)} …`);
@@ -28,8 +29,6 @@ async function load() {
     const progress = (bytes) => ($("loading").value = bytes / about.model.bytes);
     const files = [loadRuntime(about.runtime), readModel(about.model, progress)];
     const [runtime, model] = await Promise.all(files);
-    // `?device=webgpu` or `?device=wasm` asks for one of them
-    const device = new URLSearchParams(location.search).get("device");
     const opened = await Network.open(runtime, model, about, device);
     if (!latest) say("The network is ready.");
     return opened;

@@ -82,7 +82,7 @@ export async function loadRuntime({ files, isHere, import: imported }) {
   }
 }
 
-// What the network may run on. WebGPU is the graphics processor, WebAssembly the ordinary one.
+// What the address may ask for. WebGPU is the graphics processor, WebAssembly the ordinary one.
 const DEVICES = ["webgpu", "wasm"];
 // A graphics processor may differ from Keras by so much, as a part of the norm of the probabilities;
 // rounding to 8 bits makes the most of it.
@@ -94,12 +94,8 @@ export class Network {
   }
 
   // On WebGPU where there is a graphics processor that runs all of the network and answers
-  // rightly, else on WebAssembly. `wanted`: "webgpu" takes a simulated graphics processor, too,
-  // "wasm" none; null if nothing is wanted.
+  // rightly, else on WebAssembly. `wanted` is what `wantedDevice` returned.
   static async open(runtime, model, about, wanted) {
-    if (wanted !== null && !DEVICES.includes(wanted)) {
-      throw new Failure(`The address may ask for device=${DEVICES.join(" or device=")} alone.`);
-    }
     const network = new Network(runtime, model, about);
     const isTried = wanted === "webgpu" || (wanted === null && (await hasGraphicsProcessor()));
     const fault = isTried && (await network.openOnWebGpu());
@@ -114,7 +110,7 @@ export class Network {
     } catch (error) {
       throw inWords(error, "The network cannot be opened");
     }
-    this.device = fault ? `WebAssembly, for WebGPU ${fault}` : "WebAssembly";
+    this.device = fault ? `WebAssembly, because WebGPU ${fault}` : "WebAssembly";
     this.model = null; // the runtime has a copy
   }
 
@@ -182,6 +178,8 @@ export class Network {
       outputs = await this.compiled.run({ images });
       const found = {};
       for (const [name, tensor] of Object.entries(outputs)) found[name] = await tensor.data();
+      // not all errors of a graphics processor are thrown: some leave zeros
+      if (!found.probabilities.some((x) => x > 0)) throw new Error("no probability is above zero");
       return found;
     } finally {
       images?.delete();
@@ -190,10 +188,20 @@ export class Network {
   }
 }
 
+// What the address asks for by `?device=`: "webgpu", which takes a simulated graphics processor, too,
+// "wasm", or null.
+export function wantedDevice() {
+  const wanted = new URLSearchParams(location.search).get("device");
+  if (wanted !== null && !DEVICES.includes(wanted)) {
+    throw new Failure(`The address may ask for device=${DEVICES.join(" or device=")} alone.`);
+  }
+  return wanted;
+}
+
 async function hasGraphicsProcessor() {
   try {
     const adapter = await navigator.gpu?.requestAdapter();
-    // older browsers have it beside `info`
+    // older browsers have it on the adapter itself
     return Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
   } catch (error) {
     console.warn(error);
