@@ -202,7 +202,7 @@ def test_a_changed_label_is_noticed(tmp_path):
     assert fingerprint.changes(before, after) == ("training images: 1 changed (2.jpg)", True)
 
 
-@pytest.mark.parametrize("in_files", [False, True])
+@pytest.mark.parametrize("in_files", [False, pytest.param(True, marks=pytest.mark.deep)])
 def test_targets_are_smoothed_and_mixed_rows(tmp_path, in_files):
     rows = np.array([[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]] * 2, "uint8")
     if in_files:  # one of them is damaged: another image takes its place, with its labels

@@ -184,6 +184,7 @@ def test_an_evaluation_takes_the_loss_of_the_weights(tmp_path):
 # ---- weights of another head, or stem -----------------------------------------------------------
 
 
+@pytest.mark.deep
 def test_weights_without_a_head_fill_the_body(tmp_path, capsys):
     path = tmp_path / "body.keras"
     body = keras_smlp.SMLPNet(

@@ -100,6 +100,7 @@ def test_averages_are_those_of_the_weights_after_each_update(name, every, reques
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.quick_once
 def test_averages_of_half_precision_stand_still_on_overflow():
     # a loss scaled far beyond float16, and so are its gradients
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1e30)
@@ -170,6 +171,7 @@ def test_what_cannot_be_is_refused(tmp_path):
         training_model().save(tmp_path / "model.keras")
 
 
+@pytest.mark.quick_once
 def test_rematerialization_changes_no_value(trained):
     """Neither weights nor statistics, nor what stochastic depth draws."""
     _, history, after, _ = trained

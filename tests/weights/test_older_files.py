@@ -50,7 +50,6 @@ def test_a_keras_file(name):
     assert_answers(keras.saving.load_model(FILES / f"{name}.keras"), name)
 
 
-@pytest.mark.quick_each
 def test_a_compiled_file_goes_on_training():
     model = keras_smlp.load_model(FILES / "trained.keras")
     assert int(model.optimizer.iterations) == 2
