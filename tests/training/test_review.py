@@ -264,7 +264,6 @@ def test_the_report_of_an_evaluation(net, tmp_path):
     assert np.corrcoef(found[:, 4::8, 4::8].ravel(), heat.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.quick_each
 def test_a_calibrated_network_answers_with_its_logits_divided(tmp_path):
     own = trained_like(to_train())
     images = Images(own)
