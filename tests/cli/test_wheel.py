@@ -148,7 +148,8 @@ def test_from_a_wheel_to_a_report(built, tmp_path):
     assert "of the largest" in keras_smlp(f"export {best} --format {format} --out {file}")
     assert "equal\n" in keras_smlp(f"port {best} mine.pth")
     named = keras_smlp(
-        "predict photos/val/n01/n01_0.JPEG --weights mine.pth --json "
+        # the run's own model has this size in the config.yaml beside it
+        "predict photos/val/n01/n01_0.JPEG --weights mine.pth --json --resize-size 32 "
         "--classes runs/finetune/classes.json"
     )
     first = [row for row in rows if row["file"].endswith("n01_0.JPEG")][0]["predictions"]
