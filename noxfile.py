@@ -31,6 +31,7 @@ EXTRAS = (
 )
 KERAS_HUB = "keras-hub==0.32.0"  # installed without its dependencies: docs/hubs.md
 QUICK = "not deep"
+DEEP = "deep and not nightly"
 PYTHONS = ("3.12", "3.13")  # beside the oldest, 3.11
 # PyTorch for Linux brings gigabytes of CUDA from the index of Python's packages
 NEWEST = [backend for backend in BACKENDS if backend != "torch" or sys.platform != "linux"]
@@ -152,7 +153,7 @@ def deep(session):
     """What takes longer; then the network in environments that hold one backend each."""
     python = python_of_quick(session)
     install_page(session, python)
-    on_every_backend(session, "deep", python=(python,))
+    on_every_backend(session, DEEP, python=(python,))
     for backend in BACKENDS:
         session.notify(f"alone(backend='{backend}')")
     say_how_long(session)
@@ -188,7 +189,7 @@ def alone(session, backend):
 
 @nox.session(venv_backend="none")
 def nightly(session):
-    """Hours: mutated checkpoints, many kills, mutants of the package; then other versions."""
+    """Hours: mutated checkpoints, many kills, benchmarks, mutants; then other versions."""
     python = python_of_quick(session)
     session.run(python, "-m", "pip", "install", "--quiet", "cosmic-ray")
     many = {"KERAS_SMLP_FUZZ": "200000", "KERAS_SMLP_KILLS": "50"}
@@ -196,6 +197,7 @@ def nightly(session):
     command = [*without_limit, "-k", "random_damage or kills_at_random", *session.posargs]
     for backend in BACKENDS:
         session.run(*command, "-m", marks_on(backend), env={**many, "KERAS_BACKEND": backend})
+    pytest(session, BACKENDS[0], "nightly", python=(python,))
     session.run(python, "tests/mutants.py")
     for other in ("chips", "lowest", "canary", *(f"newest-{python}" for python in PYTHONS)):
         session.notify(other)

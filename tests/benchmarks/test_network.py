@@ -25,6 +25,7 @@ def measured(tmp_path, *arguments, backends=(BACKEND,)):
     return json.loads(file.read_text()), done.stdout.splitlines()
 
 
+@pytest.mark.nightly
 @pytest.mark.deep
 @pytest.mark.once
 def test_inference_is_measured(tmp_path):
@@ -62,6 +63,7 @@ def test_inference_is_measured(tmp_path):
         assert shown["to the limit"] == f"{row['ratio_to_limit']:.2f}"
 
 
+@pytest.mark.nightly
 @pytest.mark.deep
 @pytest.mark.once
 def test_training_is_measured_in_two_precisions(tmp_path):
