@@ -33,6 +33,10 @@ class Failure(SystemExit):
         self.message, self.status = str(message), code
 
 
+class Terminated(Failure):
+    """SIGTERM ends the command."""
+
+
 def run(prog, command, *arguments, errors=(), trains=False):
     """Runs a command; what its user can mend is one line on stderr.
 
@@ -81,35 +85,50 @@ def run(prog, command, *arguments, errors=(), trains=False):
 def ending_in_order():
     """SIGTERM ends the command as Ctrl-C does, so that nothing half-written stays.
 
-    Neither is lost where `would_be_lost` says so. A second SIGTERM is ignored while the first one
-    ends the command; a second Ctrl-C is not. What is ignored from the start (by nohup) stays so. A
-    training has handlers of its own.
+    Python drops an exception that is raised in what the garbage collector calls, of which JAX has a
+    function, and in finalizers: then the signal is sent again. A second SIGTERM is ignored while
+    the first one ends the command; a second Ctrl-C is not. What is ignored from the start (by
+    nohup) stays so. A training has handlers of its own.
     """
-    own = os.getpid()
+    own, told = os.getpid(), sys.unraisablehook
 
     def end(number, frame):
         if os.getpid() != own:  # a forked process has this handler, too
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        elif would_be_lost(frame):
-            threading.Timer(0.02, send, (number,)).start()
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
             signal.signal(number, signal.SIG_IGN)
-            name = signal.Signals(number).name
-            raise Failure(f"interrupted by {name}; what was saved is whole", 128 + number)
+            raise Terminated("interrupted by SIGTERM; what was saved is whole", 128 + number)
+
+    def dropped(what):
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            again(signal.SIGINT)
+        elif issubclass(what.exc_type, Terminated):
+            signal.signal(signal.SIGTERM, end)
+            again(signal.SIGTERM)
+        else:
+            told(what)
 
     usual: dict = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     is_main = threading.current_thread() is threading.main_thread()  # others set no handlers
     changed = [n for n, handler in usual.items() if is_main and signal.getsignal(n) is handler]
     for number in changed:
         signal.signal(number, end)
+    if changed:
+        sys.unraisablehook = dropped
     try:
         yield
     finally:
         for number in changed:
             signal.signal(number, usual[number])
+        sys.unraisablehook = told
+
+
+def again(number):
+    """Sends the main thread a signal once what runs there now has ended."""
+    threading.Timer(0.02, send, (number,)).start()
 
 
 def send(number):
@@ -119,19 +138,6 @@ def send(number):
         signal.pthread_kill(main, number)
     else:  # Windows
         signal.raise_signal(number)
-
-
-def would_be_lost(frame):
-    """Whether Python drops an exception that is raised in this frame.
-
-    It does in functions that the garbage collector calls, of which JAX has one, and in `__del__`.
-    """
-    called = {getattr(function, "__code__", None) for function in gc.callbacks}
-    while frame is not None:
-        if frame.f_code in called or frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def hint(error, trains):

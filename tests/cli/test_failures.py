@@ -3,6 +3,7 @@
 import gc
 import signal
 import time
+import weakref
 
 import pytest
 
@@ -25,14 +26,16 @@ def usual():
     ("number", "status", "words"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "interrupted by SIGTERM")],
 )
-@pytest.mark.parametrize("where", ["the command", "the garbage collector", "a finalizer"])
+@pytest.mark.parametrize(
+    "where", ["the command", "the garbage collector", "a finalizer", "a weak reference"]
+)
 def test_a_signal_ends_a_command_in_order(capsys, number, status, words, where):
     ended = []
 
     def in_collection(phase, info):
         if phase == "start":
-            signal.raise_signal(number)
             gc.callbacks.remove(in_collection)
+            signal.raise_signal(number)
 
     class Finalized:
         def __del__(self):
@@ -45,6 +48,10 @@ def test_a_signal_ends_a_command_in_order(capsys, number, status, words, where):
                 gc.collect()
             elif where == "a finalizer":
                 Finalized()
+            elif where == "a weak reference":
+                things = {"a thing"}, lambda _: signal.raise_signal(number)
+                _ = weakref.ref(*things)
+                del things
             else:
                 signal.raise_signal(number)
             time.sleep(30)  # as a command waits for another process
