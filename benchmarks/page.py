@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks import tables
 from keras_smlp_cli.arguments import Parser, positive
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")  # as in .ci/run
 SHOWN = re.compile(r"Answered in ([\d.]+) s: .*?([\d.]+) s in the network, on (.+)\.")
 
 
@@ -71,17 +71,25 @@ def answers(site, options):
     """
     from playwright.sync_api import sync_playwright
 
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    arguments = options.options.split()
-    if os.geteuid() == 0:  # root has no sandbox
-        arguments.append("--no-sandbox")
-    with serving(site) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+    with serving(site) as server, sync_playwright() as playwright:
+        browser = launch(playwright, chromium(), options.options.split())
         page = browser.new_page()
-        page.goto(address + (f"?device={options.device}" if options.device else ""))
+        page.goto(server.address + (f"?device={options.device}" if options.device else ""))
         found = [one(page, options.photo) for _ in range(1 + options.later)]
         browser.close()
     return found
+
+
+def chromium():
+    """The path of an installed Chromium or Chrome; `None` if there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def launch(playwright, path, options):
+    """Starts a headless browser with these options, of Playwright's API."""
+    if os.geteuid() == 0:  # root has no sandbox
+        options = ["--no-sandbox", *options]
+    return playwright.chromium.launch(executable_path=path, args=[*options])
 
 
 def one(page, photo):
@@ -102,13 +110,16 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(folder):
-    """Serves a folder on 127.0.0.1; yields its address."""
-    handler = functools.partial(Quiet, directory=folder)
+def serving(folder, handler=Quiet):
+    """Serves a folder on 127.0.0.1; yields the server, which has an `address`."""
+    handler = functools.partial(handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
+        server.address = f"http://127.0.0.1:{server.server_port}/"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
         server.shutdown()
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -5,20 +5,16 @@ skipped, but fail if the variable CI is set.
 """
 
 import contextlib
-import functools
-import http.server
 import importlib.util
 import os
-import shutil
-import threading
 from pathlib import Path
 
 import pytest
 
+from benchmarks import page
 from helpers.processes import ROOT
 from keras_smlp.deploy.export.web.runtime import VERSION
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")  # as in .ci/run
 # a graphics processor, computed by the CPU
 WEBGPU = (
     "--enable-unsafe-webgpu",
@@ -41,8 +37,7 @@ def missing(reason):
 
 def chromium():
     """The path of the browser."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    return path or missing(f"there is no browser: none of {', '.join(NAMES)}")
+    return page.chromium() or missing(f"there is no browser: none of {', '.join(page.BROWSERS)}")
 
 
 def runtime():
@@ -52,11 +47,8 @@ def runtime():
     return RUNTIME
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files, and keeps what was asked for in `server.asked`."""
-
-    def log_message(self, *arguments):
-        pass
+class Recording(page.Quiet):
+    """Keeps what was asked for in `server.asked`."""
 
     def send_response(self, code, message=None):
         self.server.asked.append((self.command, self.path, code))
@@ -65,15 +57,10 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(folder):
-    """Serves a folder as `python -m http.server`; yields the server, which has an `address`."""
-    handler = functools.partial(Quiet, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.asked, server.address = [], f"http://127.0.0.1:{server.server_port}/"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    """Serves a folder; yields the server, which has an `address` and `asked`."""
+    with page.serving(folder, Recording) as server:
+        server.asked = []
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @contextlib.contextmanager
@@ -85,8 +72,6 @@ def browser(*options):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # root has no sandbox
-        options = ["--no-sandbox", *options] if os.geteuid() == 0 else [*options]
-        opened = playwright.chromium.launch(executable_path=path, args=options)
+        opened = page.launch(playwright, path, options)
         yield opened
         opened.close()
