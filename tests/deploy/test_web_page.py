@@ -15,7 +15,7 @@ from helpers import browser, photos
 from helpers.processes import python
 
 import keras_smlp
-from keras_smlp.deploy.export import api
+from keras_smlp.deploy.export import api, writing
 from keras_smlp.deploy.export.meaning import meaning
 from keras_smlp.deploy.export.web import runtime, site
 
@@ -101,7 +101,8 @@ def without_runtime(trained, sites, tmp_path_factory):
     model, path = trained[0], tmp_path_factory.mktemp("web")
     shutil.copy(sites() / site.MODEL, path)
     means = meaning(model)
-    site.write(path, model, means, api.describe(model, means, NAMES, None, None), None)
+    served = writing.endpoint(model, means, False)
+    site.write(path, model, served, means, api.describe(model, means, NAMES, None, None), None)
     return path
 
 

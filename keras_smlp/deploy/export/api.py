@@ -38,6 +38,7 @@ from keras_smlp.deploy.export.meaning import (
 from keras_smlp.deploy.export.web import site
 from keras_smlp.deploy.export.writing import (
     FORMATS,
+    endpoint,
     is_written_here,
     write,
     write_in_subprocess,
@@ -175,7 +176,8 @@ def export(
         try:
             run(model, made, format, means, features, precision, json.dumps(about))
             if format == "web":
-                site.write(made, model, means, about, runtime)
+                served = endpoint(model, means, features=False)
+                site.write(made, model, served, means, about, runtime)
         except Exception as error:  # each exporter has its own
             full = os.strerror(errno.ENOSPC)
             if full in str(error) or shutil.disk_usage(path.parent).free < 2**16:

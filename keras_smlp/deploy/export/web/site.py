@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_smlp.checks import refusal
 from keras_smlp.deploy.export import class_maps
-from keras_smlp.deploy.export.meaning import LOGITS, NORMALIZED, PIXELS, UNKNOWN
+from keras_smlp.deploy.export.meaning import NORMALIZED, PIXELS, UNKNOWN
 from keras_smlp.deploy.export.web import runtime
 from keras_smlp.preprocessing import OFFSET, SCALE
 
@@ -92,27 +92,25 @@ def sample(size):
     return (numbers * np.uint32(2654435761) >> np.uint32(24)).astype("uint8").reshape(size)
 
 
-def answer(model, means):
-    """The probabilities that a model gives for `sample`, a list of numbers.
+def answer(served, means):
+    """The probabilities that the exported model gives for `sample`, a list of numbers.
 
     The page compares them with those of a graphics processor before it uses one.
     """
-    images = sample(model.inputs[0].shape[1:])[None].astype("float32")
+    images = sample(served.inputs[0].shape[1:])[None].astype("float32")
     if means.inputs == NORMALIZED:
         images = images * np.float32(SCALE) + np.float32(OFFSET)
-    given = keras.tree.map_structure(lambda _: images, model.input)  # also a dict of one
-    found = keras.tree.flatten(model(given, training=False))[0]
-    if means.outputs == LOGITS:
-        found = keras.ops.softmax(found)
+    (found,) = served(images, training=False).values()
     return [float(f"{x:.6g}") for x in keras.ops.convert_to_numpy(found)[0]]
 
 
-def write(path, model, means, metadata, folder):
+def write(path, model, served, means, metadata, folder):
     """Adds the page to a folder that has the model.
 
     Args:
         path: Path of the folder.
         model: The model that was exported.
+        served: What `writing.endpoint` makes of it.
         means: Its `Meaning`.
         metadata: Dict that every exported file carries.
         folder: The folder with the runtime's files, or `None`.
@@ -138,7 +136,7 @@ def write(path, model, means, metadata, folder):
         "scale": SCALE if is_normalized else None,
         "offset": OFFSET if is_normalized else None,
         "map": class_maps.size(model),
-        "sample": answer(model, means),
+        "sample": answer(served, means),
         "runtime": runtime.described(folder is not None),
     }
     (path / "about.json").write_text(json.dumps(about, indent=1), "utf-8")
